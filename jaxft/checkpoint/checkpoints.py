@@ -1,0 +1,241 @@
+"""The checkpoints of a run: written in the background, verified before use, the newest and the best kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxft.checkpoint.manifest import defect, write_manifest
+from jaxft.errors import CheckpointError, InvalidField
+
+_logger = logging.getLogger("jaxft")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept.
+
+    Attributes:
+      every: steps between checkpoints; the run's end is always saved.
+      keep: how many of the newest are kept.
+      best: metric of an evaluation, like `reviews.accuracy`, whose best checkpoint is kept too and used afterwards;
+        None: the last one is used.
+    """
+
+    every: int = 500
+    keep: int = 2
+    best: str | None = None
+
+    def __post_init__(self):
+        for field in ("every", "keep"):
+            if getattr(self, field) < 1:
+                raise InvalidField(field, f"must be at least 1, found {getattr(self, field)}")
+
+
+class Checkpoints:
+    """The directory `checkpoints/` of a run, each step in `checkpoints/<step>/`.
+
+    A step holds `parameters` and `training` (optimizer, step, seed) as Orbax wrote them, `progress` (JSON: the arrays' shapes and
+    dtypes and what the run wants to remember), and the manifest, which comes last.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._finishing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """All steps with a manifest, ascending."""
+        if not self.directory.is_dir():
+            return []
+        names = [path.name for path in self.directory.iterdir() if (path / "manifest.json").is_file()]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def save(
+        self,
+        step: int,
+        parameters,
+        training: Mapping[str, Any],
+        progress: Mapping[str, Any],
+        kept: set[int],
+        on_complete: Callable[[], None],
+    ) -> None:
+        """Copies the state to the host and returns; a thread writes it.
+
+        Args:
+          step: steps done.
+          parameters: tree of arrays.
+          training: trees of arrays by name.
+          progress: JSON values to remember.
+          kept: steps that stay besides this one once it is complete.
+          on_complete: called on the thread when it is complete, before others are removed.
+
+        Raises:
+          CheckpointError: an earlier checkpoint could not be written.
+        """
+        self.wait()
+        target = self.directory / str(step)
+        if target.exists():  # left unfinished or damaged by an earlier process: a good one would have been resumed from
+            shutil.rmtree(target)
+        if self._writer is None:
+            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        described = {**progress, "arrays": {"parameters": _described(parameters), "training": _described(training)}}
+        try:
+            self._writer.save(
+                target.absolute(),
+                ocp.args.Composite(
+                    parameters=ocp.args.StandardSave(parameters),
+                    training=ocp.args.StandardSave(dict(training)),
+                    progress=ocp.args.JsonSave(described),
+                ),
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {target} could not be written: {error}") from error
+        self._finishing = threading.Thread(target=self._finish, args=(target, kept | {step}, on_complete), name="checkpoint")
+        self._finishing.start()
+
+    def _finish(self, target: pathlib.Path, kept: set[int], on_complete: Callable[[], None]) -> None:
+        try:
+            self._writer.wait_until_finished()
+            if jax.process_index() == 0:
+                write_manifest(target)
+                on_complete()
+                for step in set(self.steps()) - kept:
+                    _remove(self.directory / str(step))
+        except Exception as error:  # handed to the main thread, which raises it at the next save or wait
+            self._failure = error
+
+    def wait(self) -> None:
+        """Waits until the last save is complete.
+
+        Raises:
+          CheckpointError: it could not be written.
+        """
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise CheckpointError(f"a checkpoint in {self.directory} could not be written: {failure}") from failure
+
+    def close(self) -> None:
+        """Waits, and lets go of the writer's threads."""
+        self.wait()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def newest_good(self) -> int | None:
+        """The newest step whose files all verify; damaged ones are named in the log. None where there is no step.
+
+        Raises:
+          CheckpointError: there are steps, but none is whole.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            problem = defect(self.directory / str(step))
+            if problem is None:
+                return step
+            _logger.warning("checkpoint %s is left out: %s", self.directory / str(step), problem)
+        if steps:
+            raise CheckpointError(f"no checkpoint in {self.directory} is whole: {len(steps)} of {len(steps)} are damaged")
+        return None
+
+    def verify(self, step: int) -> None:
+        """Checks every file of a step.
+
+        Raises:
+          CheckpointError: a file is missing or damaged.
+        """
+        if problem := defect(self.directory / str(step)):
+            raise CheckpointError(f"checkpoint {self.directory / str(step)} cannot be used: {problem}")
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """What `save` was given to remember, and `arrays`."""
+        return self._restore(step, progress=ocp.args.JsonRestore())["progress"]
+
+    def restore(self, step: int, parameters, training: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any] | None]:
+        """Reads a step into the shapes, dtypes and shardings asked for.
+
+        Args:
+          step: a verified step.
+          parameters: tree of ShapeDtypeStruct with shardings.
+          training: trees of the same by name; None reads the parameters alone.
+
+        Raises:
+          CheckpointError: an array is missing, extra, or of another shape or dtype.
+        """
+        arrays = self.progress(step)["arrays"]
+        self._check(step, arrays["parameters"], parameters)
+        items = {"parameters": ocp.args.StandardRestore(parameters)}
+        if training is not None:
+            self._check(step, arrays["training"], training)
+            items["training"] = ocp.args.StandardRestore(dict(training))
+        restored = self._restore(step, **items)
+        return restored["parameters"], restored["training"] if training is not None else None
+
+    def _restore(self, step: int, **items):
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            try:
+                return reader.restore((self.directory / str(step)).absolute(), ocp.args.Composite(**items))
+            except (OSError, ValueError, KeyError) as error:
+                raise CheckpointError(f"checkpoint {self.directory / str(step)} cannot be read: {error}") from error
+
+    def _check(self, step: int, saved: Mapping[str, list], wanted) -> None:
+        asked = _described(wanted)
+        where = self.directory / str(step)
+        if missing := sorted(set(asked) - set(saved)):
+            raise CheckpointError(f"checkpoint {where} has no array {missing[0]} {_shown(asked[missing[0]])}")
+        if extra := sorted(set(saved) - set(asked)):
+            raise CheckpointError(f"checkpoint {where} has an array {extra[0]} {_shown(saved[extra[0]])} that this run has not")
+        for name, described in asked.items():
+            if list(saved[name]) != described:
+                raise CheckpointError(f"checkpoint {where}: {name} is {_shown(saved[name])}, expected {_shown(described)}")
+
+
+def described_arrays(arrays: Mapping[str, list], sharding=None) -> dict:
+    """A nested dict of ShapeDtypeStruct from the `parameters` that a checkpoint's progress describes.
+
+    Args:
+      arrays: name, with `/` between levels, to shape and dtype.
+      sharding: of all of them; None for the default device.
+    """
+    tree: dict = {}
+    for name, (shape, dtype) in arrays.items():
+        *path, last = name.split("/")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype), sharding=sharding)
+    return tree
+
+
+def _described(tree) -> dict[str, list]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
+        for path, leaf in leaves
+    }
+
+
+def _shown(described: list) -> str:
+    shape, dtype = described
+    return f"{dtype}[{', '.join(map(str, shape))}]"
+
+
+def _remove(directory: pathlib.Path) -> None:
+    """Renames first, so that a step that is half removed is never taken for one."""
+    trash = directory.with_name(f".removed-{directory.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    directory.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)

@@ -1,0 +1,140 @@
+"""The verbs of the command line, and the border where errors become messages."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from jaxft import __version__
+from jaxft.cli import verbs
+from jaxft.errors import JaxftError
+
+_EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the data is wrong, 4 a checkpoint is wrong,
+5 training diverged, 1 anything else"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one verb and exits with its status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+      arguments: the words after `jaxft`; those of the process where None.
+
+    Returns:
+      The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    _log_to_standard_error()
+    try:
+        options.verb(options)
+        sys.stdout.flush()
+    except JaxftError as error:
+        print(f"jaxft: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("jaxft: interrupted before there was anything to save", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _log_to_standard_error() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("jaxft")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING)
+    # Orbax tells at length what it does; its errors arrive as exceptions.
+    for noisy in ("absl", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxft", description="From raw text to a good Transformer, in JAX.", epilog=_EPILOG, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"jaxft {__version__}")
+    subparsers = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    def verb(name: str, call, about: str, parent=subparsers) -> argparse.ArgumentParser:
+        sub = parent.add_parser(name, help=about, description=about, allow_abbrev=False)
+        sub.set_defaults(verb=call)
+        return sub
+
+    _add_training_verbs(verb)
+    _add_using_verbs(verb)
+    tokenizers = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(required=True, metavar="VERB")
+    _add_tokenizer_training(verb("train", verbs.tokenizer_train, "Train a SentencePiece tokenizer.", tokenizers))
+    recipes = subparsers.add_parser("recipes", help="the recipes that come with jaxft").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    _add_json(verb("ls", verbs.recipes_list, "List the recipes that come with jaxft.", recipes))
+    verb("show", verbs.recipes_show, "Print a recipe.", recipes).add_argument("name")
+    copy = verb("copy", verbs.recipes_copy, "Copy a recipe, to change it.", recipes)
+    copy.add_argument("name")
+    copy.add_argument("target", nargs="?", help="file to write; the recipe's own name here by default")
+    _add_json(verb("doctor", verbs.doctor, "Show versions, devices and optional packages."))
+    return parser
+
+
+def _add_training_verbs(verb) -> None:
+    quickstart = verb(
+        "quickstart",
+        verbs.quickstart,
+        "Pretrain a small encoder on the documentation inside Python, fine-tune it one-way and bidirectionally, compare.",
+    )
+    quickstart.add_argument("--run-dir", default="runs/quickstart", help="where to write (default: %(default)s)")
+    quickstart.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    _add_json(quickstart)
+    train = verb("train", verbs.train, "Train by a recipe, or continue a run of it.")
+    _add_recipe(train)
+    train.add_argument("--run-dir", help="directory of the run (default: runs/<name of the recipe>)")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its sizes, train nothing")
+    train.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    _add_json(train)
+
+
+def _add_using_verbs(verb) -> None:
+    evaluate = verb("evaluate", verbs.evaluate, "Run the evaluations of a trained run.")
+    _add_run(evaluate)
+    evaluate.add_argument("overrides", nargs="*", help="like 'evaluation.reviews.source={jsonl: test.jsonl}'")
+    _add_json(evaluate)
+    predict = verb("predict", verbs.predict, "Classify the rows of a JSON lines file.")
+    _add_run(predict)
+    predict.add_argument("input", help="JSON lines with the text columns of the recipe")
+    predict.add_argument("--output", help="JSON lines to write (default: standard output)")
+    predict.add_argument("--stream", help="which classifier, where the run has several")
+
+
+def _add_tokenizer_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", nargs="+", help="files: .jsonl, .csv, .tsv or plain text")
+    parser.add_argument("--output", required=True, help="directory to write")
+    parser.add_argument("--column", default="text", help="column with the text (default: %(default)s)")
+    parser.add_argument("--vocab-size", type=int, default=8000, help="number of tokens (default: %(default)s)")
+    parser.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram")
+    parser.add_argument("--lowercase", action="store_true", help="fold case")
+    parser.add_argument("--byte-fallback", action="store_true", help="write unknown characters as bytes")
+    _add_json(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file, or a name out of `jaxft recipes ls`")
+    parser.add_argument("overrides", nargs="*", help="like training.seed=1")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="directory of a run")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the best where the recipe names one, else the last)")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

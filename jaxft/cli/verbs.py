@@ -1,0 +1,136 @@
+"""What each verb calls and prints. Workflows are imported where they are called: they bring JAX with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from jaxft.errors import RecipeError
+from jaxft.reporting.tables import text_table
+
+
+def quickstart(options: argparse.Namespace) -> None:
+    """`jaxft quickstart`"""
+    from jaxft.workflows.quickstart import describe, quickstart
+
+    result = quickstart(options.run_dir, options.quiet)
+    print(_json(result) if options.json else describe(result))
+
+
+def train(options: argparse.Namespace) -> None:
+    """`jaxft train`"""
+    from jaxft.workflows.train import train
+
+    if options.dry_run:
+        return _dry_run(options)
+    summary = train(options.recipe, options.overrides, options.run_dir, options.quiet)
+    if options.json:
+        print(_json(summary))
+        return
+    done = "was already finished; nothing was done" if summary.get("already_finished") else "is finished"
+    early = ", stopped early" if summary["stopped_early"] else ""
+    print(f"{summary['run_dir']} {done}: {summary['steps']} steps{early} in {summary['seconds']:.0f} s")
+    print(_evaluation_table(summary["evaluation"], f"at step {summary['used_step']}"))
+    print(f"report: {summary['run_dir']}/report.html")
+
+
+def _dry_run(options: argparse.Namespace) -> None:
+    from jaxft.recipe.library import recipe_to_text
+    from jaxft.workflows.train import dry_run
+
+    plan = dry_run(options.recipe, options.overrides)
+    text = recipe_to_text(plan.recipe)
+    if options.json:
+        print(_json({
+            "recipe": text, "parameters": sum(plan.parameters.values()), "parameters_by_part": plan.parameters,
+            "batches": plan.batches, "tokens_per_step": plan.tokens_per_step, "steps": plan.steps,
+        }))  # fmt: skip
+        return
+    print(text)
+    total = sum(plan.parameters.values())
+    print(text_table(("part", "parameters"), [*plan.parameters.items(), ("all", total)]))
+    rows = [(stream, name, " x ".join(map(str, shape))) for stream, arrays in plan.batches.items() for name, shape in arrays.items()]
+    print("\n" + text_table(("stream", "array", "shape"), rows))
+    print(f"\n{plan.tokens_per_step} tokens per step, {plan.steps} steps")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """`jaxft evaluate`"""
+    from jaxft.workflows.evaluate import evaluate
+
+    result = evaluate(options.run, options.overrides, options.step)
+    print(_json(result) if options.json else _evaluation_table(result["evaluation"], f"at step {result['step']}"))
+
+
+def predict(options: argparse.Namespace) -> None:
+    """`jaxft predict`"""
+    from jaxft.workflows.predict import predict
+
+    predict(options.run, options.input, options.output, options.stream, options.step)
+
+
+def tokenizer_train(options: argparse.Namespace) -> None:
+    """`jaxft tokenizer train`"""
+    from jaxft.workflows.tokenizer import train_tokenizer
+
+    result = train_tokenizer(
+        options.input, options.output, options.column,
+        vocab_size=options.vocab_size, model_type=options.model_type, lowercase=options.lowercase,
+        byte_fallback=options.byte_fallback,
+    )  # fmt: skip
+    if options.json:
+        print(_json(result))
+    else:
+        print(f"{result['output']}: {result['vocab_size']} tokens, {result['characters_per_token']:.2f} characters each on its own text")
+
+
+def recipes_list(options: argparse.Namespace) -> None:
+    """`jaxft recipes ls`"""
+    from jaxft.recipe.library import names, summary_of
+
+    rows = [(name, summary_of(name)) for name in names()]
+    print(_json(dict(rows)) if options.json else text_table(("recipe", "what it does"), rows))
+
+
+def recipes_show(options: argparse.Namespace) -> None:
+    """`jaxft recipes show`"""
+    from jaxft.recipe.library import path_of
+
+    print(path_of(options.name).read_text(encoding="utf-8"), end="")
+
+
+def recipes_copy(options: argparse.Namespace) -> None:
+    """`jaxft recipes copy`"""
+    from jaxft.recipe.library import path_of
+
+    source = path_of(options.name)
+    target = pathlib.Path(options.target or source.name)
+    if target.is_dir():
+        target = target / source.name
+    if target.exists():
+        raise RecipeError(f"{target} exists already; give another name: jaxft recipes copy {options.name} NAME.yaml")
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise RecipeError(f"{target} cannot be written: {error.strerror}") from error
+    print(target)
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """`jaxft doctor`"""
+    from jaxft.workflows.doctor import examine
+
+    found = examine()
+    print(_json(found) if options.json else text_table(("what", "found"), list(found.items())))
+
+
+def _evaluation_table(evaluation: dict[str, dict[str, Any]], title: str) -> str:
+    rows = [(name, metric, value) for name, ms in evaluation.items() for metric, value in ms.items() if isinstance(value, float)]
+    return text_table(("evaluation", f"metric {title}", "value"), rows) if rows else "no evaluation"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,95 @@
+"""Batches of one stream as a pure function of the step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from jaxft.data.packing import RowPlan
+from jaxft.data.permutation import permute
+from jaxft.data.store import TOKENS, Record, TokenStore
+
+Batch = dict[str, np.ndarray]
+
+
+class MakeRow(Protocol):
+    """Makes one row of a batch from the pieces that share it; a pure function of its arguments."""
+
+    def __call__(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """Arrays of fixed shapes, without the batch axis, from records (tokens already cut) and a generator for each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamBatches:
+    """The batches of a stream.
+
+    Attributes:
+      store: the tokenized source.
+      plan: its rows.
+      make_row: what the stream's objective makes of a row.
+      batch_size: rows of a global batch.
+      seed: of shuffling and of every random choice; fixed numbers for evaluation give fixed masks.
+      shuffle: whether the rows of each epoch are permuted.
+    """
+
+    store: TokenStore
+    plan: RowPlan
+    make_row: MakeRow
+    batch_size: int
+    seed: int
+    shuffle: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.plan)
+
+    def batch(self, step: int, part: slice = slice(None)) -> Batch:
+        """The global batch of a step, or the rows of it that one process holds.
+
+        Rows follow each other over epochs without a gap, so no example is lost at the end of one.
+        """
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)[part]
+        return self._collate(numbers)
+
+    def final_batches(self) -> int:
+        """Number of batches that hold each row once, the last one padded."""
+        return -(-self.rows // self.batch_size)
+
+    def padded_batch(self, number: int, part: slice = slice(None)) -> Batch:
+        """Batch `number` of one pass over all rows; rows past the end repeat the last one with `row_weight` 0."""
+        numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size, dtype=np.int64)[part]
+        batch = self._collate(np.minimum(numbers, self.rows - 1))
+        batch["row_weight"] = (numbers < self.rows).astype(np.float32)
+        return batch
+
+    def _collate(self, numbers: np.ndarray) -> Batch:
+        epochs, places = np.divmod(numbers, self.rows)
+        row_pieces = [self.plan.row(row) for row in self._rows_at(epochs, places).tolist()]
+        records = iter(self.store.read([piece.record for pieces in row_pieces for piece in pieces]))
+        rows = []
+        for epoch, pieces in zip(epochs.tolist(), row_pieces, strict=True):
+            cut = []
+            for piece in pieces:
+                record = next(records)
+                cut.append({**record, TOKENS: record[TOKENS][piece.start : piece.stop]})
+            rows.append(self.make_row(cut, [example_generator(self.seed, epoch, piece.index) for piece in pieces]))
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        batch["row_weight"] = np.ones(len(rows), np.float32)
+        return batch
+
+    def _rows_at(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Rows that stand at these places of these epochs."""
+        if not self.shuffle:
+            return places
+        rows = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            rows[epochs == epoch] = permute(places[epochs == epoch], self.rows, (self.seed, int(epoch)))
+        return rows
+
+
+def example_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random generator of one example in one epoch, whatever batch, host or worker makes it."""
+    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) | index]))

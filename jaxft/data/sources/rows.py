@@ -1,0 +1,57 @@
+"""A row, and how a column is asked of it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from jaxft.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source.
+
+    Attributes:
+      values: value of each column.
+      location: where it begins, like ``reviews.jsonl:12`` (lines count from 1).
+    """
+
+    values: dict[str, Any]
+    location: str
+
+
+def required_column(row: Row, column: str) -> Any:
+    """The value of a column.
+
+    Raises:
+      DataError: the row has no such column.
+    """
+    if column in row.values:
+        return row.values[column]
+    names = ", ".join(map(repr, row.values)) or "none"
+    nearest = difflib.get_close_matches(column, row.values, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise DataError(f"{row.location}: there is no column {column!r}; the columns are: {names}.{hint}")
+
+
+def text_column(row: Row, column: str) -> str:
+    """The value of a column that must be text.
+
+    Raises:
+      DataError: the row has no such column, or its value isn't a string, or is empty or only whitespace.
+    """
+    value = required_column(row, column)
+    if not isinstance(value, str):
+        raise DataError(f"{row.location}: column {column!r} must be text; found {_describe(value)}")
+    if not value.strip():
+        raise DataError(f"{row.location}: empty text in column {column!r}")
+    return value
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    written = repr(value)
+    return f"{type(value).__name__} {written if len(written) <= 40 else written[:40] + '…'}"

@@ -1,0 +1,169 @@
+"""The token store: every text tokenized once, read back at random.
+
+A store is a directory of ArrayRecord shards (one msgpack map per record), an index of lengths and a description. It is named by a
+fingerprint of all that its content depends on, so it never has to be updated: other content is another store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgpack
+import numpy as np
+from array_record.python import array_record_module
+
+from jaxft.data.sources import Row
+from jaxft.data.tokenizers import Tokenizer
+from jaxft.errors import DataError
+
+FORMAT = 1
+TOKENS = "tokens"
+_BATCH = 1000
+_SHARD_RECORDS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """What an objective takes from a row of a source.
+
+    Attributes:
+      texts: texts to tokenize, by field; `tokens` is the one that is cut and packed.
+      values: other fields, kept as they are.
+    """
+
+    texts: Mapping[str, str]
+    values: Mapping[str, int | float | str] = dataclasses.field(default_factory=dict)
+
+
+Record = dict  # field -> int32 array of tokens, or a value
+
+
+def fingerprint_of(**parts: str) -> str:
+    """A name for content that depends on all of `parts`: 32 hex digits."""
+    return hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def open_or_build(
+    directory: pathlib.Path,
+    rows: Callable[[], Iterable[Row]],
+    fields: Callable[[Row], Fields],
+    tokenizer: Tokenizer,
+    said: str,
+) -> TokenStore:
+    """Opens the store in `directory`, building it first where it is not there.
+
+    Args:
+      directory: named by the store's fingerprint.
+      rows: reads the source from its start.
+      fields: what to keep of a row.
+      tokenizer: of the texts.
+      said: what the user calls this source, for messages.
+
+    Raises:
+      DataError: a bad row, or no rows at all.
+    """
+    if not (directory / "store.json").exists():
+        _build(directory, rows(), fields, tokenizer, said)
+    return TokenStore(directory)
+
+
+def _build(directory, rows, fields, tokenizer, said: str) -> None:
+    """Writes beside the final place and renames, so that a store that exists is whole."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        lengths, shards = _write_shards(partial, _records(rows, fields, tokenizer))
+        if not lengths:
+            raise DataError(f"{said}: no examples; the source has rows, but none holds a token" if shards else f"{said}: no examples")
+        np.save(partial / "lengths.npy", np.asarray(lengths, np.int32))
+        (partial / "store.json").write_text(json.dumps({"format": FORMAT, "shards": shards}))
+        with contextlib.suppress(OSError):  # another process was first: its store is the same
+            os.rename(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _records(rows: Iterable[Row], fields, tokenizer: Tokenizer) -> Iterator[Record]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, _BATCH)):
+        taken = [fields(row) for row in batch]
+        names = list(taken[0].texts)
+        tokens = {name: tokenizer.encode([one.texts[name] for one in taken]) for name in names}
+        for i, one in enumerate(taken):
+            if not len(tokens[TOKENS][i]):
+                raise DataError(f"{batch[i].location}: the tokenizer makes no token of this text: {one.texts[TOKENS][:60]!r}")
+            yield {**{name: tokens[name][i] for name in names}, **one.values}
+
+
+def _write_shards(directory: pathlib.Path, records: Iterator[Record]) -> tuple[list[int], list[int]]:
+    lengths: list[int] = []
+    shards: list[int] = []
+    while first := next(records, None):
+        # Groups of one record: random access reads no neighbour.
+        writer = array_record_module.ArrayRecordWriter(str(directory / _shard_name(len(shards))), "group_size:1")
+        count = 0
+        for record in itertools.chain([first], itertools.islice(records, _SHARD_RECORDS - 1)):
+            writer.write(_pack(record))
+            lengths.append(len(record[TOKENS]))
+            count += 1
+        writer.close()
+        shards.append(count)
+    return lengths, shards
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.array_record"
+
+
+def _pack(record: Record) -> bytes:
+    return msgpack.packb({k: v.astype("<i4").tobytes() if isinstance(v, np.ndarray) else v for k, v in record.items()})
+
+
+def _unpack(raw: bytes) -> Record:
+    return {k: np.frombuffer(v, "<i4") if isinstance(v, bytes) else v for k, v in msgpack.unpackb(raw).items()}
+
+
+class TokenStore:
+    """An open store.
+
+    Attributes:
+      lengths: int32 `(records,)`, tokens of each record.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        description = json.loads((directory / "store.json").read_text())
+        self.lengths = np.load(directory / "lengths.npy")
+        self._starts = np.concatenate([[0], np.cumsum(description["shards"])])
+        self._readers = [
+            array_record_module.ArrayRecordReader(str(directory / _shard_name(i)), "readahead_buffer_size:0")
+            for i in range(len(description["shards"]))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def read(self, indices: list[int]) -> list[Record]:
+        """The records at these indices, in their order."""
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        records: list[Record | None] = [None] * len(indices)
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            raw = self._readers[shard].read([int(indices[i] - self._starts[shard]) for i in places])
+            for place, one in zip(places, raw, strict=True):
+                records[place] = _unpack(one)
+        return records
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        for reader in self._readers:
+            reader.close()

@@ -1,0 +1,45 @@
+"""Tokenizers: text to ids and back, by a SentencePiece model of one's own or any Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxft.data.tokenizers.huggingface import TOKENIZER_FILES, HuggingFaceTokenizer
+from jaxft.data.tokenizers.protocol import Tokenizer
+from jaxft.data.tokenizers.sentencepiece import (
+    DESCRIPTION_FILE,
+    MODEL_FILE,
+    SentencePieceConfig,
+    SentencePieceTokenizer,
+    train_sentencepiece,
+)
+from jaxft.errors import RecipeError
+
+__all__ = [
+    "HuggingFaceTokenizer",
+    "SentencePieceConfig",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "load_tokenizer",
+    "train_sentencepiece",
+]
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """The tokenizer that a directory holds, whichever kind it is.
+
+    Raises:
+      RecipeError: there is no such directory, it holds no tokenizer, or one that can't be read.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        found = "is a file; give the directory that holds it" if directory.exists() else "does not exist"
+        raise RecipeError(f"tokenizer: {directory} {found}")
+    if (directory / DESCRIPTION_FILE).is_file():
+        return SentencePieceTokenizer(directory)
+    if any((directory / name).is_file() for name in TOKENIZER_FILES):
+        return HuggingFaceTokenizer(directory)
+    raise RecipeError(
+        f"tokenizer: {directory} holds none; looked for {DESCRIPTION_FILE} with {MODEL_FILE} (made by jaxft) and for "
+        f"{', '.join(TOKENIZER_FILES)} (Hugging Face)"
+    )

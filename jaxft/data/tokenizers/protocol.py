@@ -1,0 +1,60 @@
+"""What every tokenizer offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. Ids are in ``[0, vocab_size)``.
+
+    Attributes:
+      vocab_size: number of ids, which an embedding table must hold.
+      pad_id: fills what is not text; where a tokenizer has none, its ``separator_id``.
+      unknown_id: stands for what the vocabulary can't express; None where it can express everything.
+      start_id: CLS or BOS; None where a tokenizer has none.
+      separator_id: SEP or EOS.
+      mask_id: stands for a masked token; None where a tokenizer has none.
+      special_ids: all ids that are no text, these and others.
+      fingerprint: SHA-256 (hexadecimal) of the files that define the tokenizer.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unknown_id(self) -> int | None: ...
+    @property
+    def start_id(self) -> int | None: ...
+    @property
+    def separator_id(self) -> int: ...
+    @property
+    def mask_id(self) -> int | None: ...
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, int32 (length,), uncut and with no special ids around them.
+
+        Text is only text: one that spells a special token ("[MASK]") never gives that token's id. The one special
+        id that occurs is ``unknown_id``.
+        """
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids. Special ids leave no trace, except that ``unknown_id`` does."""
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The vocabulary's entry of each id, as it is written there."""
+
+    def is_continuation(self) -> np.ndarray:
+        """Which ids continue the word of the token before them, bool (vocab_size,); for masking whole words."""
+
+    def save(self, directory: Path) -> None:
+        """Writes the files from which ``load_tokenizer(directory)`` gives the same tokenizer."""

@@ -1,0 +1,219 @@
+"""SentencePiece tokenizers (Kudo and Richardson, arXiv 1808.06226), trained here.
+
+A directory holds ``tokenizer.model``, which any SentencePiece reads, and ``jaxft_tokenizer.json``, which says
+how it was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import sentencepiece
+
+from jaxft.errors import DataError, InvalidField, RecipeError
+
+MODEL_FILE = "tokenizer.model"
+DESCRIPTION_FILE = "jaxft_tokenizer.json"
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD_ID, UNKNOWN_ID, START_ID, SEPARATOR_ID, MASK_ID = range(5)
+_WORD_START = "▁"
+# Blocks of ideographs, as in BERT's tokenizer: scripts that write no spaces between words.
+_IDEOGRAPH = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]"
+)
+
+
+@dataclass(frozen=True)
+class SentencePieceConfig:
+    """How a SentencePiece vocabulary is trained.
+
+    Attributes:
+      vocab_size: number of ids, the five special ones included.
+      model_type: ``unigram`` (Kudo 2018) or ``bpe``.
+      character_coverage: fraction of the corpus's characters that get a piece of their own.
+      byte_fallback: write other characters as bytes instead of the unknown token (costs 256 ids).
+      lowercase: fold case, beside the NFKC normalization that is always done.
+      user_symbols: strings that are always one token. Line breaks are kept only if "\\n" is among them; otherwise
+        a run of whitespace becomes one space.
+
+    Raises:
+      InvalidField: an impossible value.
+    """
+
+    vocab_size: int = 8000
+    model_type: Literal["unigram", "bpe"] = "unigram"
+    character_coverage: float = 0.9995
+    byte_fallback: bool = False
+    lowercase: bool = False
+    user_symbols: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.vocab_size <= len(SPECIAL_TOKENS) + len(self.user_symbols):
+            raise InvalidField("vocab_size", f"must exceed the special and user symbols; found {self.vocab_size}")
+        if self.model_type not in ("unigram", "bpe"):
+            raise InvalidField("model_type", f"expected unigram or bpe; found {self.model_type!r}")
+        if not 0.0 < self.character_coverage <= 1.0:
+            raise InvalidField("character_coverage", f"expected a fraction in (0, 1]; found {self.character_coverage}")
+        for symbol in self.user_symbols:
+            if not symbol or symbol in SPECIAL_TOKENS or self.user_symbols.count(symbol) > 1:
+                raise InvalidField("user_symbols", f"{symbol!r} is empty, given twice or a special token")
+
+
+def train_sentencepiece(
+    texts: Iterable[str], config: SentencePieceConfig, output_directory: Path
+) -> SentencePieceTokenizer:
+    """Trains a vocabulary and writes it; deterministic in texts and config.
+
+    Args:
+      texts: the corpus; read once, text by text. (SentencePiece itself keeps its words in memory.)
+      config: see there.
+      output_directory: is made if absent.
+
+    Raises:
+      DataError: the corpus holds no text, or is too small, or too rich in characters, for ``vocab_size``.
+    """
+    lines = _Lines(texts)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **_options(config))
+    except RuntimeError as error:
+        # SentencePiece wraps what the texts themselves raised.
+        if lines.error is not None:
+            raise lines.error from None
+        raise DataError(_training_problem(str(error), config)) from error
+    output_directory.mkdir(parents=True, exist_ok=True)
+    (output_directory / MODEL_FILE).write_bytes(model.getvalue())
+    description = {"kind": "sentencepiece", "training": dataclasses.asdict(config)}
+    (output_directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return SentencePieceTokenizer(output_directory)
+
+
+class _Lines:
+    """The lines of texts, one by one; keeps what reading them raised."""
+
+    def __init__(self, texts: Iterable[str]):
+        self._texts = texts
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for text in self._texts:
+                yield from text.split("\n")
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _options(config: SentencePieceConfig) -> dict[str, object]:
+    pad, unknown, start, separator, mask = SPECIAL_TOKENS
+    return {
+        "vocab_size": config.vocab_size,
+        "model_type": config.model_type,
+        "character_coverage": config.character_coverage,
+        "byte_fallback": config.byte_fallback,
+        "normalization_rule_name": "nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
+        "pad_id": PAD_ID, "unk_id": UNKNOWN_ID, "bos_id": START_ID, "eos_id": SEPARATOR_ID,
+        "pad_piece": pad, "unk_piece": unknown, "bos_piece": start, "eos_piece": separator,
+        # Control symbols are never found in text. The first one takes the first free id, MASK_ID.
+        "control_symbols": [mask],
+        "user_defined_symbols": list(config.user_symbols),
+        # In bytes. By default longer lines (4,192) are dropped.
+        "max_sentence_length": 2**30,
+        "minloglevel": 2,
+    }  # fmt: skip
+
+
+def _training_problem(message: str, config: SentencePieceConfig) -> str:
+    largest = re.search(r"set it to a value <= (\d+)", message)
+    if largest:
+        return (
+            f"tokenizer: the corpus is too small for vocab_size {config.vocab_size}; the largest possible is "
+            f"{largest[1]}"
+        )
+    smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if smallest:
+        return (
+            f"tokenizer: vocab_size {config.vocab_size} is too small for the characters of the corpus; give at least "
+            f"{smallest[1]}, or a lower character_coverage"
+        )
+    if "sentences_.empty()" in message or "all_chars_count" in message:
+        return "tokenizer: the corpus holds no text to train on"
+    return f"tokenizer: training failed: {message}"
+
+
+class SentencePieceTokenizer:
+    """A tokenizer of :func:`train_sentencepiece`; see :class:`jaxft.data.tokenizers.protocol.Tokenizer`.
+
+    Args:
+      directory: holds ``tokenizer.model`` and ``jaxft_tokenizer.json``.
+
+    Raises:
+      RecipeError: a file is missing or damaged.
+    """
+
+    pad_id = PAD_ID
+    unknown_id = UNKNOWN_ID
+    start_id = START_ID
+    separator_id = SEPARATOR_ID
+    mask_id = MASK_ID
+
+    def __init__(self, directory: Path):
+        try:
+            self._description = (Path(directory) / DESCRIPTION_FILE).read_bytes()
+            self._user_symbols = frozenset(json.loads(self._description)["training"]["user_symbols"])
+            self._model = (Path(directory) / MODEL_FILE).read_bytes()
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise RecipeError(f"tokenizer: {directory} can't be read: {error}") from error
+        found = tuple(self._processor.id_to_piece(list(range(len(SPECIAL_TOKENS)))))
+        if found != SPECIAL_TOKENS:
+            raise RecipeError(
+                f"tokenizer: {Path(directory) / MODEL_FILE} was not made by jaxft: its first ids are "
+                f"{', '.join(found)}, not {', '.join(SPECIAL_TOKENS)}"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        return self._processor.get_piece_size()
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(range(len(SPECIAL_TOKENS)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._model).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.asarray(ids, np.int32) for ids in self._processor.encode(list(texts), out_type=int)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._processor.decode([int(index) for index in ids])
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return self._processor.id_to_piece([int(index) for index in ids])
+
+    def is_continuation(self) -> np.ndarray:
+        """As the protocol says; user symbols and ideographs begin a word (Chinese has no spaces that would say so)."""
+        continues = np.array([self._continues(piece) for piece in self.tokens(range(self.vocab_size))])
+        continues[sorted(self.special_ids)] = False
+        return continues
+
+    def _continues(self, piece: str) -> bool:
+        return not (piece.startswith(_WORD_START) or piece in self._user_symbols or _IDEOGRAPH.match(piece))
+
+    def save(self, directory: Path) -> None:
+        """Writes both files; see the protocol."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MODEL_FILE).write_bytes(self._model)
+        (directory / DESCRIPTION_FILE).write_bytes(self._description)

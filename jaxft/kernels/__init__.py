@@ -1,0 +1,1 @@
+"""Pure numerical functions with one contract each: attention, cross entropy, projections, dropout."""

@@ -1,0 +1,46 @@
+"""A description of what each query may see, from which every attention kernel makes what it needs."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class AttentionMask:
+    """Who may see whom.
+
+    Attributes:
+      causal: keys after the query are hidden (static).
+      window: `(left, right)`: how many keys before and after the query are visible besides itself (static).
+      query_segments: int32 `(batch, query_length)`, or None. Tokens see only their own segment; segment 0 is padding.
+      key_segments: int32 `(batch, key_length)`, or None; given whenever `query_segments` is.
+      prefix: bool `(batch, key_length)`, or None: keys that queries of their segment see although they come later.
+      bias: float, broadcastable to `(batch, heads, query_length, key_length)`, or None: added to the scaled scores.
+    """
+
+    causal: bool = flax.struct.field(pytree_node=False, default=False)
+    window: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+    query_segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
+    prefix: jax.Array | None = None
+    bias: jax.Array | None = None
+
+    def dense(self, query_length: int, key_length: int) -> jax.Array | None:
+        """Visibility as bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all is visible."""
+        parts = []
+        distance = jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None]
+        if self.causal:
+            past = (distance <= 0)[None, None]
+            parts.append(past if self.prefix is None else past | self.prefix[:, None, None, :])
+        if self.window is not None:
+            left, right = self.window
+            parts.append(((distance >= -left) & (distance <= right))[None, None])
+        if self.query_segments is not None:
+            queries, keys = self.query_segments[:, None, :, None], self.key_segments[:, None, None, :]
+            parts.append((queries == keys) & (keys > 0))
+        visible = None
+        for part in parts:
+            visible = part if visible is None else visible & part
+        return visible

@@ -1,0 +1,1 @@
+"""Linen modules: one block library from which every family is configured."""

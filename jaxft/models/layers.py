@@ -1,0 +1,119 @@
+"""The smallest parts: projections, embeddings, norms, dropout."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxft.kernels.dropout import dropout
+from jaxft.kernels.projection import project
+
+
+class Linear(nn.Module):
+    """Projects the last `len(input_axes)` axes onto `features`.
+
+    Attributes:
+      features: sizes of the output axes.
+      input_axes: logical names of the contracted axes.
+      output_axes: logical names of the output axes.
+      use_bias: whether a bias of shape `features` is added.
+      dtype: of the product and the result.
+      initializer_range: standard deviation of the initial kernel.
+    """
+
+    features: tuple[int, ...]
+    input_axes: tuple[str, ...]
+    output_axes: tuple[str, ...]
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        contracted = len(self.input_axes)
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal(self.initializer_range), self.input_axes + self.output_axes
+        )
+        kernel = self.param("kernel", initializer, x.shape[x.ndim - contracted :] + self.features, jnp.float32)
+        y = project(x, kernel, contracted, self.dtype)
+        if self.use_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.output_axes)
+            y = y + self.param("bias", zeros, self.features, jnp.float32).astype(self.dtype)
+        return y
+
+
+class Embedding(nn.Module):
+    """A table of `rows` vectors of width `features`.
+
+    Ids must be in range: the host checks them, since a gather clamps silently.
+    """
+
+    rows: int
+    features: int
+    row_axis: str
+    initializer_range: float = 0.02
+
+    def setup(self):
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal(self.initializer_range), (self.row_axis, "embed")
+        )
+        self.table = self.param("table", initializer, (self.rows, self.features), jnp.float32)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """float32 `(..., features)` for int32 ids `(...)`."""
+        return self.table[ids]
+
+
+class Norm(nn.Module):
+    """Layer norm or root-mean-square norm over the last axis, computed in float32.
+
+    Attributes:
+      kind: `layernorm` or `rmsnorm`.
+      epsilon: added to the variance.
+      use_bias: whether a layer norm has a bias.
+      offset: whether the parameter is the scale's difference from 1.
+      dtype: of the result.
+    """
+
+    kind: str
+    epsilon: float
+    use_bias: bool = True
+    offset: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        start = nn.initializers.zeros if self.offset else nn.initializers.ones
+        scale = self.param("scale", nn.with_logical_partitioning(start, ("norm",)), (x.shape[-1],), jnp.float32)
+        x = x * (1.0 + scale if self.offset else scale)
+        if self.use_bias and self.kind == "layernorm":
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+            x = x + self.param("bias", zeros, (x.shape[-1],), jnp.float32)
+        return x.astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout from the random stream `dropout`; the identity where the call has no such stream."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return dropout(x, self.rate, self.make_rng("dropout") if self.rate and self.has_rng("dropout") else None)
+
+
+def activate(name: str, x: jax.Array) -> jax.Array:
+    """Applies an activation in float32 (the exact GELU is slow in bfloat16 on CPUs) and returns `x`'s dtype."""
+    functions = {
+        "gelu": lambda y: jax.nn.gelu(y, approximate=False),
+        "gelu_tanh": lambda y: jax.nn.gelu(y, approximate=True),
+        "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "tanh": jnp.tanh,
+    }
+    return functions[name](x.astype(jnp.float32)).astype(x.dtype)

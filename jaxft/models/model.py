@@ -1,0 +1,108 @@
+"""A trunk with named heads: what a run trains and a checkpoint holds."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.heads import (
+    HeadConfig,
+    MaskedLanguageModelHead,
+    SequenceClassificationHead,
+    VocabularyProjection,
+)
+from jaxft.models.transformer import Sequences, Transformer
+
+
+@flax.struct.dataclass
+class ModelOutput:
+    """What a model returns.
+
+    Attributes:
+      hidden: last hidden states `(batch, length, embed)`.
+      logits: float32 logits of the head that was asked for, or None.
+    """
+
+    hidden: jax.Array
+    logits: jax.Array | None = None
+
+
+class Model(nn.Module):
+    """A Transformer with heads.
+
+    Attributes:
+      config: the trunk.
+      heads: pairs of a head's name and its config.
+      compute: how it is computed.
+    """
+
+    config: ModelConfig
+    heads: tuple[tuple[str, HeadConfig], ...] = ()
+    compute: ComputeConfig = ComputeConfig()
+
+    def setup(self):
+        self.trunk = Transformer(self.config, self.compute)
+        self.head = {name: self._make_head(head) for name, head in self.heads}
+
+    def _make_head(self, head: HeadConfig) -> nn.Module:
+        if head.kind == "masked_lm":
+            return MaskedLanguageModelHead(self.config, self.compute)
+        if head.kind == "causal_lm":
+            return VocabularyProjection(self.config, self.compute)
+        return SequenceClassificationHead(self.config, self.compute, head)
+
+    def __call__(
+        self,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        head: str | None = None,
+        gather: jax.Array | None = None,
+    ) -> ModelOutput:
+        """Runs the trunk and one head.
+
+        Args:
+          sequences: the input, of the encoder in an encoder-decoder.
+          targets: the decoder's input in an encoder-decoder.
+          head: name of the head; None for hidden states alone.
+          gather: int32 `(batch, places)`: the positions that a vocabulary head is asked for; None for all of them.
+
+        Returns:
+          Logits `(batch, labels)` of a classifier, `(batch, places or length, vocab)` of a vocabulary head.
+        """
+        hidden = self.trunk(sequences, targets)
+        if head is None:
+            return ModelOutput(hidden)
+        if dict(self.heads)[head].kind == "sequence_classification":
+            return ModelOutput(hidden, self.head[head](hidden, sequences))
+        places = hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
+        return ModelOutput(hidden, self.head[head](places, self.trunk.embeddings.table()))
+
+    def touch_all(self, sequences: Sequences, targets: Sequences | None = None) -> None:
+        """Runs every part once, so that initialization makes every parameter."""
+        self(sequences, targets)
+        for name, _ in self.heads:
+            self(sequences, targets, head=name)
+
+
+def abstract_parameters(model: Model):
+    """Shapes and logical axes of all parameters, without computing anything.
+
+    Returns:
+      A tree of ShapeDtypeStruct and a tree, of the same structure, of PartitionSpec over logical axes.
+    """
+    boxed = jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
+    return nn.unbox(boxed), nn.get_partition_spec(boxed)
+
+
+def initialize(model: Model, key: jax.Array):
+    """Fresh float32 parameters, a nested dict; to be run under `jit` with shardings and outside `jax.set_mesh`."""
+    return nn.unbox(_initialize(model, key))
+
+
+def _initialize(model: Model, key: jax.Array):
+    sequences = Sequences(jnp.zeros((1, 2), jnp.int32))
+    targets = sequences if model.config.family == "encoder_decoder" else None
+    return model.init(key, sequences, targets, method="touch_all")["params"]

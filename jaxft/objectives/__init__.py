@@ -1,0 +1,1 @@
+"""Objectives: what a stream's examples become, which head reads them, and what is minimized."""

@@ -1,0 +1,1 @@
+"""Devices, meshes and the sharding of arrays over them."""

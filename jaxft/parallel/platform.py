@@ -1,0 +1,42 @@
+"""Choice of the accelerator before JAX starts its backends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+_TPU_ENVIRONMENT = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES")
+_GOOGLE_PCI_VENDOR = "0x1ae0"
+
+
+def tpu_present() -> bool:
+    """Whether this machine shows signs of a TPU: a PCI device of Google's or the variables of a TPU VM."""
+    if any(os.environ.get(name) for name in _TPU_ENVIRONMENT):
+        return True
+    for vendor in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor"):
+        try:
+            device = vendor.with_name("device").read_text().strip()
+            # Google's network card (0x0042) is in every Google machine and says nothing about a TPU.
+            if vendor.read_text().strip() == _GOOGLE_PCI_VENDOR and device != "0x0042":
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def choose_platform() -> None:
+    """Keeps JAX from probing for a TPU where libtpu is installed (for ahead-of-time compilation) but no TPU is.
+
+    The probe asks a metadata server and prints alarming lines. Does nothing where the user chose a platform,
+    where libtpu is not installed, or where a TPU or a CUDA plugin may be used.
+    """
+    if os.environ.get("JAX_PLATFORMS") or importlib.util.find_spec("libtpu") is None or tpu_present():
+        return
+    if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        return
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"

@@ -1,0 +1,118 @@
+"""Logical axes of arrays, and the one table that lays them on the mesh."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxft.errors import RecipeError
+
+# Logical axis -> mesh axes. The names of parameters' axes come first, those of activations after.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "layers": None,
+    "position": None,
+    "token_type": None,
+    "buckets": None,
+    "norm": None,
+    "labels": None,
+    "batch": ("data", "fsdp"),
+    "length": "context",
+    "features": None,
+}
+
+# Arrays smaller than this many elements may stay whole on every device.
+SMALL_ARRAY = 2**20
+
+
+def spec_of(axes: tuple[str | None, ...]) -> PartitionSpec:
+    """PartitionSpec of an array with these logical axes.
+
+    Raises:
+      KeyError: an axis that the table does not know, which is a defect of the caller.
+    """
+    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Asks the compiler to lay an activation out by its logical axes; outside a mesh it does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec_of(axes))
+
+
+def parameter_shardings(axes, shapes, mesh: jax.sharding.Mesh):
+    """Shardings of a tree of parameters.
+
+    Args:
+      axes: tree of PartitionSpec over logical axes, as `flax.linen.get_partition_spec` gives it.
+      shapes: tree of arrays or ShapeDtypeStruct of the same structure.
+      mesh: the mesh of the run.
+
+    Returns:
+      A tree of NamedSharding.
+
+    Raises:
+      RecipeError: an axis without a rule, two axes on the same mesh axis, a dimension that the mesh does not divide,
+        or a large array that no axis of a mesh with parameter sharding splits; it names parameter, shape and rule.
+    """
+
+    def of(path, spec, shape):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, _audited(name, tuple(spec), shape.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(of, axes, shapes, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def _audited(name: str, axes: tuple, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """PartitionSpec over mesh axes for one parameter, or a RecipeError that says what does not fit."""
+    if len(axes) != len(shape):
+        raise RecipeError(f"parameter {name} {shape} has {len(axes)} logical axes: {axes}")
+    if unknown := [axis for axis in axes if axis is not None and axis not in RULES]:
+        raise RecipeError(f"parameter {name} {shape}: no sharding rule for its axis {unknown[0]!r}")
+    used: list[str] = []
+    for axis, size in zip(axes, shape, strict=True):
+        mesh_axis = RULES[axis] if axis is not None else None
+        if mesh_axis is None or mesh.shape[mesh_axis] == 1:
+            continue
+        if mesh_axis in used:
+            raise RecipeError(f"parameter {name} {shape}: two of its axes {axes} would lie on the mesh axis {mesh_axis!r}")
+        if size % mesh.shape[mesh_axis]:
+            raise RecipeError(
+                f"parameter {name} {shape}: its axis {axis!r} of {size} does not divide by mesh.{mesh_axis} = "
+                f"{mesh.shape[mesh_axis]}; choose a size of mesh.{mesh_axis} that divides {size}"
+            )
+        used.append(mesh_axis)
+    parameter_devices = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    if parameter_devices > 1 and not used and math.prod(shape) > SMALL_ARRAY:
+        raise RecipeError(f"parameter {name} {shape} with axes {axes} would lie whole on each of the {mesh.size} devices")
+    return spec_of(axes)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Sharding of a batch: its leading axis over `data` and `fsdp`."""
+    return NamedSharding(mesh, spec_of(("batch",)))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(batch, mesh: jax.sharding.Mesh):
+    """A tree of host arrays as global arrays, their leading axis split over `data` and `fsdp`.
+
+    Args:
+      batch: arrays with the rows of this process.
+      mesh: the mesh of the run.
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

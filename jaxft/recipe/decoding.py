@@ -1,0 +1,145 @@
+"""Strict decoding of a recipe's values into frozen dataclasses, and back.
+
+Each config is defined beside the code that reads it and knows nothing of recipes: this module reads its annotations. An unknown key, a
+wrong type or an impossible value is an error that names the place, the key, what was found and what would be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+import types
+import typing
+from typing import Any, Literal, Union
+
+from jaxft.errors import InvalidField, RecipeError
+from jaxft.recipe.reading import Document, Path
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def decode(document: Document, config: type) -> Any:
+    """The document as an instance of the dataclass `config`.
+
+    Raises:
+      RecipeError: any key or value that does not fit; the message is complete.
+    """
+    return _dataclass(document, config, document.value, ())
+
+
+def encode(value: Any) -> Any:
+    """A config as plain values, without fields that are None, so that decoding gives the same config."""
+    if dataclasses.is_dataclass(value):
+        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: encode(item) for name, item in items if item is not None}
+    if isinstance(value, dict):
+        return {name: encode(item) for name, item in value.items()}
+    return [encode(item) for item in value] if isinstance(value, tuple) else value
+
+
+def fail(document: Document, path: Path, problem: str) -> typing.NoReturn:
+    """Raises the RecipeError of a key."""
+    raise RecipeError(f"{document.place(path)}: {'.'.join(path) or 'recipe'}: {problem}")
+
+
+@functools.cache
+def _annotations(config: type) -> dict[str, Any]:
+    return typing.get_type_hints(config)
+
+
+def _dataclass(document: Document, config: type, value: Any, path: Path) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    if not isinstance(value, dict):
+        fail(document, path, f"expected keys ({_listed(fields)}), found {_found(value)}")
+    for key in value:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1, 0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            fail(document, (*path, key), f"unknown key; {hint}The keys here are {_listed(fields)}")
+    hints = _annotations(config)
+    arguments = {key: _value(document, hints[key], item, (*path, key)) for key, item in value.items()}
+    required = (name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING)
+    for name in required:
+        if name not in arguments:
+            fail(document, path, f"the key {name} is missing")
+    try:
+        return config(**arguments)
+    except InvalidField as error:
+        fail(document, (*path, *error.field.split(".")), error.problem)
+
+
+def _value(document: Document, hint: Any, value: Any, path: Path) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _union(document, arguments, value, path)
+    if origin is Literal:
+        return _choice(document, arguments, value, path)
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        return tuple(_value(document, arguments[0], item, (*path, str(i))) for i, item in enumerate(items))
+    if origin is dict:
+        return _mapping(document, arguments[1], value, path)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(document, hint, value, path)
+    return _scalar(document, hint, value, path)
+
+
+def _union(document: Document, options: tuple, value: Any, path: Path) -> Any:
+    if type(None) in options:
+        if value is None:
+            return None
+        options = tuple(option for option in options if option is not type(None))
+    if len(options) == 1:
+        return _value(document, options[0], value, path)
+    by_kind = {_annotations(option)["kind"].__args__[0]: option for option in options}
+    if not isinstance(value, dict) or "kind" not in value:
+        fail(document, path, f"expected a mapping with `kind`, one of {_listed(by_kind)}; found {_found(value)}")
+    kind = _choice(document, tuple(by_kind), value["kind"], (*path, "kind"))
+    return _dataclass(document, by_kind[kind], value, path)
+
+
+def _choice(document: Document, choices: tuple, value: Any, path: Path) -> Any:
+    if value in choices and not isinstance(value, bool):
+        return value
+    near = difflib.get_close_matches(str(value), map(str, choices), 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    fail(document, path, f"expected one of {_listed(choices)}, found {_found(value)}{hint}")
+
+
+def _mapping(document: Document, hint: Any, value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        fail(document, path, f"expected names with values, found {_found(value)}")
+    for name in value:
+        if not _NAME.fullmatch(name):
+            fail(document, (*path, name), "a name consists of letters, digits, - and _")
+    return {name: _value(document, hint, item, (*path, name)) for name, item in value.items()}
+
+
+def _scalar(document: Document, hint: type, value: Any, path: Path) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
+        return value
+    hint_text = ""
+    if hint is str and isinstance(value, (int, float, bool)):
+        hint_text = f'; to mean text, quote it: "{value}"'
+    fail(document, path, f"expected {_KINDS[hint]}, found {_found(value)}{hint_text}")
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return f"a mapping with {_listed(value)}" if value else "an empty mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+
+
+def _listed(names) -> str:
+    return ", ".join(map(str, names))

@@ -1,0 +1,72 @@
+"""Loading recipes, and those that come with jaxft."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+from collections.abc import Sequence
+
+import yaml
+
+from jaxft.errors import RecipeError
+from jaxft.recipe.decoding import decode, encode
+from jaxft.recipe.reading import Document, override, parse_document, read_document
+from jaxft.recipe.schema import Recipe
+
+
+def load_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
+    """A recipe from a file, or by the name of one that comes with jaxft, with overrides applied.
+
+    Returns:
+      The recipe, and the document that tells where each key was written.
+
+    Raises:
+      RecipeError: it is missing or wrong.
+    """
+    found = pathlib.Path(path)
+    if not found.exists() and str(path).removesuffix(".yaml") in names():
+        found = path_of(str(path))
+    document = override(read_document(found), overrides)
+    return decode(document, Recipe), document
+
+
+def recipe_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from YAML text."""
+    return decode(override(parse_document(text, name), overrides), Recipe)
+
+
+def recipe_to_text(recipe: Recipe) -> str:
+    """A recipe as YAML that decodes to the same recipe."""
+    return yaml.safe_dump(encode(recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def directory() -> pathlib.Path:
+    """Where the recipes of jaxft lie: inside the installed package, or beside it in a checkout."""
+    package = pathlib.Path(__file__).parent.parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """Names like `finetune/packages` of all recipes that come with jaxft."""
+    return sorted(path.relative_to(directory()).with_suffix("").as_posix() for path in directory().rglob("*.yaml"))
+
+
+def path_of(name: str) -> pathlib.Path:
+    """File of a recipe that comes with jaxft.
+
+    Raises:
+      RecipeError: there is none of this name; the nearest is named.
+    """
+    known, name = names(), name.removesuffix(".yaml")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, 0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RecipeError(f"{name!r} is not a recipe of jaxft{hint} `jaxft recipes ls` lists them")
+    return directory() / f"{name}.yaml"
+
+
+def summary_of(name: str) -> str:
+    """The first comment line of a recipe."""
+    first = path_of(name).read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()

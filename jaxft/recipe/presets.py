@@ -1,0 +1,41 @@
+"""Model sizes by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ENCODER = {"family": "encoder", "position": "rotary", "norm_bias": False, "activation": "gelu"}
+_DECODER = {"family": "decoder", "position": "rotary", "norm": "rmsnorm", "activation": "silu", "gated": True}
+_ENCODER_DECODER = {
+    "family": "encoder_decoder", "position": "relative_bias", "norm": "rmsnorm", "activation": "gelu_tanh", "gated": True,
+}  # fmt: skip
+
+_SIZES = {
+    "tiny": {"embed_dim": 128, "num_layers": 2, "num_heads": 2, "max_length": 512},
+    "small": {"embed_dim": 256, "num_layers": 4, "num_heads": 4, "max_length": 512},
+    "base": {"embed_dim": 768, "num_layers": 12, "num_heads": 12, "max_length": 512},
+}
+
+
+def _family(shape: dict[str, Any], mlp_factor: float) -> dict[str, dict[str, Any]]:
+    # Gated feed-forwards have three matrices, so that two thirds of the width cost the same; to a multiple of 64.
+    return {
+        size: {**shape, **sizes, "mlp_dim": round(sizes["embed_dim"] * mlp_factor / 64) * 64}
+        for size, sizes in _SIZES.items()
+    }
+
+
+# BERT as published (Devlin et al. 2018): learned positions, norms after each residual, biases everywhere.
+_BERT = {
+    "family": "encoder", "position": "learned", "norm_placement": "post", "norm_epsilon": 1e-12, "embedding_norm": True,
+    "final_norm": False, "activation": "gelu", "attention_bias": True, "mlp_bias": True, "token_types": 2,
+    "dropout": 0.1, "attention_dropout": 0.1, "max_length": 512,
+}  # fmt: skip
+
+PRESETS: dict[str, dict[str, Any]] = {
+    **{f"encoder-{size}": fields for size, fields in _family(_ENCODER, 4).items()},
+    **{f"decoder-{size}": fields for size, fields in _family(_DECODER, 8 / 3).items()},
+    **{f"encoder-decoder-{size}": fields for size, fields in _family(_ENCODER_DECODER, 8 / 3).items()},
+    "bert-base": {**_BERT, "embed_dim": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
+    "bert-large": {**_BERT, "embed_dim": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
+}

@@ -1,0 +1,226 @@
+"""The schema of a recipe: how the configs of all rooms are put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from jaxft.checkpoint.checkpoints import CheckpointConfig
+from jaxft.data.sources import SourceConfig
+from jaxft.data.tokenizers import SentencePieceConfig
+from jaxft.errors import InvalidField
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.objectives.registry import ObjectiveConfig
+from jaxft.parallel.mesh import MeshConfig
+from jaxft.recipe.presets import PRESETS
+from jaxft.training.early_stopping import EarlyStoppingConfig
+from jaxft.training.optimizer import OptimizerConfig
+from jaxft.training.schedule import ScheduleConfig
+from jaxft.training.step import ClipConfig
+
+
+def _check_model(section: Any) -> None:
+    if section.preset is not None and section.preset not in PRESETS:
+        raise InvalidField("preset", f"{section.preset!r} is not one of {', '.join(PRESETS)}")
+    if section.preset is not None and section.pretrained is not None:
+        raise InvalidField("preset", "give either preset or pretrained: a pretrained model brings its shape with it")
+
+
+def _optional_model_fields() -> list[tuple]:
+    hints = typing.get_type_hints(ModelConfig)
+    return [(field.name, hints[field.name] | None, None) for field in dataclasses.fields(ModelConfig)]
+
+
+# `model:` of a recipe: a preset or a pretrained model, and any field of ModelConfig over it.
+ModelSection = dataclasses.make_dataclass(
+    "ModelSection",
+    [("preset", str | None, None), ("pretrained", str | None, None), *_optional_model_fields()],
+    frozen=True,
+    namespace={"__post_init__": _check_model, "__doc__": "A model by preset or pretrained weights, with overrides."},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSection:
+    """Where the tokenizer comes from; a pretrained model brings its own.
+
+    Attributes:
+      path: a directory in Hugging Face layout, or one that `jaxft tokenizer train` wrote.
+      train: trains one on the texts of the recipe's masked_lm streams when the run first starts.
+    """
+
+    path: str | None = None
+    train: SentencePieceConfig | None = None
+
+    def __post_init__(self):
+        if (self.path is None) == (self.train is None):
+            raise InvalidField("path", "give either path or train")
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSection:
+    """A stream: a source, an objective, a share of the batch.
+
+    Attributes:
+      source: one or more sources, read one after the other.
+      objective: what is learned from it.
+      batch_size: rows in every step.
+      weight: of its mean loss.
+    """
+
+    source: tuple[SourceConfig, ...]
+    objective: ObjectiveConfig
+    batch_size: int
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise InvalidField("batch_size", f"must be at least 1, found {self.batch_size}")
+        if self.weight < 0:
+            raise InvalidField("weight", f"must not be negative, found {self.weight}")
+        if not self.source:
+            raise InvalidField("source", "needs at least one source")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSection:
+    """An evaluation on held-out data, with a stream's objective or one that is only evaluated.
+
+    Attributes:
+      source: held-out data.
+      stream: whose objective and head, or
+      objective: one that no stream trains, as pretraining's in one-way fine-tuning: its head keeps the weights that it started
+        with.
+      metrics: names; all of the objective where None.
+      batch_size: rows at a time; the stream's where None.
+    """
+
+    source: tuple[SourceConfig, ...]
+    stream: str | None = None
+    objective: ObjectiveConfig | None = None
+    metrics: tuple[str, ...] | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self):
+        if (self.stream is None) == (self.objective is None):
+            raise InvalidField("stream", "give either stream or objective")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InvalidField("batch_size", f"must be at least 1, found {self.batch_size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSection(ComputeConfig):
+    """How long and how a run trains; the fields of ComputeConfig too.
+
+    Attributes:
+      steps: number of updates, or
+      epochs: passes over the data of the first stream.
+      seed: of initialization, shuffling, masks and dropout.
+      micro_batches: parts in which a batch is computed to save memory.
+      gradient_clip: clipping by norm.
+      skips_allowed: steps in a row without a finite gradient before the run counts as diverged.
+      log_every: steps between reports.
+      evaluate_every: steps between evaluations; None: ten times in a run.
+      early_stopping: when to end before the last step.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    seed: int = 0
+    micro_batches: int = 1
+    gradient_clip: ClipConfig = ClipConfig()
+    skips_allowed: int = 5
+    log_every: int = 10
+    evaluate_every: int | None = None
+    early_stopping: EarlyStoppingConfig | None = None
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise InvalidField("steps", "give either steps or epochs")
+        if self.epochs is not None and self.epochs <= 0:
+            raise InvalidField("epochs", f"must be positive, found {self.epochs}")
+        for name in ("steps", "micro_batches", "log_every", "evaluate_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidField(name, f"must be at least 1, found {value}")
+        if self.skips_allowed < 0:
+            raise InvalidField("skips_allowed", f"must not be negative, found {self.skips_allowed}")
+        if not 0 <= self.seed < 2**31:
+            raise InvalidField("seed", f"must be in [0, 2**31), found {self.seed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """Where data lies.
+
+    Attributes:
+      directory: relative paths of sources start here; the recipe's own directory where None.
+      cache: token stores are kept here; `$JAXFT_CACHE` or `~/.cache/jaxft` where None.
+    """
+
+    directory: str | None = None
+    cache: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportingSection:
+    """Where metrics go besides `metrics.jsonl`.
+
+    Attributes:
+      tensorboard: write event files into the run directory (extra `tensorboard`).
+      wandb_project: a Weights & Biases project (extra `wandb`), or None.
+    """
+
+    tensorboard: bool = False
+    wandb_project: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything about a run."""
+
+    name: str
+    model: ModelSection
+    streams: dict[str, StreamSection]
+    training: TrainingSection
+    tokenizer: TokenizerSection | None = None
+    evaluation: dict[str, EvaluationSection] = dataclasses.field(default_factory=dict)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+    data: DataSection = DataSection()
+    reporting: ReportingSection = ReportingSection()
+
+    def __post_init__(self):
+        if not self.name.strip() or any(character in self.name for character in "/\\\0") or self.name in (".", ".."):
+            raise InvalidField("name", f"must be usable as the name of a directory, found {self.name!r}")
+        if not self.streams:
+            raise InvalidField("streams", "needs at least one stream")
+        if self.model.pretrained is None and self.tokenizer is None:
+            problem = "a model that is not pretrained needs one: `tokenizer: {path: DIRECTORY}` or `{train: {}}`"
+            raise InvalidField("tokenizer", problem)
+        for name, evaluation in self.evaluation.items():
+            if evaluation.stream is not None and evaluation.stream not in self.streams:
+                known = ", ".join(self.streams)
+                raise InvalidField(f"evaluation.{name}.stream", f"{evaluation.stream!r} is not one of the streams: {known}")
+            if evaluation.stream is None and name in self.streams:
+                raise InvalidField(f"evaluation.{name}", "has an objective of its own, so it cannot bear a stream's name")
+        for name, stream in self.streams.items():
+            if stream.batch_size % self.training.micro_batches:
+                raise InvalidField(
+                    "training.micro_batches",
+                    f"{self.training.micro_batches} does not divide streams.{name}.batch_size {stream.batch_size}",
+                )
+
+    def model_config(self, inherited: ModelConfig | None, vocab_size: int) -> ModelConfig:
+        """The model's shape: preset or inherited fields, the recipe's own over them, and a vocabulary for the tokenizer.
+
+        Raises:
+          InvalidField: an impossible value.
+        """
+        base = dataclasses.asdict(inherited) if inherited is not None else dict(PRESETS.get(self.model.preset, {}))
+        fields = {field.name: getattr(self.model, field.name) for field in dataclasses.fields(ModelConfig)}
+        own = {name: value for name, value in fields.items() if value is not None}
+        # Rows of the embedding in multiples of 64 lie well on every accelerator and divide over a mesh.
+        return ModelConfig(**{"vocab_size": -(-vocab_size // 64) * 64, **base, **own})

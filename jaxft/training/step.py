@@ -1,0 +1,144 @@
+"""The pure train step: every stream's gradient from sums and weights, combined, then one update."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxft.errors import InvalidField
+from jaxft.models.model import Model
+from jaxft.objectives.objective import Apply, Objective, StreamLoss
+from jaxft.training.state import TrainState
+
+Batches = Mapping[str, Mapping[str, jax.Array]]
+Metrics = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Clipping of gradients by their global norm.
+
+    Attributes:
+      norm: largest norm; 0 clips nothing.
+      scope: `stream` clips every stream's gradient by itself, before its weight, so that the large gradient of one cannot
+        shrink another's (a replay of pretraining data often has a larger gradient than the task); `total` clips
+        their sum.
+    """
+
+    norm: float = 1.0
+    scope: Literal["stream", "total"] = "stream"
+
+    def __post_init__(self):
+        if self.norm < 0:
+            raise InvalidField("norm", f"must not be negative (0 clips nothing), found {self.norm}")
+
+
+def bind(model: Model, parameters, dropout_key: jax.Array | None = None) -> Apply:
+    """A model as an objective calls it; without a key it is deterministic."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+
+    def apply(sequences, targets=None, head=None, gather=None):
+        return model.apply({"params": parameters}, sequences, targets, head, gather, rngs=rngs)
+
+    return apply
+
+
+def make_train_step(
+    model: Model,
+    objectives: Mapping[str, Objective],
+    weights: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    clip: ClipConfig,
+    micro_batches: int = 1,
+) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
+    """The step as a function of state and batches, to be compiled with the state donated.
+
+    The loss is `sum_s weight_s * loss_sum_s / weight_sum_s`. A step whose gradient is not finite changes nothing but the
+    step counter and is reported.
+
+    Args:
+      model: trunk and heads.
+      objectives: by stream.
+      weights: of each stream's mean loss.
+      optimizer: gradient transformation.
+      schedule: learning rate by step, for the report.
+      clip: clipping.
+      micro_batches: parts in which each stream's batch is computed one after the other; it must divide the batch.
+
+    Returns:
+      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, further sums and `gradient_norm`; for all
+      `loss`, `gradient_norm`, `learning_rate`, `skipped` (0 or 1), float32 scalars.
+    """
+
+    def train_step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        total, loss, metrics = None, 0.0, {"streams": {}}
+        for number, (name, objective) in enumerate(objectives.items()):
+            gradient, sums = _stream_gradient(
+                model, objective, state.parameters, batches[name], jax.random.fold_in(key, number), micro_batches
+            )
+            norm = optax.tree.norm(gradient)
+            factor = weights[name] * (_clip_factor(norm, clip.norm) if clip.scope == "stream" else 1.0)
+            scaled = jax.tree.map(lambda g, factor=factor: g * factor, gradient)
+            total = scaled if total is None else jax.tree.map(jnp.add, total, scaled)
+            loss += weights[name] * sums.loss / jnp.maximum(sums.weight, 1e-9)
+            metrics["streams"][name] = {
+                "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": norm, **sums.sums
+            }  # fmt: skip
+        norm = optax.tree.norm(total)
+        if clip.scope == "total":
+            total = jax.tree.map(lambda g: g * _clip_factor(norm, clip.norm), total)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step), "skipped": 1.0 - finite}
+        return _updated(state, total, finite, optimizer), metrics
+
+    return train_step
+
+
+def _stream_gradient(model, objective, parameters, batch, key, micro_batches: int):
+    """Gradient of a stream's mean loss, float32, and its sums, over `micro_batches` parts."""
+
+    def loss_of(parameters, part, key) -> tuple[jax.Array, StreamLoss]:
+        sums = objective.loss(bind(model, parameters, key), part)
+        return sums.loss, sums
+
+    compute = jax.grad(loss_of, has_aux=True)
+    if micro_batches == 1:
+        gradient, sums = compute(parameters, batch, jax.random.fold_in(key, 0))
+    else:
+
+        def add(carry, part):
+            new = compute(parameters, part[1], jax.random.fold_in(key, part[0]))
+            return jax.tree.map(jnp.add, carry, new), None
+
+        # Rows are dealt out in turn, so that every part is spread over all devices as the batch is.
+        parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
+        shapes = jax.eval_shape(compute, parameters, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (gradient, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))
+    return jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1e-9), gradient), sums
+
+
+def _clip_factor(norm: jax.Array, largest: float) -> jax.Array | float:
+    return jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-9)) if largest else 1.0
+
+
+def _updated(state: TrainState, gradient, finite: jax.Array, optimizer) -> TrainState:
+    updates, moments = optimizer.update(gradient, state.optimizer, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+
+    def keep(new, old):
+        return jnp.where(finite, new, old)
+
+    return TrainState(
+        step=state.step + 1,
+        seed=state.seed,
+        parameters=jax.tree.map(keep, parameters, state.parameters),
+        optimizer=jax.tree.map(keep, moments, state.optimizer),
+    )

@@ -1,0 +1,285 @@
+"""From a recipe to the parts of a run: tokenizer, objectives, model, batches, evaluators."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxft.data.batches import StreamBatches
+from jaxft.data.embedded import cache_directory
+from jaxft.data.packing import plan_rows
+from jaxft.data.sources import Row, SourceConfig, read_rows, source_fingerprint, text_column
+from jaxft.data.store import TokenStore, fingerprint_of, open_or_build
+from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
+from jaxft.errors import InvalidField, RecipeError
+from jaxft.evaluation.evaluator import Evaluator
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.model import Model
+from jaxft.objectives.masked_lm import MaskedLMConfig
+from jaxft.objectives.objective import Objective
+from jaxft.objectives.registry import make_objective
+from jaxft.objectives.sequence_classification import SequenceClassificationConfig, find_labels
+from jaxft.parallel.mesh import batch_shards, make_mesh
+from jaxft.recipe.decoding import fail
+from jaxft.recipe.reading import Document
+from jaxft.recipe.schema import Recipe
+from jaxft.workflows.pretrained import Pretrained, open_pretrained
+
+_logger = logging.getLogger("jaxft")
+
+# Evaluations use the same masks and order in every run, whatever its seed.
+EVALUATION_SEED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """The parts of a run.
+
+    Attributes:
+      recipe: resolved: labels found, model fields filled in, the data's directory absolute.
+      document: where the user wrote each key.
+      tokenizer: of all streams.
+      model: trunk with the heads of all objectives.
+      objectives: by stream, and by evaluation where that has one of its own.
+      mesh: devices.
+      pretrained: where the weights come from, or None.
+      source_fingerprints: by `streams.NAME` and `evaluation.NAME`.
+    """
+
+    recipe: Recipe
+    document: Document
+    tokenizer: Tokenizer
+    model: Model
+    objectives: Mapping[str, Objective]
+    mesh: jax.sharding.Mesh
+    pretrained: Pretrained | None
+    source_fingerprints: Mapping[str, str]
+
+    def batches(self) -> dict[str, StreamBatches]:
+        """Batches of every stream; tokenizes what is not in the cache."""
+        return {name: self._stream_batches(name) for name in self.recipe.streams}
+
+    def _stream_batches(self, name: str) -> StreamBatches:
+        stream = self.recipe.streams[name]
+        objective, where = self.objectives[name], f"streams.{name}"
+        store = self._store(where, stream.source, objective)
+        seed = self.recipe.training.seed
+        batches = StreamBatches(store, _plan(where, store, objective, seed), objective.make_row, stream.batch_size, seed)
+        if batches.rows < stream.batch_size:
+            what = "packed rows" if objective.pack else "examples"
+            fail(
+                self.document, ("streams", name, "batch_size"),
+                f"a batch of {stream.batch_size} is larger than the data, which makes {batches.rows} {what}",
+            )  # fmt: skip
+        return batches
+
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Evaluators by name; tokenizes what is not in the cache."""
+        return {name: self._evaluator(name) for name in self.recipe.evaluation}
+
+    def _evaluator(self, name: str) -> Evaluator:
+        section = self.recipe.evaluation[name]
+        objective, where = self.objectives[section.stream or name].for_evaluation(), f"evaluation.{name}"
+        store = self._store(where, section.source, objective)
+        plan = _plan(where, store, objective, EVALUATION_SEED)
+        shards = batch_shards(self.mesh)
+        size = section.batch_size or min(len(plan), max(s.batch_size for s in self.recipe.streams.values()))
+        size = -(-size // shards) * shards
+        batches = StreamBatches(store, plan, objective.make_row, size, EVALUATION_SEED, shuffle=False)
+        return Evaluator(name, self.model, objective, batches, section.metrics or objective.metrics, self.mesh)
+
+    def _store(self, where: str, sources: tuple[SourceConfig, ...], objective: Objective) -> TokenStore:
+        name = fingerprint_of(
+            source=self.source_fingerprints[where], tokenizer=self.tokenizer.fingerprint, options=objective.record_options()
+        )
+        rows = functools.partial(_rows, sources, pathlib.Path(self.recipe.data.directory))
+        return open_or_build(_cache(self.recipe) / "stores" / name, rows, objective.fields, self.tokenizer, where)
+
+    def total_steps(self, batches: Mapping[str, StreamBatches]) -> int:
+        """Steps of the run; epochs count passes over the first stream."""
+        training = self.recipe.training
+        if training.steps is not None:
+            return training.steps
+        first = next(iter(batches.values()))
+        return max(1, round(training.epochs * first.rows / first.batch_size))
+
+
+def assemble(recipe: Recipe, document: Document, run_tokenizer: pathlib.Path | None = None) -> Assembly:
+    """Makes the parts of a run, checking what can be checked before any training.
+
+    Args:
+      recipe: as decoded.
+      document: where its keys were written.
+      run_tokenizer: directory of the run's own tokenizer where it was started before.
+
+    Raises:
+      RecipeError: a value that does not fit the others.
+      DataError: the data is missing or wrong.
+      CheckpointError: the pretrained model cannot be used.
+    """
+    directory = pathlib.Path(recipe.data.directory or pathlib.Path(document.name).parent).absolute()
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, directory=str(directory)))
+    pretrained = open_pretrained(recipe.model.pretrained) if recipe.model.pretrained is not None else None
+    tokenizer = _tokenizer(recipe, directory, pretrained, run_tokenizer)
+    config = _model_config(recipe, document, pretrained, tokenizer)
+    recipe = _with_labels(recipe, directory)
+    objectives = _objectives(recipe, document, tokenizer, config)
+    _check_metrics(recipe, document, objectives)
+    mesh = make_mesh(recipe.mesh)
+    _check_batches(recipe, document, mesh)
+    heads = tuple({objective.head_name: objective.head for objective in objectives.values()}.items())
+    compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
+    resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **dataclasses.asdict(config)))
+    return Assembly(
+        recipe=resolved,
+        document=document,
+        tokenizer=tokenizer,
+        model=Model(config, heads, ComputeConfig(**compute)),
+        objectives=objectives,
+        mesh=mesh,
+        pretrained=pretrained,
+        source_fingerprints=_fingerprints(recipe, directory),
+    )
+
+
+def _rows(sources: tuple[SourceConfig, ...], directory: pathlib.Path) -> Iterator[Row]:
+    return itertools.chain.from_iterable(read_rows(source, directory) for source in sources)
+
+
+def _cache(recipe: Recipe) -> pathlib.Path:
+    return pathlib.Path(recipe.data.cache) if recipe.data.cache else cache_directory()
+
+
+def _fingerprints(recipe: Recipe, directory: pathlib.Path) -> dict[str, str]:
+    sections = {f"streams.{name}": stream.source for name, stream in recipe.streams.items()}
+    sections |= {f"evaluation.{name}": section.source for name, section in recipe.evaluation.items()}
+    return {
+        name: "+".join(source_fingerprint(source, directory) for source in sources) for name, sources in sections.items()
+    }
+
+
+def _plan(where: str, store: TokenStore, objective: Objective, seed: int):
+    longest = objective.length - objective.overhead
+    if objective.truncate and (cut := int((store.lengths > longest).sum())):
+        _logger.warning(
+            "%s: %d of %d texts are longer than %d tokens and were cut (the longest has %d)",
+            where, cut, len(store), longest, int(store.lengths.max()),
+        )  # fmt: skip
+    return plan_rows(
+        store.lengths, objective.length, objective.overhead, pack=objective.pack, truncate=objective.truncate, seed=seed
+    )
+
+
+def _tokenizer(recipe: Recipe, directory: pathlib.Path, pretrained: Pretrained | None, run_tokenizer) -> Tokenizer:
+    if run_tokenizer is not None and run_tokenizer.is_dir():
+        return load_tokenizer(run_tokenizer)
+    if recipe.tokenizer is None:
+        return load_tokenizer(pretrained.tokenizer_directory)
+    if recipe.tokenizer.path is not None:
+        path = pathlib.Path(recipe.tokenizer.path)
+        return load_tokenizer(path if path.exists() or path.is_absolute() else directory / path)
+    return _trained_tokenizer(recipe, directory)
+
+
+def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
+    """Trains on the texts of the masked_lm streams, or finds what an earlier start trained."""
+    streams = [(s.source, s.objective.text) for s in recipe.streams.values() if isinstance(s.objective, MaskedLMConfig)]
+    if not streams:
+        raise RecipeError(f"{recipe.name}: tokenizer.train needs a stream with objective masked_lm to learn from")
+    sources = "+".join(source_fingerprint(source, directory) for group, _ in streams for source in group)
+    name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.train))
+    target = _cache(recipe) / "tokenizers" / name
+    if not target.is_dir():
+        texts = (text_column(row, column) for group, column in streams for row in _rows(group, directory))
+        partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
+        train_sentencepiece(texts, recipe.tokenizer.train, partial)
+        with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
+            partial.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_tokenizer(target)
+
+
+def _model_config(recipe: Recipe, document: Document, pretrained: Pretrained | None, tokenizer: Tokenizer) -> ModelConfig:
+    try:
+        config = recipe.model_config(pretrained.config if pretrained else None, tokenizer.vocab_size)
+    except InvalidField as error:
+        fail(document, ("model", error.field), error.problem)
+    if config.vocab_size < tokenizer.vocab_size:
+        fail(
+            document, ("model", "vocab_size"),
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the embedding only {config.vocab_size} rows",
+        )  # fmt: skip
+    return config
+
+
+def _with_labels(recipe: Recipe, directory: pathlib.Path) -> Recipe:
+    """Fills in the labels of classifiers from their training data."""
+    streams = dict(recipe.streams)
+    for name, stream in streams.items():
+        objective = stream.objective
+        if isinstance(objective, SequenceClassificationConfig) and objective.labels is None:
+            labels = find_labels(_rows(stream.source, directory), objective.label, f"streams.{name}")
+            streams[name] = dataclasses.replace(stream, objective=dataclasses.replace(objective, labels=labels))
+    return dataclasses.replace(recipe, streams=streams)
+
+
+def _objectives(recipe: Recipe, document: Document, tokenizer: Tokenizer, model: ModelConfig) -> dict[str, Objective]:
+    sections = [("streams", name, stream.objective) for name, stream in recipe.streams.items()]
+    sections += [("evaluation", name, e.objective) for name, e in recipe.evaluation.items() if e.objective is not None]
+    objectives = {}
+    for section, name, config in sections:
+        length = config.length or model.max_length
+        if not 4 <= length <= model.max_length:
+            fail(
+                document, (section, name, "objective", "length"),
+                f"must lie between 4 and the model's max_length {model.max_length}, found {length}",
+            )  # fmt: skip
+        objectives[name] = make_objective(config, tokenizer, model.max_length, name)
+    return objectives
+
+
+def _check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:
+    known = set()
+    for name, section in recipe.evaluation.items():
+        available = objectives[section.stream or name].metrics
+        for metric in section.metrics or ():
+            if metric not in available:
+                fail(
+                    document, ("evaluation", name, "metrics"),
+                    f"{metric!r} is not a metric of this objective, which has {', '.join(available)}",
+                )  # fmt: skip
+        known |= {f"{name}.{metric}" for metric in section.metrics or available if metric != "confusion_matrix"}
+    wanted: list[tuple[tuple[str, ...], Any]] = [(("checkpoint", "best"), recipe.checkpoint.best)]
+    if recipe.training.early_stopping is not None:
+        wanted.append((("training", "early_stopping", "metric"), recipe.training.early_stopping.metric))
+    for path, metric in wanted:
+        if metric is not None and metric not in known:
+            fail(document, path, f"{metric!r} is not evaluated; the evaluations give {', '.join(sorted(known)) or 'nothing'}")
+
+
+def _check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -> None:
+    shards = batch_shards(mesh)
+    for name, stream in recipe.streams.items():
+        rows = stream.batch_size // recipe.training.micro_batches
+        if rows % shards:
+            fail(
+                document, ("streams", name, "batch_size"),
+                f"{rows} rows at a time do not divide over the {shards} devices of the mesh axes data and fsdp",
+            )  # fmt: skip
+
+
+def lower_is_better(recipe: Recipe, objectives: Mapping[str, Objective], metric: str) -> bool:
+    """Whether a metric like `reviews.loss` is better when lower."""
+    name, _, short = metric.partition(".")
+    return short in objectives[recipe.evaluation[name].stream or name].lower_is_better
+

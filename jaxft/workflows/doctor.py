@@ -1,0 +1,28 @@
+"""What a machine offers to jaxft."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import jax
+
+from jaxft.data.embedded import cache_directory
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "array-record")
+_EXTRAS = {"tensorboard": "tensorboardX", "wandb": "wandb", "tpu": "libtpu", "test": "torch"}
+
+
+def examine() -> dict[str, str]:
+    """Versions, devices, directories and optional packages, each as a line of text."""
+    found = {"jaxft": importlib.metadata.version("jaxft"), "python": platform.python_version()}
+    found |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    found["devices"] = ", ".join(f"{device.platform} {device.device_kind}" for device in jax.devices())
+    found["cores"] = str(os.cpu_count())
+    found["cache"] = str(cache_directory())
+    for extra, module in _EXTRAS.items():
+        there = importlib.util.find_spec(module) is not None
+        found[f"extra {extra}"] = "installed" if there else f"not installed: pip install 'jaxft[{extra}]'"
+    return found

@@ -1,0 +1,191 @@
+"""The directory of a run: its files, its lock, and the identity that a resume must match."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxft.checkpoint.checkpoints import Checkpoints
+from jaxft.errors import CheckpointError, RecipeError
+from jaxft.recipe.decoding import encode
+from jaxft.recipe.library import recipe_to_text
+from jaxft.recipe.schema import Recipe
+from jaxft.reporting.atomic import write_atomically
+
+# Keys that may change between the parts of a run: none of them changes what is computed.
+FREE_KEYS = ("mesh", "data", "reporting", "checkpoint.keep", "training.log_every")
+
+
+class RunDirectory:
+    """Paths and small files of one run.
+
+    Attributes:
+      path: the directory.
+      checkpoints: its checkpoints.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """`metrics.jsonl`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        """Directory of the run's tokenizer."""
+        return self.path / "tokenizer"
+
+    @property
+    def plots(self) -> pathlib.Path:
+        """Directory of the run's pictures."""
+        return self.path / "plots"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and holds it against any other process that would write.
+
+        Raises:
+          RecipeError: it cannot be written, or another process writes it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RecipeError(f"run directory {self.path} cannot be written: {error.strerror}; choose another with --run-dir") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RecipeError(f"run directory {self.path}: another process is writing this run") from None
+            yield
+
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run wrote last, or None."""
+        return self._read("summary.json")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished."""
+        self._write("summary.json", summary)
+
+    def write_environment(self) -> None:
+        """Versions, devices and command of this start."""
+        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "numpy")
+        self._write(
+            "environment.json",
+            {
+                "jaxft": importlib.metadata.version("jaxft"),
+                "python": platform.python_version(),
+                "packages": {name: importlib.metadata.version(name) for name in packages},
+                "platform": platform.platform(),
+                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+                "command": sys.argv,
+            },
+        )
+
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Compares what this run computes with what its directory was made for; the first start writes it down.
+
+        Args:
+          identity: `recipe` (encoded) and `data` (fingerprints by name).
+
+        Raises:
+          RecipeError: they differ; all differing keys are named.
+        """
+        old = self._read("identity.json")
+        if old is None:
+            self._write("identity.json", identity)
+            return
+        changes = _differences(old, identity)
+        if changes:
+            raise RecipeError(
+                f"{self.path} belongs to another recipe or other data. What differs:\n  "
+                + "\n  ".join(changes)
+                + "\nStart this one in another directory with --run-dir, or under another name"
+            )
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Writes the resolved recipe."""
+        write_atomically(self.path / "recipe.yaml", recipe_to_text(recipe).encode())
+
+    def check_started(self) -> None:
+        """Makes sure that a run was started here.
+
+        Raises:
+          CheckpointError: this is not a run directory.
+        """
+        if not (self.path / "recipe.yaml").is_file():
+            found = "it does not exist" if not self.path.exists() else "it has no recipe.yaml"
+            raise CheckpointError(f"{self.path} is not the directory of a run: {found}")
+
+    def used_step(self) -> int:
+        """The step that a finished or stopped run is used at: its best where it has one, else its last.
+
+        Raises:
+          CheckpointError: no checkpoint is whole.
+        """
+        best = self._read("best.json")
+        if best is not None:
+            self.checkpoints.verify(best["step"])
+            return best["step"]
+        step = self.checkpoints.newest_good()
+        if step is None:
+            raise CheckpointError(f"{self.path} has no checkpoint yet")
+        return step
+
+    def write_best(self, step: int, metric: str, value: float) -> None:
+        """Names the best checkpoint."""
+        self._write("best.json", {"step": step, "metric": metric, "value": value})
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
+
+    def _write(self, name: str, value: Any) -> None:
+        write_atomically(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def identity_of(recipe: Recipe, data: Mapping[str, str]) -> dict[str, Any]:
+    """What a resumed run must share with the run that it continues."""
+    return {"recipe": encode(recipe), "data": dict(data)}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = _flat(old["recipe"]), _flat(new["recipe"])
+    changes = [
+        f"{key}: {_shown(before, key)} there, {_shown(after, key)} here"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+    ]
+    data = [f"the data of {name} has changed" for name in new["data"] if old["data"].get(name) != new["data"][name]]
+    return changes + ([] if changes else data)
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "nothing"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = ((f"{prefix}.{name}" if prefix else name, item) for name, item in value.items())
+        return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {key: leaf for i, item in enumerate(value) for key, leaf in _flat(item, f"{prefix}[{i}]").items()}
+    return {prefix: value}

@@ -1,0 +1,56 @@
+"""Training a tokenizer from files."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxft.data.sources import SourceConfig, read_rows, resolve_paths, text_column
+from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
+from jaxft.errors import InvalidField, RecipeError
+
+_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+
+
+def train_tokenizer(files: Sequence[str], output: str | pathlib.Path, column: str = "text", **options: Any) -> dict[str, Any]:
+    """Trains a SentencePiece tokenizer on the texts of files.
+
+    Args:
+      files: `.jsonl`, `.csv`, `.tsv`, or plain text by any other name.
+      output: directory to write.
+      column: of the text where the files have columns.
+      **options: fields of `SentencePieceConfig`.
+
+    Returns:
+      `output`, `vocab_size` and `characters_per_token` on the texts that it was trained on.
+
+    Raises:
+      RecipeError: an option is impossible, or a file or the output cannot be used.
+      DataError: a file is malformed, or too small for the vocabulary.
+    """
+    try:
+        config = SentencePieceConfig(**options)
+    except InvalidField as error:
+        raise RecipeError(f"--{error.field.replace('_', '-')}: {error.problem}") from error
+    here = pathlib.Path()
+    sources = [SourceConfig(**{_FORMATS.get(pathlib.Path(name).suffix, "text"): (name,)}) for name in files]
+    for source in sources:
+        resolve_paths(source, here)
+
+    def texts() -> Iterator[str]:
+        rows = itertools.chain.from_iterable(read_rows(source, here) for source in sources)
+        return (text_column(row, "text" if row.values.keys() == {"text"} else column) for row in rows)
+
+    try:
+        tokenizer = train_sentencepiece(texts(), config, pathlib.Path(output))
+    except OSError as error:
+        raise RecipeError(f"--output {output} cannot be written: {error.strerror}") from error
+    sample = list(itertools.islice(texts(), 10_000))
+    tokens = sum(map(len, tokenizer.encode(sample)))
+    return {
+        "output": str(output),
+        "vocab_size": tokenizer.vocab_size,
+        "characters_per_token": sum(map(len, sample)) / max(tokens, 1),
+    }

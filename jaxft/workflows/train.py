@@ -1,0 +1,357 @@
+"""Training: from a recipe to a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxft.data.batches import StreamBatches
+from jaxft.data.loader import Prefetcher
+from jaxft.errors import DivergenceError, Interrupted
+from jaxft.evaluation.evaluator import Evaluator
+from jaxft.models.model import abstract_parameters
+from jaxft.parallel.sharding import put_batch
+from jaxft.recipe.library import load_recipe
+from jaxft.recipe.reading import Document
+from jaxft.recipe.schema import Recipe
+from jaxft.reporting.progress import Progress, format_count
+from jaxft.reporting.writers import (
+    CombinedWriter,
+    JsonlWriter,
+    MetricWriter,
+    TensorBoardWriter,
+    WandbWriter,
+    truncate_after,
+)
+from jaxft.training.early_stopping import best_step, should_stop
+from jaxft.training.loop import LoopConfig, run_loop
+from jaxft.training.optimizer import make_optimizer
+from jaxft.training.schedule import make_schedule
+from jaxft.training.state import TrainState, abstract_state, create_state
+from jaxft.training.step import make_train_step
+from jaxft.workflows.assembly import Assembly, assemble, lower_is_better
+from jaxft.workflows.logs import shown_through
+from jaxft.workflows.report import write_run_report
+from jaxft.workflows.run_directory import RunDirectory, identity_of
+
+
+def train(
+    recipe: str | pathlib.Path,
+    overrides: Sequence[str] = (),
+    run_directory: str | pathlib.Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Trains by a recipe, continuing where an earlier start stopped.
+
+    Args:
+      recipe: a file, or the name of a recipe that comes with jaxft.
+      overrides: like `training.seed=1`.
+      run_directory: `runs/<name>` where None.
+      quiet: no progress on standard error.
+
+    Returns:
+      The summary of the run, as in its `summary.json`: `run_dir`, `steps`, `used_step`, `evaluation` (metrics by
+      evaluation at the used step), `seconds` and more.
+
+    Raises:
+      JaxftError: see `jaxft.errors`.
+    """
+    parsed, document = load_recipe(recipe, overrides)
+    return train_recipe(parsed, document, run_directory, quiet)
+
+
+def train_recipe(
+    recipe: Recipe, document: Document, run_directory: str | pathlib.Path | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """As `train`, for a recipe that is already read."""
+    run = RunDirectory(run_directory or pathlib.Path("runs") / recipe.name)
+    with run.locked():
+        assembly = assemble(recipe, document, run.tokenizer)
+        run.check_identity(identity_of(recipe, assembly.source_fingerprints))
+        if (summary := run.summary()) is not None:
+            return {**summary, "already_finished": True}
+        batches = assembly.batches()
+        evaluators = assembly.evaluators()
+        if not run.tokenizer.is_dir():
+            assembly.tokenizer.save(run.tokenizer)
+        run.write_recipe(assembly.recipe)
+        run.write_environment()
+        return _Training(run, assembly, batches, evaluators, quiet).run()
+
+
+class _Training:
+    """One start of a run; implements the hooks of the loop."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        assembly: Assembly,
+        batches: Mapping[str, StreamBatches],
+        evaluators: Mapping[str, Evaluator],
+        quiet: bool,
+    ):
+        self._run, self._assembly, self._batches, self._evaluators = run, assembly, batches, evaluators
+        self._recipe = assembly.recipe
+        self._total = assembly.total_steps(batches)
+        self._quiet = quiet
+        self._stop_signal: str | None = None
+        self._history: list[dict[str, Any]] = []
+        self._saved: list[int] = []
+        self._started = time.time()
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end.
+
+        Raises:
+          Interrupted: a signal asked to stop; the state is saved.
+          DivergenceError: no finite gradient for several steps.
+        """
+        first, state, train_step = self._prepare()
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+        with (
+            Progress(self._recipe.name, self._total, first, quiet=self._quiet) as self._progress,
+            shown_through(self._progress.message),
+            _signals(self._note_signal),
+            contextlib.closing(self._writer()) as self._writers,
+            contextlib.closing(Prefetcher(self._make_batch, first, self._total)) as loader,
+            contextlib.closing(self._run.checkpoints),
+            jax.set_mesh(self._assembly.mesh),
+        ):
+            self._progress.message(f"{self._run.path}: {format_count(parameters)} parameters, {self._described(first)}")
+            config = self._rhythm()
+            try:
+                step, state = run_loop(state, first, train_step, loader, self, config, loader.take_waited)
+            except DivergenceError as error:
+                last = self._saved[-1] if self._saved else None
+                kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint was written yet"
+                raise DivergenceError(f"{error}. In {self._run.path} {kept}") from error
+        if self._stop_signal is not None and step < self._total:
+            raise Interrupted(
+                f"stopped by {self._stop_signal} after step {step} of {self._total}; the state is saved in "
+                f"{self._run.path}. The same command continues from there"
+            )
+        return self._finish(step, parameters)
+
+    def _prepare(self):
+        """State at the step to continue from, laid out on the mesh, and the compiled step."""
+        assembly, training = self._assembly, self._recipe.training
+        schedule = make_schedule(self._recipe.schedule, self._recipe.optimizer.learning_rate, self._total)
+        trained = frozenset(assembly.objectives[name].head_name for name in self._recipe.streams)
+        optimizer = make_optimizer(self._recipe.optimizer, schedule, *abstract_parameters(assembly.model), trained)
+        target = abstract_state(assembly.model, optimizer, assembly.mesh)
+        step = self._run.checkpoints.newest_good()
+        if step is None:
+            start = assembly.pretrained.parameters(target.parameters) if assembly.pretrained else None
+            state = create_state(assembly.model, optimizer, training.seed, assembly.mesh, start)
+            truncate_after(self._run.metrics, 0)
+        else:
+            state = self._restored(step, target)
+            truncate_after(self._run.metrics, step)
+        weights = {name: stream.weight for name, stream in self._recipe.streams.items()}
+        objectives = {name: assembly.objectives[name] for name in self._recipe.streams}
+        train_step = make_train_step(
+            assembly.model, objectives, weights, optimizer, schedule, training.gradient_clip, training.micro_batches
+        )
+        return step or 0, state, jax.jit(train_step, donate_argnums=0)
+
+    def _restored(self, step: int, target: TrainState) -> TrainState:
+        checkpoints = self._run.checkpoints
+        self._history = checkpoints.progress(step)["history"]
+        self._saved = checkpoints.steps()
+        parameters, rest = checkpoints.restore(step, target.parameters, _training_items(target))
+        return TrainState(rest["step"], rest["seed"], parameters, rest["optimizer"])
+
+    def _described(self, first: int) -> str:
+        streams = ", ".join(f"{name} {b.batch_size} of {b.rows} rows" for name, b in self._batches.items())
+        begin = f"continuing after step {first}" if first else f"{self._total} steps"
+        return f"{begin}; {streams}"
+
+    def _rhythm(self) -> LoopConfig:
+        training = self._recipe.training
+        return LoopConfig(
+            total=self._total,
+            log_every=training.log_every,
+            evaluate_every=training.evaluate_every or max(1, math.ceil(self._total / 10)),
+            save_every=self._recipe.checkpoint.every,
+            skips_allowed=training.skips_allowed,
+        )
+
+    def _writer(self) -> MetricWriter:
+        writers: list[MetricWriter] = [JsonlWriter(self._run.metrics)]
+        reporting = self._recipe.reporting
+        if reporting.tensorboard:
+            writers.append(TensorBoardWriter(self._run.path / "tensorboard"))
+        if reporting.wandb_project is not None:
+            writers.append(WandbWriter(reporting.wandb_project, self._recipe.name, self._run.path))
+        return CombinedWriter(writers)
+
+    def _make_batch(self, step: int):
+        return {name: put_batch(batches.batch(step), self._assembly.mesh) for name, batches in self._batches.items()}
+
+    def _note_signal(self, name: str) -> None:
+        self._stop_signal = name
+        self._progress.message(f"{name}: finishing this step and saving; once more stops at once")
+
+    # --- The hooks of the loop ---
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows and writes training metrics."""
+        self._progress.update(step, metrics)
+        self._writers.write(step, "train", metrics)
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Runs all evaluations; a step that is the best so far is saved at once."""
+        if not self._evaluators or any(row["step"] == step for row in self._history):
+            return
+        row: dict[str, Any] = {"step": step}
+        for name, evaluator in self._evaluators.items():
+            row |= {f"{name}.{metric}": value for metric, value in evaluator(state.parameters).items()}
+        self._history.append(row)
+        numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+        self._writers.write(step, "evaluation", numbers)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self._progress.message(f"step {step}: {shown}")
+        if self._best() == step:
+            self.save(step, state)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begins to write a checkpoint, unless this step has one."""
+        if step in self._saved:
+            return
+        best = self._best()
+        newest = sorted({*self._saved, step})[-self._recipe.checkpoint.keep :]
+        kept = {*newest, *([best] if best is not None else [])}
+
+        def name_best() -> None:
+            if best is not None:
+                metric = self._recipe.checkpoint.best
+                value = next(row[metric] for row in self._history if row["step"] == best)
+                self._run.write_best(best, metric, value)
+
+        progress = {"history": list(self._history)}
+        self._run.checkpoints.save(step, state.parameters, _training_items(state), progress, kept, name_best)
+        self._saved = sorted(kept)
+
+    def should_stop(self) -> bool:
+        """Whether the recipe's early stopping says so."""
+        config = self._recipe.training.early_stopping
+        return config is not None and should_stop(self._history, config, self._lower(config.metric))
+
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self._stop_signal is not None
+
+    def _best(self) -> int | None:
+        metric = self._recipe.checkpoint.best
+        return None if metric is None else best_step(self._history, metric, self._lower(metric))
+
+    def _lower(self, metric: str) -> bool:
+        return lower_is_better(self._recipe, self._assembly.objectives, metric)
+
+    def _finish(self, step: int, parameters: int) -> dict[str, Any]:
+        used = self._run.used_step()
+        summary = {
+            "name": self._recipe.name,
+            "run_dir": str(self._run.path),
+            "parameters": parameters,
+            "steps": step,
+            "stopped_early": step < self._total,
+            "used_step": used,
+            "evaluation": _by_evaluation(self._history, used),
+            "seconds": round(time.time() - self._started, 2),
+        }
+        write_run_report(self._run, self._recipe, summary, self._history, self._labels())
+        self._run.write_summary(summary)
+        return summary
+
+    def _labels(self) -> dict[str, tuple[str, ...]]:
+        """Labels of each evaluation of a classifier."""
+        objectives = {name: self._assembly.objectives[e.stream or name] for name, e in self._recipe.evaluation.items()}
+        return {name: objective.labels for name, objective in objectives.items() if objective.labels}
+
+
+def _by_evaluation(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
+    for name, value in next((row for row in history if row["step"] == step), {}).items():
+        if "." in name:
+            evaluation, _, metric = name.partition(".")
+            out.setdefault(evaluation, {})[metric] = value
+    return out
+
+
+def _training_items(state: TrainState) -> dict[str, Any]:
+    return {"optimizer": state.optimizer, "step": state.step, "seed": state.seed}
+
+
+class _signals:
+    """Turns the first SIGINT or SIGTERM into a note; a second one acts as it did before."""
+
+    _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+    def __init__(self, note):
+        self._note, self._old = note, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._old = {number: signal.signal(number, self._receive) for number in self._NAMES}
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._restore()
+        self._note(self._NAMES[signal.Signals(number)])
+
+    def _restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """What `jaxft train --dry-run` tells.
+
+    Attributes:
+      recipe: resolved.
+      parameters: number of trained numbers, by part of the model.
+      batches: shapes by stream and array.
+      tokens_per_step: places for tokens in all batches of a step.
+      steps: of the whole run.
+    """
+
+    recipe: Recipe
+    parameters: dict[str, int]
+    batches: dict[str, dict[str, tuple[int, ...]]]
+    tokens_per_step: int
+    steps: int
+
+
+def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun:
+    """Resolves a recipe and makes its first batch, without a run directory and without training.
+
+    Raises:
+      JaxftError: whatever `train` would raise before its first step.
+    """
+    assembly = assemble(*load_recipe(recipe, overrides))
+    batches = assembly.batches()
+    assembly.evaluators()
+    first = {name: stream.batch(0) for name, stream in batches.items()}
+    shapes, _ = abstract_parameters(assembly.model)
+    parts = {f"trunk/{name}": tree for name, tree in shapes["trunk"].items()}
+    parts |= {name: tree for name, tree in shapes.items() if name != "trunk"}
+    return DryRun(
+        recipe=assembly.recipe,
+        parameters={name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()},
+        batches={name: {key: array.shape for key, array in batch.items()} for name, batch in first.items()},
+        tokens_per_step=sum(batch["token_ids"].size for batch in first.values()),
+        steps=assembly.total_steps(batches),
+    )
