@@ -41,6 +41,14 @@ def spec_of(axes: tuple[str | None, ...]) -> PartitionSpec:
     return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
 
 
+def is_split(axis: str) -> bool:
+    """Whether the mesh in use splits this logical axis."""
+    mesh, names = jax.sharding.get_abstract_mesh(), RULES[axis]
+    if mesh.empty or names is None:
+        return False
+    return any(mesh.shape[name] > 1 for name in ((names,) if isinstance(names, str) else names))
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Asks the compiler to lay an activation out by its logical axes; outside a mesh it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -85,26 +85,27 @@ def run_loop(
     step = first
     for batch in batches:
         state, metrics = train_step(state, batch)
+        if step == first:
+            meter.restart_clock()  # the first call compiled
         step += 1
         meter.add(step, metrics)
-        last = step == config.total
-        if step % config.log_every == 0 or last:
-            # The newest step may still run on the device; the one before has finished or will have very soon.
-            for at, values in meter.report(include_newest=last):
-                hooks.log(at, values)
         stop = hooks.interrupted()
-        # The order matters: the checkpoint remembers the evaluation of its own step.
-        if step % config.evaluate_every == 0 or last:
-            hooks.evaluate(step, state)
-            meter.restart_clock()
-            stop = stop or hooks.should_stop()
-        if step % config.save_every == 0 or last or stop:
-            # All metrics up to a checkpoint are written before it: a resumed run appends from there.
-            for at, values in meter.report(include_newest=True):
+        evaluates = step % config.evaluate_every == 0 or step == config.total
+        saves = step % config.save_every == 0 or step == config.total or stop
+        # Between pauses the newest step may still run on the device, so only those before it are read.
+        if evaluates or saves or (step - 1) % config.log_every == 0:
+            for at, values in meter.report(include_newest=evaluates or saves):
                 hooks.log(at, values)
+        # The order matters: the checkpoint remembers the evaluation of its own step.
+        if evaluates:
+            hooks.evaluate(step, state)
+            stop = stop or hooks.should_stop()
+        if saves or stop:
             hooks.save(step, state)
         if stop:
             break
+        if evaluates or saves:
+            meter.restart_clock()
     return step, state
 
 

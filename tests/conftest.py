@@ -1,0 +1,34 @@
+"""What all tests share: real data, a cache for compiled programs, and a small machine."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Small programs are cached too, so that a second run of the suite, and every process it starts, compiles little.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The directory with the real data that tests read."""
+    directory = pathlib.Path(os.environ.get("JAXFT_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not directory.is_dir():
+        pytest.skip(f"the test data is not at {directory}; set JAXFT_TEST_DATA to its directory")
+    return directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_directory(tmp_path_factory: pytest.TempPathFactory):
+    """A cache of the session's own, so that no test reads what an earlier run of the suite left."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXFT_CACHE", str(directory))
+        yield directory
