@@ -30,7 +30,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     _log_to_standard_error()
     try:
         options.verb(options)
@@ -45,6 +45,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The words of the command; overrides may also stand after options, where argparse does not look for them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not (hasattr(options, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _log_to_standard_error() -> None:

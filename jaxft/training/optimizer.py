@@ -12,6 +12,7 @@ import optax
 import optax.contrib
 
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.training.matrices import is_table, matrix_shape, on_matrices
 
 # Biases, the scales of norms, and nothing else, as in BERT.
 NO_DECAY = ("bias$", "scale$")
@@ -101,13 +102,13 @@ def make_optimizer(
         muon = optax.contrib.muon(
             schedule, beta=config.b1, weight_decay=config.weight_decay, weight_decay_mask=mask,
             adam_b1=config.b1, adam_b2=config.b2, adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=jax.tree.map(_muon_axes, _matrix_shapes(parameters, axes), _stacked(axes)),
+            muon_weight_dimension_numbers=jax.tree.map(_muon_axes, parameters, axes),
             # Updates as large as AdamW's, so that one learning rate serves both halves (Liu et al. 2025, arXiv 2502.16982).
             consistent_rms=0.2,
         )  # fmt: skip
-        return _on_matrices(muon, axes)
+        return on_matrices(muon, axes)
     if config.name == "adafactor":
-        scaling = _on_matrices(
+        scaling = on_matrices(
             optax.chain(
                 optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
             ), axes,
@@ -123,57 +124,9 @@ def make_optimizer(
     )
 
 
-# --- Kernels as matrices -------------------------------------------------------------------------------------------
-# A kernel like `(layers, embed, heads, head_dim)` is a stack of matrices from `embed` to `heads * head_dim`. Optimizers that look at
-# matrices see it as `(layers, inputs, outputs)`.
-
-
-def _input_count(names: tuple[str | None, ...]) -> int:
-    """Number of input axes of a kernel with these axes (without `layers`)."""
-    return 1 if names[0] == "embed" else len(names) - 1
-
-
-def _matrix_shape(shape: tuple[int, ...], spec) -> tuple[int, ...]:
-    names = tuple(spec)
-    lead = 1 if names and names[0] == "layers" else 0
-    if len(names) - lead < 2:
-        return shape
-    split = lead + _input_count(names[lead:])
-    flat = [1, 1]
-    for place, size in enumerate(shape[lead:], lead):
-        flat[place >= split] *= size
-    return (*shape[:lead], *flat)
-
-
-def _matrix_shapes(tree, axes):
-    return jax.tree.map(lambda x, spec: jax.ShapeDtypeStruct(_matrix_shape(x.shape, spec), x.dtype), tree, axes)
-
-
-def _as_matrices(tree, axes):
-    return jax.tree.map(lambda x, spec: x.reshape(_matrix_shape(x.shape, spec)), tree, axes)
-
-
-def _stacked(axes):
-    """Per parameter: 'table' where it is an embedding or belongs to the vocabulary, else whether it is stacked."""
-    is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)  # noqa: E731
-    lookup = {"vocab", "position", "token_type", "buckets", "labels"}
-    return jax.tree.map(lambda spec: "table" if lookup & set(spec) else spec[:1] == ("layers",), axes, is_leaf=is_spec)
-
-
-def _muon_axes(matrix, stacked):
-    if stacked == "table" or len(matrix.shape) - bool(stacked) != 2:
+def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of the matrix view are a matrix; None for what Muon leaves to AdamW: vectors and tables."""
+    stacked = spec[:1] == ("layers",)
+    if is_table(spec) or len(matrix_shape(parameter.shape, spec)) - stacked != 2:
         return None
-    return optax.contrib.MuonDimensionNumbers(int(stacked), int(stacked) + 1)
-
-
-def _on_matrices(inner: optax.GradientTransformation, axes) -> optax.GradientTransformation:
-    """`inner`, which sees every kernel as a matrix or a stack of matrices."""
-
-    def init(parameters):
-        return inner.init(_as_matrices(parameters, axes))
-
-    def update(updates, state, parameters=None):
-        matrices, state = inner.update(_as_matrices(updates, axes), state, _as_matrices(parameters, axes))
-        return jax.tree.map(lambda new, old: new.reshape(old.shape), matrices, updates), state
-
-    return optax.GradientTransformation(init, update)
+    return optax.contrib.MuonDimensionNumbers(int(stacked), 1 + int(stacked))

@@ -8,9 +8,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft.models.model import Model, abstract_parameters, initialize
 from jaxft.parallel.sharding import parameter_shardings, replicated
+from jaxft.training.matrices import matrix_shape, matrix_spec
 
 
 @flax.struct.dataclass
@@ -41,18 +43,31 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: 
     """
     shapes, axes = abstract_parameters(model)
     shardings = parameter_shardings(axes, shapes, mesh)
-    whole = replicated(mesh)
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    moments = _laid_out_moments(jax.eval_shape(optimizer.init, shapes), shapes, axes, shardings, mesh)
+    return TrainState(scalar, scalar, jax.tree.map(_struct, shapes, shardings), moments)
 
-    def like(leaf, parameter, sharding):
-        # Factored moments have other shapes than their parameter and are small.
-        return _struct(leaf, sharding if leaf.shape == parameter.shape else whole)
 
-    optimizer_shapes = optax.tree_map_params(
-        optimizer, like, jax.eval_shape(optimizer.init, shapes), shapes, shardings,
-        transform_non_params=lambda leaf: _struct(leaf, whole),
-    )  # fmt: skip
-    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return TrainState(scalar, scalar, jax.tree.map(_struct, shapes, shardings), optimizer_shapes)
+def _laid_out_moments(moments, shapes, axes, shardings, mesh: jax.sharding.Mesh):
+    """Moments lie as their parameters do, also where an optimizer holds them as matrices; what is neither is small.
+
+    Optimizers keep trees of the parameters' structure somewhere inside their state, so a moment is known by the end of its path.
+    """
+    known = {}
+    leaves = zip(*(jax.tree_util.tree_leaves_with_path(tree) for tree in (shapes, axes, shardings)), strict=True)
+    for (path, shape), (_, spec), (_, sharding) in leaves:
+        matrix = NamedSharding(mesh, matrix_spec(_padded(sharding.spec, len(shape.shape)), spec))
+        known[path] = {matrix_shape(shape.shape, spec): matrix, shape.shape: sharding}
+
+    def lay_out(path, leaf):
+        owner = next((path[i:] for i in range(len(path)) if path[i:] in known), None)
+        return _struct(leaf, known.get(owner, {}).get(leaf.shape, replicated(mesh)))
+
+    return jax.tree_util.tree_map_with_path(lay_out, moments)
+
+
+def _padded(spec: PartitionSpec, length: int) -> PartitionSpec:
+    return PartitionSpec(*spec, *[None] * (length - len(spec)))
 
 
 def _struct(leaf, sharding) -> jax.ShapeDtypeStruct:

@@ -18,7 +18,7 @@ import jax
 from jaxft.data.batches import StreamBatches
 from jaxft.data.embedded import cache_directory
 from jaxft.data.packing import plan_rows
-from jaxft.data.sources import Row, SourceConfig, read_rows, source_fingerprint, text_column
+from jaxft.data.sources import Row, SourceConfig, read_rows, resolve_paths, source_fingerprint, text_column
 from jaxft.data.store import TokenStore, fingerprint_of, open_or_build
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from jaxft.errors import InvalidField, RecipeError
@@ -129,6 +129,7 @@ def assemble(recipe: Recipe, document: Document, run_tokenizer: pathlib.Path | N
     """
     directory = pathlib.Path(recipe.data.directory or pathlib.Path(document.name).parent).absolute()
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, directory=str(directory)))
+    _check_sources(recipe, document, directory)
     pretrained = open_pretrained(recipe.model.pretrained) if recipe.model.pretrained is not None else None
     tokenizer = _tokenizer(recipe, directory, pretrained, run_tokenizer)
     config = _model_config(recipe, document, pretrained, tokenizer)
@@ -150,6 +151,18 @@ def assemble(recipe: Recipe, document: Document, run_tokenizer: pathlib.Path | N
         pretrained=pretrained,
         source_fingerprints=_fingerprints(recipe, directory),
     )
+
+
+def _check_sources(recipe: Recipe, document: Document, directory: pathlib.Path) -> None:
+    """Names the key of a source whose files are not there, before anything is read."""
+    sections = [("streams", name, stream.source) for name, stream in recipe.streams.items()]
+    sections += [("evaluation", name, section.source) for name, section in recipe.evaluation.items()]
+    for section, name, sources in sections:
+        for source in sources:
+            try:
+                resolve_paths(source, directory)
+            except RecipeError as error:
+                fail(document, (section, name, "source"), str(error))
 
 
 def _rows(sources: tuple[SourceConfig, ...], directory: pathlib.Path) -> Iterator[Row]:

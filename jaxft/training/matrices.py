@@ -1,0 +1,67 @@
+"""Kernels as matrices, for optimizers that look at matrices.
+
+A kernel like `(layers, embed, heads, head_dim)` is a stack of matrices from `embed` to `heads * head_dim`; these functions see it as
+`(layers, inputs, outputs)`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import optax
+from jax.sharding import PartitionSpec
+
+_TABLE_AXES = {"vocab", "position", "token_type", "buckets", "labels"}
+
+
+def is_table(spec: PartitionSpec) -> bool:
+    """Whether a parameter with these logical axes is an embedding or an output over a vocabulary or labels."""
+    return bool(_TABLE_AXES & set(spec))
+
+
+def _groups(spec: PartitionSpec) -> list[slice]:
+    """The axes of a kernel that make up each axis of its matrix view; one each where it is no kernel."""
+    names = tuple(spec)
+    lead = int(names[:1] == ("layers",))
+    if len(names) - lead < 2:
+        return [slice(i, i + 1) for i in range(len(names))]
+    # Kernels read `embed` or write it; what reads it has it first.
+    split = lead + 1 if names[lead] == "embed" else len(names) - 1
+    return [*(slice(i, i + 1) for i in range(lead)), slice(lead, split), slice(split, len(names))]
+
+
+def matrix_shape(shape: tuple[int, ...], spec: PartitionSpec) -> tuple[int, ...]:
+    """Shape of the matrix view: `(inputs, outputs)`, with `layers` before it where stacked; vectors stay as they are."""
+    return tuple(math.prod(shape[group]) for group in _groups(spec))
+
+
+def matrix_spec(laid: PartitionSpec, spec: PartitionSpec) -> PartitionSpec:
+    """How the matrix view lies on the mesh where the parameter lies as `laid`: by the major axis of each group.
+
+    Args:
+      laid: over mesh axes, as long as `spec`.
+      spec: over logical axes.
+    """
+    return PartitionSpec(*(laid[group.start] for group in _groups(spec)))
+
+
+def on_matrices(inner: optax.GradientTransformation, axes) -> optax.GradientTransformation:
+    """`inner`, which sees every kernel as a matrix or a stack of matrices.
+
+    Args:
+      inner: any gradient transformation.
+      axes: tree of PartitionSpec over logical axes, of the structure of the parameters.
+    """
+
+    def view(tree):
+        return jax.tree.map(lambda x, spec: x.reshape(matrix_shape(x.shape, spec)), tree, axes)
+
+    def init(parameters):
+        return inner.init(view(parameters))
+
+    def update(updates, state, parameters=None):
+        matrices, state = inner.update(view(updates), state, view(parameters))
+        return jax.tree.map(lambda new, old: new.reshape(old.shape), matrices, updates), state
+
+    return optax.GradientTransformation(init, update)

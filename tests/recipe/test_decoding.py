@@ -1,0 +1,86 @@
+"""Strict decoding: every mistake names its place, its key, what was found and what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from jaxft.errors import InvalidField, RecipeError
+from jaxft.recipe.decoding import decode, encode
+from jaxft.recipe.reading import parse_document
+
+
+@dataclasses.dataclass(frozen=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    radius: float = 1.0
+
+    def __post_init__(self):
+        if self.radius <= 0:
+            raise InvalidField("radius", f"must be positive, found {self.radius}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    kind: Literal["square"] = "square"
+    side: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    title: str
+    shapes: dict[str, Circle | Square]
+    layers: tuple[int, ...] = ()
+    visible: bool = True
+    scale: float | None = None
+    colour: Literal["red", "green"] = "red"
+
+
+GOOD = "title: t\nshapes:\n  a: {kind: circle, radius: 2}\n  b: {kind: square, side: 3}\nlayers: [1, 2]\nscale: 3e-4\n"
+
+
+def test_values_arrive_with_their_types():
+    drawing = decode(parse_document(GOOD, "d.yaml"), Drawing)
+    assert drawing == Drawing("t", {"a": Circle(radius=2.0), "b": Square(side=3)}, (1, 2), True, 3e-4, "red")
+    assert isinstance(drawing.shapes["a"].radius, float)
+
+
+def test_a_single_value_stands_for_a_list_of_one():
+    assert decode(parse_document("title: t\nshapes: {}\nlayers: 7\n", "d.yaml"), Drawing).layers == (7,)
+
+
+def test_encoding_decodes_to_the_same():
+    import yaml
+
+    drawing = decode(parse_document(GOOD, "d.yaml"), Drawing)
+    assert decode(parse_document(yaml.safe_dump(encode(drawing)), "again.yaml"), Drawing) == drawing
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title: t\nshape: {}\n", ["d.yaml:2: shape: unknown key", "did you mean shapes?"]),
+        ("shapes: {}\n", ["d.yaml: recipe: the key title is missing"]),
+        ("title: 3\nshapes: {}\n", ["d.yaml:1: title: expected text, found 3", 'quote it: "3"']),
+        ("title: t\nshapes: {}\nlayers: [1, x]\n", ["d.yaml:3: layers.1: expected a whole number, found 'x'"]),
+        ("title: t\nshapes: {}\nlayers: 1.5\n", ["layers.0: expected a whole number, found 1.5"]),
+        ("title: t\nshapes: {}\nvisible: 1\n", ["d.yaml:3: visible: expected true or false, found 1"]),
+        ("title: t\nshapes: {}\nscale: true\n", ["d.yaml:3: scale: expected a number, found True"]),
+        ("title: t\nshapes: {}\ncolour: gren\n", ["expected one of red, green, found 'gren'; did you mean green?"]),
+        ("title: t\nshapes: {a: {kind: circl}}\n", ["d.yaml:2: shapes.a.kind", "did you mean circle?"]),
+        ("title: t\nshapes: {a: {radius: 1}}\n", ["shapes.a: expected a mapping with `kind`, one of circle, square"]),
+        ("title: t\nshapes: {a: {kind: square, radius: 1}}\n", ["shapes.a.radius: unknown key"]),
+        ("title: t\nshapes:\n  a:\n    kind: circle\n    radius: -1\n", ["d.yaml:5: shapes.a.radius: must be positive, found -1.0"]),
+        ("title: t\nshapes: {'a b': {kind: circle}}\n", ["shapes.a b: a name consists of letters"]),
+        ("title: t\nshapes: 3\n", ["d.yaml:2: shapes: expected names with values, found 3"]),
+        ("title: t\nshapes:\n", ["d.yaml:2: shapes: expected names with values, found nothing"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(text, said):
+    with pytest.raises(RecipeError) as error:
+        decode(parse_document(text, "d.yaml"), Drawing)
+    for part in said:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
