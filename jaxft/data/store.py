@@ -84,7 +84,7 @@ def _build(directory, rows, fields, tokenizer, said: str) -> None:
     try:
         lengths, shards = _write_shards(partial, _records(rows, fields, tokenizer))
         if not lengths:
-            raise DataError(f"{said}: no examples; the source has rows, but none holds a token" if shards else f"{said}: no examples")
+            raise DataError(f"{said}: no examples")
         np.save(partial / "lengths.npy", np.asarray(lengths, np.int32))
         (partial / "store.json").write_text(json.dumps({"format": FORMAT, "shards": shards}))
         with contextlib.suppress(OSError):  # another process was first: its store is the same

@@ -107,8 +107,10 @@ def _reference(query, key, value, mask, scale, soft_cap, dropout_rate, dropout_k
 def _xla(query, key, value, mask, scale):
     """`jax.nn.dot_product_attention`, which averages over all keys where a query sees none: zeroed here."""
     visible = mask.dense(query.shape[1], key.shape[1])
-    bias = None if mask.bias is None else mask.bias.astype(query.dtype)
-    output = jax.nn.dot_product_attention(query, key, value, bias=bias, mask=visible, scale=scale, implementation="xla")
+    # The bias stays float32, as the scores are: in bfloat16 neighbours at a long distance would share one value.
+    output = jax.nn.dot_product_attention(
+        query, key, value, bias=mask.bias, mask=visible, scale=scale, implementation="xla"
+    )
     if visible is None:
         return output
     sees = jnp.moveaxis(visible.any(-1), 1, 2)[..., None]

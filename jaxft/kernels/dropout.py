@@ -24,4 +24,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
     # Halves side by side along the last axis, not interleaved: no shuffle of lanes.
     halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., : x.shape[-1]]
-    return jnp.where(halves >= threshold, x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))
+    # Scaled in float32: a scale rounded to bfloat16 would shift the expectation.
+    scaled = (x.astype(jnp.float32) / keep).astype(x.dtype)
+    return jnp.where(halves >= threshold, scaled, jnp.zeros((), x.dtype))

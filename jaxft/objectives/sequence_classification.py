@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -79,8 +80,8 @@ def find_labels(rows: Iterable[Row], column: str, said: str) -> tuple[str, ...]:
     if len(labels) < 2:
         found = f"only the label {labels.pop()!r}" if labels else "no examples"
         raise DataError(f"{said}: column {column!r} holds {found}; a classifier needs at least two labels")
-    if all(label.lstrip("-").isdigit() for label in labels):
-        return tuple(sorted(labels, key=int))
+    if all(re.fullmatch("-?[0-9]+", label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))  # `01` and `1` are two labels
     return tuple(sorted(labels))
 
 

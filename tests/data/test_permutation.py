@@ -17,7 +17,7 @@ def test_every_element_is_hit_once(size):
 
 
 def test_large_sizes_stay_bijective():
-    size = 2**20 + 7
+    size = 2**17 + 7
     found = permute(np.arange(size), size, (5,))
     assert found.min() == 0 and found.max() == size - 1
     assert np.bincount(found).max() == 1
@@ -67,19 +67,19 @@ def test_other_seeds_and_sizes_give_other_permutations():
 
 @pytest.mark.parametrize("size", [7, 16, 24])
 def test_each_element_goes_everywhere_equally_often(size):
-    seeds = 3000
+    seeds = 1500
     places = np.stack([permute(np.arange(size), size, (seed, 0)) for seed in range(seeds)])
     for element in range(size):
         assert stats.chisquare(np.bincount(places[:, element], minlength=size)).pvalue > 1e-6, element
 
 
 def test_neighbours_do_not_stay_together():
-    size, seeds = 12, 4000
+    size, seeds = 60, 2000
     places = np.stack([permute(np.arange(size), size, (seed,)) for seed in range(seeds)])
     distance = (places[:, 1:] - places[:, :-1]) % size
     counts = np.bincount(distance.ravel(), minlength=size)
     assert counts[0] == 0
-    assert counts[1:] == pytest.approx(np.full(size - 1, counts.sum() / (size - 1)), rel=0.06)
+    assert counts[1:] == pytest.approx(np.full(size - 1, counts.sum() / (size - 1)), rel=0.11)
 
 
 def test_rises_and_falls_as_a_random_order_does():

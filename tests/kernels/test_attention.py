@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from jaxft.kernels.attention import attention, choose
+from jaxft.kernels import attention as kernels
+from jaxft.kernels.attention import choose
 from jaxft.kernels.masks import AttentionMask
+
+attention = jax.jit(kernels.attention, static_argnames=("scale", "soft_cap", "dropout_rate", "implementation"))
 
 BATCH, HEADS, WIDTH = 2, 4, 8
 QUERY_SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 0], [1, 1, 2, 2, 3, 3, 4]], np.int32)
@@ -79,24 +82,25 @@ def make_mask(described: dict, query_length: int, key_length: int) -> AttentionM
     return mask
 
 
-@pytest.mark.parametrize(("kv_heads", "key_length"), [(4, 7), (2, 9), (1, 7)])
-@pytest.mark.parametrize("described", MASKS.values(), ids=MASKS.keys())
-def test_xla_is_the_reference_in_values_and_gradients(described, kv_heads, key_length):
+# Every mask with grouped heads over another length; some also with as many keys as queries, and with one key head.
+SHAPES = [(name, 2, 9) for name in MASKS] + [("everything", 1, 7), ("everything", 4, 9), ("causal window", 4, 7)]
+
+
+@pytest.mark.parametrize(("name", "kv_heads", "key_length"), SHAPES)
+def test_xla_is_the_reference_in_values_and_gradients(name, kv_heads, key_length):
     inputs = arrays(7, key_length, kv_heads)
-    mask = make_mask(described, 7, key_length)
-    toward = jnp.asarray(np.random.default_rng(9).normal(size=inputs[0].shape), jnp.float32)
+    mask = make_mask(MASKS[name], 7, key_length)
+    toward = np.random.default_rng(9).normal(size=inputs[0].shape)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(implementation, inputs, bias):
-        def weighted(inputs, bias):
-            out = attention(*inputs, mask.replace(bias=bias), scale=0.4, implementation=implementation)
-            return (out * toward).sum(), out
+    def weighted(inputs, bias, implementation):
+        out = attention(*inputs, mask.replace(bias=bias), scale=0.4, implementation=implementation)
+        return (out * toward).sum(), out
 
-        return jax.grad(weighted, argnums=(0, 1), has_aux=True, allow_int=True)(inputs, bias)
-
-    for ours, theirs in zip(*(jax.tree.leaves(run(name, inputs, mask.bias)) for name in ("xla", "reference")), strict=True):
-        assert np.isfinite(theirs).all()
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    run = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True), static_argnums=2)
+    ours, theirs = (jax.tree.leaves(run(inputs, mask.bias, kind)) for kind in ("xla", "reference"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "xla"])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from jaxft.kernels.projection import project
 
@@ -25,7 +26,8 @@ def draw(*shapes):
 
 
 def gradients(product, x, kernel, toward):
-    return jax.grad(lambda x, kernel: (product(x, kernel).astype(jnp.float32) * toward).sum(), (0, 1))(x, kernel)
+    """Those of `x` and of the kernel, where `toward` is the gradient of the product."""
+    return jax.jit(jax.grad(lambda x, kernel: (product(x, kernel).astype(jnp.float32) * toward).sum(), (0, 1)))(x, kernel)
 
 
 @pytest.mark.parametrize(("x_shape", "kernel_shape", "contracted", "letters"), CASES)
@@ -84,17 +86,9 @@ def dots(jaxpr) -> list:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             found.append(equation)
-        for inner in jax.core.jaxprs_in_params(equation.params) if hasattr(jax.core, "jaxprs_in_params") else _inner(equation):
+        for inner in jaxprs_in_params(equation.params):
             found += dots(inner)
     return found
-
-
-def _inner(equation):
-    for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "jaxpr") or hasattr(v, "eqns")):
-        if hasattr(value, "jaxpr"):
-            yield value.jaxpr
-        elif hasattr(value, "eqns"):
-            yield value
 
 
 @pytest.mark.parametrize(("x_shape", "kernel_shape", "contracted", "letters"), CASES)
