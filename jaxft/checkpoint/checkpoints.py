@@ -44,8 +44,8 @@ class CheckpointConfig:
 class Checkpoints:
     """The directory `checkpoints/` of a run, each step in `checkpoints/<step>/`.
 
-    A step holds `parameters` and `training` (optimizer, step, seed) as Orbax wrote them, `progress` (JSON: the arrays' shapes and
-    dtypes and what the run wants to remember), and the manifest, which comes last.
+    A step holds `parameters` and `training` (optimizer, step, seed) as Orbax wrote them, `progress` (JSON: the arrays'
+    shapes and dtypes and what the run wants to remember), and the manifest, which comes last.
     """
 
     def __init__(self, directory: pathlib.Path):
@@ -101,7 +101,9 @@ class Checkpoints:
             )
         except (OSError, ValueError) as error:
             raise CheckpointError(f"checkpoint {target} could not be written: {error}") from error
-        self._finishing = threading.Thread(target=self._finish, args=(target, kept | {step}, on_complete), name="checkpoint")
+        self._finishing = threading.Thread(
+            target=self._finish, args=(target, kept | {step}, on_complete), name="checkpoint"
+        )
         self._finishing.start()
 
     def _finish(self, target: pathlib.Path, kept: set[int], on_complete: Callable[[], None]) -> None:
@@ -148,7 +150,9 @@ class Checkpoints:
                 return step
             _logger.warning("checkpoint %s is left out: %s", self.directory / str(step), problem)
         if steps:
-            raise CheckpointError(f"no checkpoint in {self.directory} is whole: {len(steps)} of {len(steps)} are damaged")
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} is whole: {len(steps)} of {len(steps)} are damaged"
+            )
         return None
 
     def verify(self, step: int) -> None:
@@ -164,7 +168,9 @@ class Checkpoints:
         """What `save` was given to remember, and `arrays`."""
         return self._restore(step, progress=ocp.args.JsonRestore())["progress"]
 
-    def restore(self, step: int, parameters, training: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any] | None]:
+    def restore(
+        self, step: int, parameters, training: Mapping[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any] | None]:
         """Reads a step into the shapes, dtypes and shardings asked for.
 
         Args:
@@ -197,10 +203,14 @@ class Checkpoints:
         if missing := sorted(set(asked) - set(saved)):
             raise CheckpointError(f"checkpoint {where} has no array {missing[0]} {_shown(asked[missing[0]])}")
         if extra := sorted(set(saved) - set(asked)):
-            raise CheckpointError(f"checkpoint {where} has an array {extra[0]} {_shown(saved[extra[0]])} that this run has not")
+            raise CheckpointError(
+                f"checkpoint {where} has an array {extra[0]} {_shown(saved[extra[0]])} that this run has not"
+            )
         for name, described in asked.items():
             if list(saved[name]) != described:
-                raise CheckpointError(f"checkpoint {where}: {name} is {_shown(saved[name])}, expected {_shown(described)}")
+                raise CheckpointError(
+                    f"checkpoint {where}: {name} is {_shown(saved[name])}, expected {_shown(described)}"
+                )
 
 
 def described_arrays(arrays: Mapping[str, list], sharding=None) -> dict:

@@ -1,7 +1,7 @@
 """Checksums of a checkpoint's files.
 
-Orbax notices missing and truncated files but restores flipped bytes silently. A manifest is written when a checkpoint is complete,
-so that a checkpoint without one is not complete.
+Orbax notices missing and truncated files but restores flipped bytes silently. A manifest is written when a checkpoint
+is complete, so that a checkpoint without one is not complete.
 """
 
 from __future__ import annotations

@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training_verbs(verb)
     _add_using_verbs(verb)
-    tokenizers = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(required=True, metavar="VERB")
+    tokenizers = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(
+        required=True, metavar="VERB"
+    )
     _add_tokenizer_training(verb("train", verbs.tokenizer_train, "Train a SentencePiece tokenizer.", tokenizers))
     recipes = subparsers.add_parser("recipes", help="the recipes that come with jaxft").add_subparsers(
         required=True, metavar="VERB"
@@ -101,7 +103,7 @@ def _add_training_verbs(verb) -> None:
     quickstart = verb(
         "quickstart",
         verbs.quickstart,
-        "Pretrain a small encoder on the documentation inside Python, fine-tune it one-way and bidirectionally, compare.",
+        "Pretrain a small encoder on the documentation inside Python, fine-tune it both ways, compare.",
     )
     quickstart.add_argument("--run-dir", default="runs/quickstart", help="where to write (default: %(default)s)")
     quickstart.add_argument("--quiet", action="store_true", help="no progress on standard error")
@@ -144,7 +146,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="directory of a run")
-    parser.add_argument("--step", type=int, help="which checkpoint (default: the best where the recipe names one, else the last)")
+    parser.add_argument(
+        "--step", type=int, help="which checkpoint (default: the best where the recipe names one, else the last)"
+    )
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ from jaxft.reporting.tables import text_table
 
 def quickstart(options: argparse.Namespace) -> None:
     """`jaxft quickstart`"""
-    from jaxft.workflows.quickstart import describe, quickstart
+    from jaxft.workflows.quickstart import quickstart
+    from jaxft.workflows.quickstart_report import describe
 
     result = quickstart(options.run_dir, options.quiet)
     print(_json(result) if options.json else describe(result))
@@ -52,7 +53,11 @@ def _dry_run(options: argparse.Namespace) -> None:
     print(text)
     total = sum(plan.parameters.values())
     print(text_table(("part", "parameters"), [*plan.parameters.items(), ("all", total)]))
-    rows = [(stream, name, " x ".join(map(str, shape))) for stream, arrays in plan.batches.items() for name, shape in arrays.items()]
+    rows = [
+        (stream, name, " x ".join(map(str, shape)))
+        for stream, arrays in plan.batches.items()
+        for name, shape in arrays.items()
+    ]
     print("\n" + text_table(("stream", "array", "shape"), rows))
     print(f"\n{plan.tokens_per_step} tokens per step, {plan.steps} steps")
 
@@ -84,7 +89,8 @@ def tokenizer_train(options: argparse.Namespace) -> None:
     if options.json:
         print(_json(result))
     else:
-        print(f"{result['output']}: {result['vocab_size']} tokens, {result['characters_per_token']:.2f} characters each on its own text")
+        density = f"{result['characters_per_token']:.2f} characters each on its own text"
+        print(f"{result['output']}: {result['vocab_size']} tokens, {density}")
 
 
 def recipes_list(options: argparse.Namespace) -> None:
@@ -128,7 +134,12 @@ def doctor(options: argparse.Namespace) -> None:
 
 
 def _evaluation_table(evaluation: dict[str, dict[str, Any]], title: str) -> str:
-    rows = [(name, metric, value) for name, ms in evaluation.items() for metric, value in ms.items() if isinstance(value, float)]
+    rows = [
+        (name, metric, value)
+        for name, ms in evaluation.items()
+        for metric, value in ms.items()
+        if isinstance(value, float)
+    ]
     return text_table(("evaluation", f"metric {title}", "value"), rows) if rows else "no evaluation"
 
 

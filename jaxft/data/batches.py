@@ -18,7 +18,7 @@ class MakeRow(Protocol):
     """Makes one row of a batch from the pieces that share it; a pure function of its arguments."""
 
     def __call__(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
-        """Arrays of fixed shapes, without the batch axis, from records (tokens already cut) and a generator for each."""
+        """Arrays of fixed shapes without the batch axis, from records (already cut) and a generator for each."""
 
 
 @dataclasses.dataclass(frozen=True)

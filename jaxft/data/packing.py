@@ -76,7 +76,9 @@ def split_records(lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.nda
     return records, offsets, ends - offsets
 
 
-def plan_rows(lengths: np.ndarray, capacity: int, overhead: int, *, pack: bool, truncate: bool, seed: int = 0) -> RowPlan:
+def plan_rows(
+    lengths: np.ndarray, capacity: int, overhead: int, *, pack: bool, truncate: bool, seed: int = 0
+) -> RowPlan:
     """Plans the rows of a store.
 
     Args:
@@ -107,8 +109,8 @@ def plan_rows(lengths: np.ndarray, capacity: int, overhead: int, *, pack: bool, 
 def _first_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
     """Row of each piece: the first open row with room; rows that are nearly full are closed.
 
-    Open rows are kept by their free room, so a piece finds its place in constant time: it takes the tightest of the open
-    rows that have room (best fit), which fills rows at least as well as the first one with room.
+    Open rows are kept by their free room, so a piece finds its place in constant time: it takes the tightest of the
+    open rows that have room (best fit), which fills rows at least as well as the first one with room.
     """
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rows = np.empty(len(sizes), np.int64)

@@ -1,6 +1,7 @@
 """The token store: every text tokenized once, read back at random.
 
-A store is a directory of ArrayRecord shards (one msgpack map per record), an index of lengths and a description. It is named by a
+A store is a directory of ArrayRecord shards (one msgpack map per record), an index of lengths and a description. It is
+named by a
 fingerprint of all that its content depends on, so it never has to be updated: other content is another store.
 """
 
@@ -11,7 +12,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 import uuid
@@ -88,7 +88,7 @@ def _build(directory, rows, fields, tokenizer, said: str) -> None:
         np.save(partial / "lengths.npy", np.asarray(lengths, np.int32))
         (partial / "store.json").write_text(json.dumps({"format": FORMAT, "shards": shards}))
         with contextlib.suppress(OSError):  # another process was first: its store is the same
-            os.rename(partial, directory)
+            partial.rename(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -101,7 +101,9 @@ def _records(rows: Iterable[Row], fields, tokenizer: Tokenizer) -> Iterator[Reco
         tokens = {name: tokenizer.encode([one.texts[name] for one in taken]) for name in names}
         for i, one in enumerate(taken):
             if not len(tokens[TOKENS][i]):
-                raise DataError(f"{batch[i].location}: the tokenizer makes no token of this text: {one.texts[TOKENS][:60]!r}")
+                raise DataError(
+                    f"{batch[i].location}: the tokenizer makes no token of this text: {one.texts[TOKENS][:60]!r}"
+                )
             yield {**{name: tokens[name][i] for name in names}, **one.values}
 
 

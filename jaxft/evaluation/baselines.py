@@ -11,8 +11,8 @@ from jaxft.data.store import TOKENS
 def unigram_loss(training: StreamBatches, heldout: StreamBatches, vocab_size: int) -> float:
     """Mean loss, in nats, of the best guess that knows only how often each token occurs.
 
-    The distribution is that of the training tokens with one added to every count; it is scored on the very tokens that masked
-    language modelling predicts in the held-out data.
+    The distribution is that of the training tokens with one added to every count; it is scored on the very tokens that
+    masked language modelling predicts in the held-out data.
 
     Args:
       training: batches of the training stream, whose store is counted whole.
@@ -35,6 +35,8 @@ def unigram_loss(training: StreamBatches, heldout: StreamBatches, vocab_size: in
 
 def majority_share(heldout: StreamBatches) -> float:
     """Accuracy of always giving the most frequent label of the held-out data."""
-    labels = [batch["label"][batch["row_weight"] > 0] for batch in map(heldout.padded_batch, range(heldout.final_batches()))]
+    labels = [
+        batch["label"][batch["row_weight"] > 0] for batch in map(heldout.padded_batch, range(heldout.final_batches()))
+    ]
     counts = np.bincount(np.concatenate(labels))
     return float(counts.max() / counts.sum())

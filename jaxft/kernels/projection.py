@@ -31,7 +31,8 @@ def project(x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype) 
     if is_split("length"):
         # Merging two split axes would gather one of them.
         return product(x.astype(dtype), kernel, contracted)
-    # As matrices: XLA's CPU backend multiplies those twice as fast as arrays of higher rank, and for the others it is the same.
+    # As matrices: XLA's CPU backend multiplies those twice as fast as arrays of higher rank, and for the others it is
+    # the same.
     inner = math.prod(kernel.shape[:contracted])
     matrix = product(x.astype(dtype).reshape(-1, inner), kernel.reshape(inner, -1), 1)
     return matrix.reshape(*leading, *outputs)

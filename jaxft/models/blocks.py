@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, source: jax.Array, mask: AttentionMask, angles: Angles | None = None) -> jax.Array:
-        """`(batch, length, embed)` from queries of `x` over keys and values of `source` `(batch, source_length, embed)`."""
+        """`(batch, length, embed)`: `x` attends to `source` `(batch, source_length, embed)`."""
         config, compute = self.config, self.compute
         width = config.width_of_head
 
@@ -185,9 +185,9 @@ _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_ba
 class Stack(nn.Module):
     """All blocks of an encoder or a decoder.
 
-    Parameters of like blocks are stacked on a leading axis `layers`, whether the loop over them is compiled as a loop or
-    unrolled, so a checkpoint does not depend on how it was computed. Where the window pattern does not divide the number of
-    layers, the remaining blocks form a second, shorter stack.
+    Parameters of like blocks are stacked on a leading axis `layers`, whether the loop over them is compiled as a loop
+    or unrolled, so a checkpoint does not depend on how it was computed. Where the window pattern does not divide the
+    number of layers, the remaining blocks form a second, shorter stack.
 
     Attributes:
       config: the model.

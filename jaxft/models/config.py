@@ -97,18 +97,23 @@ class ModelConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self):
-        _positive(self, "vocab_size", "embed_dim", "num_layers", "num_heads", "mlp_dim", "max_length", "relative_buckets")
+        _positive(
+            self, "vocab_size", "embed_dim", "num_layers", "num_heads", "mlp_dim", "max_length", "relative_buckets"
+        )
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidField(name, f"must be in [0, 1), found {getattr(self, name)}")
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise InvalidField(
-                "num_heads", f"{self.num_heads} does not divide embed_dim {self.embed_dim}; set head_dim or another number"
+                "num_heads",
+                f"{self.num_heads} does not divide embed_dim {self.embed_dim}; set head_dim or another number",
             )
         if self.num_heads % self.kv_heads:
             raise InvalidField("num_kv_heads", f"{self.num_kv_heads} does not divide num_heads {self.num_heads}")
         if self.position == "rotary" and self.rotary_dim % 2:
-            raise InvalidField("head_dim", f"rotary positions need an even number of rotated dimensions, found {self.rotary_dim}")
+            raise InvalidField(
+                "head_dim", f"rotary positions need an even number of rotated dimensions, found {self.rotary_dim}"
+            )
         if any(window < 0 for window in self.windows):
             raise InvalidField("windows", f"must not be negative (0 is no window), found {list(self.windows)}")
 

@@ -100,8 +100,14 @@ class SequenceClassificationHead(nn.Module):
             pooled = jnp.einsum("ble,bl->be", x, real) / jnp.maximum(real.sum(1, keepdims=True), 1)
         else:
             pooled = x[:, 0]
-        linear = {"use_bias": True, "dtype": jnp.dtype(self.compute.precision), "initializer_range": config.initializer_range}
-        pooled = activate("tanh", Linear((config.embed_dim,), ("embed",), ("features",), **linear, name="pooler")(pooled))
+        linear = {
+            "use_bias": True,
+            "dtype": jnp.dtype(self.compute.precision),
+            "initializer_range": config.initializer_range,
+        }
+        pooled = activate(
+            "tanh", Linear((config.embed_dim,), ("embed",), ("features",), **linear, name="pooler")(pooled)
+        )
         pooled = Dropout(self.head.dropout)(pooled)
         logits = Linear((self.head.num_labels,), ("embed",), ("labels",), **linear, name="classifier")(pooled)
         return logits.astype(jnp.float32)

@@ -142,8 +142,8 @@ class Transformer(nn.Module):
     def __call__(self, sequences: Sequences, targets: Sequences | None = None) -> jax.Array:
         """Hidden states `(batch, length, embed)`; of the `targets` in an encoder-decoder, else of the `sequences`.
 
-        In an encoder-decoder, source and target tokens see each other where their segment ids agree; either both or none of
-        the two have segment ids.
+        In an encoder-decoder, source and target tokens see each other where their segment ids agree; either both or
+        none of the two have segment ids.
         """
         if self.config.family != "encoder_decoder":
             return self.body(self.embeddings(sequences), sequences)

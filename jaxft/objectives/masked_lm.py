@@ -50,7 +50,9 @@ class MaskedLMConfig:
             if not 0 < getattr(self, name) < 1:
                 raise InvalidField(name, f"must lie between 0 and 1, found {getattr(self, name)}")
         if self.masked < 0 or self.randomized < 0 or self.masked + self.randomized > 1:
-            raise InvalidField("masked", f"masked {self.masked} and randomized {self.randomized} must be shares of at most 1")
+            raise InvalidField(
+                "masked", f"masked {self.masked} and randomized {self.randomized} must be shares of at most 1"
+            )
 
 
 class MaskedLM:
@@ -71,7 +73,8 @@ class MaskedLM:
         self._config, self._tokenizer, self.length = config, tokenizer, length
         self._continues = tokenizer.is_continuation() if config.whole_words else None
         self._ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids)).astype(np.int32)
-        # Rounding to whole tokens adds at most half a token for each piece: this holds rows of pieces of 16 tokens or more.
+        # Rounding to whole tokens adds at most half a token for each piece: this holds rows of pieces of 16 tokens or
+        # more.
         self.budget = math.ceil(length * config.mask_rate) + math.ceil(length / 32)
 
     def fields(self, row: Row) -> Fields:

@@ -126,7 +126,9 @@ class SequenceClassification:
     def record_options(self) -> str:
         """The columns and the labels."""
         config = self._config
-        return f"sequence_classification text={config.text} pair={config.pair} label={config.label} labels={self.labels}"
+        return (
+            f"sequence_classification text={config.text} pair={config.pair} label={config.label} labels={self.labels}"
+        )
 
     def for_evaluation(self) -> SequenceClassification:
         """Without label smoothing, so that losses compare."""

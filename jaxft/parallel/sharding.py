@@ -92,7 +92,9 @@ def _audited(name: str, axes: tuple, shape: tuple[int, ...], mesh: jax.sharding.
         if mesh_axis is None or mesh.shape[mesh_axis] == 1:
             continue
         if mesh_axis in used:
-            raise RecipeError(f"parameter {name} {shape}: two of its axes {axes} would lie on the mesh axis {mesh_axis!r}")
+            raise RecipeError(
+                f"parameter {name} {shape}: two of its axes {axes} would lie on the mesh axis {mesh_axis!r}"
+            )
         if size % mesh.shape[mesh_axis]:
             raise RecipeError(
                 f"parameter {name} {shape}: its axis {axis!r} of {size} does not divide by mesh.{mesh_axis} = "
@@ -101,7 +103,9 @@ def _audited(name: str, axes: tuple, shape: tuple[int, ...], mesh: jax.sharding.
         used.append(mesh_axis)
     parameter_devices = mesh.shape["fsdp"] * mesh.shape["tensor"]
     if parameter_devices > 1 and not used and math.prod(shape) > SMALL_ARRAY:
-        raise RecipeError(f"parameter {name} {shape} with axes {axes} would lie whole on each of the {mesh.size} devices")
+        raise RecipeError(
+            f"parameter {name} {shape} with axes {axes} would lie whole on each of the {mesh.size} devices"
+        )
     return spec_of(axes)
 
 

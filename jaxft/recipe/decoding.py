@@ -1,7 +1,8 @@
 """Strict decoding of a recipe's values into frozen dataclasses, and back.
 
-Each config is defined beside the code that reads it and knows nothing of recipes: this module reads its annotations. An unknown key, a
-wrong type or an impossible value is an error that names the place, the key, what was found and what would be right.
+Each config is defined beside the code that reads it and knows nothing of recipes: this module reads its annotations.
+An unknown key, a wrong type or an impossible value is an error that names the place, the key, what was found and what
+  would be right.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ from typing import Any
 _ENCODER = {"family": "encoder", "position": "rotary", "norm_bias": False, "activation": "gelu"}
 _DECODER = {"family": "decoder", "position": "rotary", "norm": "rmsnorm", "activation": "silu", "gated": True}
 _ENCODER_DECODER = {
-    "family": "encoder_decoder", "position": "relative_bias", "norm": "rmsnorm", "activation": "gelu_tanh", "gated": True,
+    "family": "encoder_decoder", "position": "relative_bias", "norm": "rmsnorm", "activation": "gelu_tanh",
+    "gated": True,
 }  # fmt: skip
 
-# BERT's initial deviation of 0.02 suits its width; a narrow model that starts so small first spends hundreds of steps on growing its
-# weights, so the small ones start near embed_dim ** -0.5.
+# BERT's initial deviation of 0.02 suits its width; a narrow model that starts so small first spends hundreds of steps
+# on growing its weights, so the small ones start near embed_dim ** -0.5.
 _SIZES = {
     "tiny": {"embed_dim": 128, "num_layers": 2, "num_heads": 2, "max_length": 512, "initializer_range": 0.08},
     "small": {"embed_dim": 256, "num_layers": 4, "num_heads": 4, "max_length": 512, "initializer_range": 0.06},

@@ -47,7 +47,9 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d[\d_]*)(?:\.\d*)?(?:[eE][-+]?\d+)|(?:\d[\d_]*)\.\d*|\.\d+(?:[eE][-+]?\d+)?|\.(?:inf|nan))$"),
+    re.compile(
+        r"^[-+]?(?:(?:\d[\d_]*)(?:\.\d*)?(?:[eE][-+]?\d+)|(?:\d[\d_]*)\.\d*|\.\d+(?:[eE][-+]?\d+)?|\.(?:inf|nan))$"
+    ),
     list("-+.0123456789"),
 )
 

@@ -90,8 +90,8 @@ class EvaluationSection:
     Attributes:
       source: held-out data.
       stream: whose objective and head, or
-      objective: one that no stream trains, as pretraining's in one-way fine-tuning: its head keeps the weights that it started
-        with.
+      objective: one that no stream trains, as pretraining's in one-way fine-tuning: its head keeps the weights that it
+        started with.
       metrics: names; all of the objective where None.
       batch_size: rows at a time; the stream's where None.
     """
@@ -203,9 +203,13 @@ class Recipe:
         for name, evaluation in self.evaluation.items():
             if evaluation.stream is not None and evaluation.stream not in self.streams:
                 known = ", ".join(self.streams)
-                raise InvalidField(f"evaluation.{name}.stream", f"{evaluation.stream!r} is not one of the streams: {known}")
+                raise InvalidField(
+                    f"evaluation.{name}.stream", f"{evaluation.stream!r} is not one of the streams: {known}"
+                )
             if evaluation.stream is None and name in self.streams:
-                raise InvalidField(f"evaluation.{name}", "has an objective of its own, so it cannot bear a stream's name")
+                raise InvalidField(
+                    f"evaluation.{name}", "has an objective of its own, so it cannot bear a stream's name"
+                )
         for name, stream in self.streams.items():
             if stream.batch_size % self.training.micro_batches:
                 raise InvalidField(
@@ -214,7 +218,8 @@ class Recipe:
                 )
 
     def model_config(self, inherited: ModelConfig | None, vocab_size: int) -> ModelConfig:
-        """The model's shape: preset or inherited fields, the recipe's own over them, and a vocabulary for the tokenizer.
+        """The model's shape: preset or inherited fields, the recipe's own over them, and a vocabulary for the
+        tokenizer.
 
         Raises:
           InvalidField: an impossible value.

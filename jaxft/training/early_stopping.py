@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from jaxft.errors import InvalidField
@@ -32,14 +33,14 @@ class EarlyStoppingConfig:
 
 
 def best_step(history: History, metric: str, lower_is_better: bool) -> int | None:
-    """The first step with the best value of a metric; None where there is none yet."""
+    """The first step with the best value of a metric; None where there is none yet (a NaN is none)."""
     sign = 1 if lower_is_better else -1
-    known = [row for row in history if row.get(metric) is not None]
+    known = [row for row in history if row.get(metric) is not None and not math.isnan(row[metric])]
     return min(known, key=lambda row: sign * row[metric])["step"] if known else None
 
 
 def should_stop(history: History, config: EarlyStoppingConfig, lower_is_better: bool) -> bool:
-    """Whether the last `patience` evaluations brought no improvement; a function of the history, so it survives a resume."""
+    """Whether the last `patience` evaluations brought no improvement: a function of the history, so resuming keeps it."""
     sign = 1 if lower_is_better else -1
     best, waited = float("inf"), 0
     for row in history:

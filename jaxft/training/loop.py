@@ -154,7 +154,7 @@ class Meter:
 
 
 def summarize(steps: list[Metrics]) -> dict[str, float]:
-    """One flat mapping from several steps: streams by sums over weights, norms and losses by means over finite steps."""
+    """One flat mapping from several steps: streams by sums over weights, norms and totals by means of finite steps."""
     out: dict[str, float] = {}
     for name in ("loss", "gradient_norm"):
         out[name] = _mean(metrics[name] for metrics in steps)

@@ -1,7 +1,7 @@
 """Kernels as matrices, for optimizers that look at matrices.
 
-A kernel like `(layers, embed, heads, head_dim)` is a stack of matrices from `embed` to `heads * head_dim`; these functions see it as
-`(layers, inputs, outputs)`.
+A kernel like `(layers, embed, heads, head_dim)` is a stack of matrices from `embed` to `heads * head_dim`; these
+functions see it as `(layers, inputs, outputs)`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ def is_table(spec: PartitionSpec) -> bool:
 
 
 def _groups(spec: PartitionSpec) -> list[slice]:
-    """The axes of a kernel that make up each axis of its matrix view; one each where it is no kernel."""
+    """The axes of a kernel that make up each axis of its matrix view; all in one where it is a vector."""
     names = tuple(spec)
     lead = int(names[:1] == ("layers",))
-    if len(names) - lead < 2:
-        return [slice(i, i + 1) for i in range(len(names))]
-    # Kernels read `embed` or write it; what reads it has it first.
+    stack = [slice(0, lead)] * lead
+    # Kernels read `embed` or write it; a bias `(heads, head_dim)` does not.
+    if len(names) - lead < 2 or "embed" not in names:
+        return [*stack, slice(lead, len(names))]
+    # What reads it has it first.
     split = lead + 1 if names[lead] == "embed" else len(names) - 1
-    return [*(slice(i, i + 1) for i in range(lead)), slice(lead, split), slice(split, len(names))]
+    return [*stack, slice(lead, split), slice(split, len(names))]
 
 
 def matrix_shape(shape: tuple[int, ...], spec: PartitionSpec) -> tuple[int, ...]:
-    """Shape of the matrix view: `(inputs, outputs)`, with `layers` before it where stacked; vectors stay as they are."""
+    """Shape of the matrix view: `(inputs, outputs)`, or `(size,)` of a vector; `layers` stands before it where stacked."""
     return tuple(math.prod(shape[group]) for group in _groups(spec))
 
 

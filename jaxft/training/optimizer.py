@@ -94,20 +94,23 @@ def make_optimizer(
       config: the optimizer.
       schedule: learning rate by step.
       parameters: tree of arrays or ShapeDtypeStruct.
-      axes: tree of PartitionSpec over logical axes of the same structure; it tells which axes of a kernel are its inputs.
+      axes: tree of PartitionSpec over logical axes of the same structure; it tells which axes of a kernel are its
+        inputs.
       trained_heads: names of the heads that some stream trains.
     """
     mask = decay_mask(parameters, config.no_decay, trained_heads)
     if config.name == "muon":
+        # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
+        # mask for the matrices alone.
         muon = optax.contrib.muon(
-            schedule, beta=config.b1, weight_decay=config.weight_decay, weight_decay_mask=mask,
-            adam_b1=config.b1, adam_b2=config.b2, adam_weight_decay=config.weight_decay,
+            -1.0, beta=config.b1, adam_b1=config.b1, adam_b2=config.b2,
             muon_weight_dimension_numbers=jax.tree.map(_muon_axes, parameters, axes),
-            # Updates as large as AdamW's, so that one learning rate serves both halves (Liu et al. 2025, arXiv 2502.16982).
+            # Updates as large as AdamW's, so that one learning rate serves both halves (Liu et al. 2025, arXiv
+            # 2502.16982).
             consistent_rms=0.2,
         )  # fmt: skip
-        return on_matrices(muon, axes)
-    if config.name == "adafactor":
+        scaling = on_matrices(muon, axes)
+    elif config.name == "adafactor":
         scaling = on_matrices(
             optax.chain(
                 optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()

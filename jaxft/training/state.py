@@ -51,7 +51,8 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: 
 def _laid_out_moments(moments, shapes, axes, shardings, mesh: jax.sharding.Mesh):
     """Moments lie as their parameters do, also where an optimizer holds them as matrices; what is neither is small.
 
-    Optimizers keep trees of the parameters' structure somewhere inside their state, so a moment is known by the end of its path.
+    Optimizers keep trees of the parameters' structure somewhere inside their state, so a moment is known by the end of
+    its path.
     """
     known = {}
     leaves = zip(*(jax.tree_util.tree_leaves_with_path(tree) for tree in (shapes, axes, shardings)), strict=True)

@@ -25,8 +25,8 @@ class ClipConfig:
 
     Attributes:
       norm: largest norm; 0 clips nothing.
-      scope: `stream` clips every stream's gradient by itself, before its weight, so that the large gradient of one cannot
-        shrink another's (a replay of pretraining data often has a larger gradient than the task); `total` clips
+      scope: `stream` clips every stream's gradient by itself, before its weight, so that the large gradient of one
+        cannot shrink another's (a replay of pretraining data often has a larger gradient than the task); `total` clips
         their sum.
     """
 
@@ -59,8 +59,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
     """The step as a function of state and batches, to be compiled with the state donated.
 
-    The loss is `sum_s weight_s * loss_sum_s / weight_sum_s`. A step whose gradient is not finite changes nothing but the
-    step counter and is reported.
+    The loss is `sum_s weight_s * loss_sum_s / weight_sum_s`. A step whose gradient is not finite changes nothing but
+    the step counter and is reported.
 
     Args:
       model: trunk and heads.
@@ -72,8 +72,8 @@ def make_train_step(
       micro_batches: parts in which each stream's batch is computed one after the other; it must divide the batch.
 
     Returns:
-      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, further sums and `gradient_norm`; for all
-      `loss`, `gradient_norm`, `learning_rate`, `skipped` (0 or 1), float32 scalars.
+      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, further sums and
+      `gradient_norm`; for all `loss`, `gradient_norm`, `learning_rate`, `skipped` (0 or 1), float32 scalars.
     """
 
     def train_step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
@@ -89,7 +89,8 @@ def make_train_step(
             total = scaled if total is None else jax.tree.map(jnp.add, total, scaled)
             loss += weights[name] * sums.loss / jnp.maximum(sums.weight, 1e-9)
             metrics["streams"][name] = {
-                "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": norm, **sums.sums
+                "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": norm,
+                **sums.sums,
             }  # fmt: skip
         norm = optax.tree.norm(total)
         if clip.scope == "total":

@@ -74,7 +74,9 @@ class Assembly:
         objective, where = self.objectives[name], f"streams.{name}"
         store = self._store(where, stream.source, objective)
         seed = self.recipe.training.seed
-        batches = StreamBatches(store, _plan(where, store, objective, seed), objective.make_row, stream.batch_size, seed)
+        batches = StreamBatches(
+            store, _plan(where, store, objective, seed), objective.make_row, stream.batch_size, seed
+        )
         if batches.rows < stream.batch_size:
             what = "packed rows" if objective.pack else "examples"
             fail(
@@ -100,7 +102,9 @@ class Assembly:
 
     def _store(self, where: str, sources: tuple[SourceConfig, ...], objective: Objective) -> TokenStore:
         name = fingerprint_of(
-            source=self.source_fingerprints[where], tokenizer=self.tokenizer.fingerprint, options=objective.record_options()
+            source=self.source_fingerprints[where],
+            tokenizer=self.tokenizer.fingerprint,
+            options=objective.record_options(),
         )
         rows = functools.partial(_rows, sources, pathlib.Path(self.recipe.data.directory))
         return open_or_build(_cache(self.recipe) / "stores" / name, rows, objective.fields, self.tokenizer, where)
@@ -177,7 +181,8 @@ def _fingerprints(recipe: Recipe, directory: pathlib.Path) -> dict[str, str]:
     sections = {f"streams.{name}": stream.source for name, stream in recipe.streams.items()}
     sections |= {f"evaluation.{name}": section.source for name, section in recipe.evaluation.items()}
     return {
-        name: "+".join(source_fingerprint(source, directory) for source in sources) for name, sources in sections.items()
+        name: "+".join(source_fingerprint(source, directory) for source in sources)
+        for name, sources in sections.items()
     }
 
 
@@ -222,7 +227,9 @@ def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
     return load_tokenizer(target)
 
 
-def _model_config(recipe: Recipe, document: Document, pretrained: Pretrained | None, tokenizer: Tokenizer) -> ModelConfig:
+def _model_config(
+    recipe: Recipe, document: Document, pretrained: Pretrained | None, tokenizer: Tokenizer
+) -> ModelConfig:
     try:
         config = recipe.model_config(pretrained.config if pretrained else None, tokenizer.vocab_size)
     except InvalidField as error:
@@ -277,7 +284,11 @@ def _check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, 
         wanted.append((("training", "early_stopping", "metric"), recipe.training.early_stopping.metric))
     for path, metric in wanted:
         if metric is not None and metric not in known:
-            fail(document, path, f"{metric!r} is not evaluated; the evaluations give {', '.join(sorted(known)) or 'nothing'}")
+            fail(
+                document,
+                path,
+                f"{metric!r} is not evaluated; the evaluations give {', '.join(sorted(known)) or 'nothing'}",
+            )
 
 
 def _check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -> None:
@@ -295,4 +306,3 @@ def lower_is_better(recipe: Recipe, objectives: Mapping[str, Objective], metric:
     """Whether a metric like `reviews.loss` is better when lower."""
     name, _, short = metric.partition(".")
     return short in objectives[recipe.evaluation[name].stream or name].lower_is_better
-

@@ -27,6 +27,8 @@ def evaluate(run: str | pathlib.Path, overrides: Sequence[str] = (), step: int |
     opened = open_run(run, overrides, step)
     evaluators = opened.assembly.evaluators()
     if not evaluators:
-        raise RecipeError(f"the recipe of {run} has no evaluation; add one: 'evaluation.NAME={{stream: ..., source: ...}}'")
+        raise RecipeError(
+            f"the recipe of {run} has no evaluation; add one: 'evaluation.NAME={{stream: ..., source: ...}}'"
+        )
     results = {name: evaluator(opened.parameters) for name, evaluator in evaluators.items()}
     return {"run_dir": str(opened.run.path), "step": opened.step, "evaluation": results}

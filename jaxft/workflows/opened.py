@@ -18,7 +18,6 @@ from jaxft.workflows.assembly import Assembly, assemble
 from jaxft.workflows.run_directory import RunDirectory
 
 
-
 @dataclasses.dataclass(frozen=True)
 class OpenedRun:
     """A run at one of its checkpoints.

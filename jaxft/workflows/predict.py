@@ -76,9 +76,7 @@ def _records(rows: list[Row], objective: SequenceClassification, opened: OpenedR
     names = list(fields[0].texts)
     tokens = {name: opened.assembly.tokenizer.encode([one.texts[name] for one in fields]) for name in names}
     longest = objective.length - objective.overhead
-    return [
-        {**{name: tokens[name][i][:longest] for name in names}, **one.values} for i, one in enumerate(fields)
-    ]
+    return [{**{name: tokens[name][i][:longest] for name in names}, **one.values} for i, one in enumerate(fields)]
 
 
 def _write(
@@ -109,4 +107,3 @@ def _probabilities(records: list[Record], objective: SequenceClassification, ope
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         with jax.set_mesh(mesh):
             yield from np.asarray(compute(opened.parameters, put_batch(batch, mesh)))[: len(chunk)]
-

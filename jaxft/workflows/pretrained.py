@@ -16,7 +16,6 @@ from jaxft.workflows.run_directory import RunDirectory
 _logger = logging.getLogger("jaxft")
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A checkpoint to start from.

@@ -64,7 +64,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise RecipeError(f"run directory {self.path} cannot be written: {error.strerror}; choose another with --run-dir") from error
+            raise RecipeError(
+                f"run directory {self.path} cannot be written: {error.strerror}; choose another with --run-dir"
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,7 +174,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     changes = [
         f"{key}: {_shown(before, key)} there, {_shown(after, key)} here"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        if before.get(key) != after.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     ]
     data = [f"the data of {name} has changed" for name in new["data"] if old["data"].get(name) != new["data"][name]]
     return changes + ([] if changes else data)

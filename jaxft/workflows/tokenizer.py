@@ -14,7 +14,9 @@ from jaxft.errors import InvalidField, RecipeError
 _FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 
 
-def train_tokenizer(files: Sequence[str], output: str | pathlib.Path, column: str = "text", **options: Any) -> dict[str, Any]:
+def train_tokenizer(
+    files: Sequence[str], output: str | pathlib.Path, column: str = "text", **options: Any
+) -> dict[str, Any]:
     """Trains a SentencePiece tokenizer on the texts of files.
 
     Args:

@@ -1,9 +1,8 @@
-"""What a user can get wrong, through the command line: one clear message and the documented status, and nothing lost."""
+"""What a user can get wrong, through the command line: one clear message, the documented status, nothing lost."""
 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 
 import pytest
@@ -72,12 +71,12 @@ def test_the_unspoiled_recipe_trains(folder, capsys):
     [
         (None, 2, ["train.jsonl", "streams.task.source"]),
         (b"", 3, ["train.jsonl is empty"]),
-        (b'{"text": "a", "label": "pos"}\n{"text": "\xff", "label": "neg"}\n', 3, ["train.jsonl:2", "not UTF-8", "0xff"]),
+        (b'{"text": "a", "label": "pos"}\n{"text": "\xff", "label": "neg"}\n', 3, ["train.jsonl:2", "UTF-8", "0xff"]),
         (b'{"text": "a", "label": "pos"}\n\n{"text": "a" "label"}\n', 3, ["train.jsonl:3", "not valid JSON"]),
         (b'{"text": "a", "label": "pos"}\n{"txt": "a", "label": "neg"}\n', 3, ["train.jsonl:2", "text", "txt"]),
         (b'{"text": "a", "label": "pos"}\n{"text": "a", "lable": "neg"}\n', 3, ["train.jsonl:2", "label", "lable"]),
         (b'{"text": "a", "label": "pos"}\n{"text": "  ", "label": "neg"}\n', 3, ["train.jsonl:2", "empty"]),
-        (b'{"text": "a", "label": "pos"}\n{"text": "b", "label": "pos"}\n', 3, ["streams.task", "only the label 'pos'"]),
+        (b'{"text": "a", "label": "pos"}\n{"text": "b", "label": "pos"}\n', 3, ["task", "only the label 'pos'"]),
         (b'{"text": "a", "label": 0.5}\n{"text": "b", "label": "pos"}\n', 3, ["train.jsonl:1", "0.5"]),
         (b'{"text": "a good film", "label": "pos"}\n{"text": "a bad film", "label": "neg"}\n', 0, []),
         (b'{"text": "a", "label": "pos"}\n', 3, ["only the label 'pos'"]),
@@ -183,7 +182,7 @@ def test_verbs_on_what_is_no_run(folder, capsys, verb):
     words = ["train.jsonl"] if verb == ["predict"] else []
     status, message = refusal(capsys, *verb, "nowhere", *words)
     assert status == 4 and "nowhere" in message
-    os.mkdir("empty")
+    pathlib.Path("empty").mkdir()
     status, message = refusal(capsys, *verb, "empty", *words)
     assert status == 4 and "no recipe.yaml" in message
 

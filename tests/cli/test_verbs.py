@@ -61,11 +61,24 @@ def here(runs, monkeypatch):
 
 def test_a_run_leaves_the_documented_directory(here):
     there = {path.name for path in pathlib.Path("task").iterdir()}
-    expected = {"recipe.yaml", "environment.json", "metrics.jsonl", "summary.json", "report.html", "plots", "checkpoints", "tokenizer"}
+    expected = {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "report.html",
+        "plots",
+        "checkpoints",
+        "tokenizer",
+    }
     assert expected <= there
     report = pathlib.Path("task/report.html").read_text()
     assert "data:image/png;base64," in report and "http" not in report.replace("http-equiv", "")
-    assert {path.name for path in pathlib.Path("task/plots").iterdir()} >= {"loss.png", "evaluation.png", "confusion-reviews.png"}
+    assert {path.name for path in pathlib.Path("task/plots").iterdir()} >= {
+        "loss.png",
+        "evaluation.png",
+        "confusion-reviews.png",
+    }
 
 
 def test_pretraining_learns_and_its_head_measures_retention(here):
@@ -123,9 +136,29 @@ def test_a_dry_run_tells_sizes_and_writes_nothing(here, capsys):
 
 def test_a_tokenizer_is_trained_on_files_of_every_kind(tmp_path, capsys, shared_data):
     (tmp_path / "t.tsv").write_text("text\tlabel\nsome words here\tx\nother words there\ty\n")
-    files = [str(tmp_path / "t.tsv"), str(shared_data / "lm/tang_poems_zh.jsonl"), str(shared_data / "lm/wikitext2_valid.txt")]
+    files = [
+        str(tmp_path / "t.tsv"),
+        str(shared_data / "lm/tang_poems_zh.jsonl"),
+        str(shared_data / "lm/wikitext2_valid.txt"),
+    ]
     out = tmp_path / "tokenizer"
-    assert run(["tokenizer", "train", *files, "--output", str(out), "--vocab-size", "6000", "--model-type", "bpe", "--json"]) == 0
+    assert (
+        run(
+            [
+                "tokenizer",
+                "train",
+                *files,
+                "--output",
+                str(out),
+                "--vocab-size",
+                "6000",
+                "--model-type",
+                "bpe",
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["vocab_size"] == 6000
     tokenizer = load_tokenizer(out)
     (ids,) = tokenizer.encode(["the history of the city"])

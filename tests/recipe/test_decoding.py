@@ -72,7 +72,10 @@ def test_encoding_decodes_to_the_same():
         ("title: t\nshapes: {a: {kind: circl}}\n", ["d.yaml:2: shapes.a.kind", "did you mean circle?"]),
         ("title: t\nshapes: {a: {radius: 1}}\n", ["shapes.a: expected a mapping with `kind`, one of circle, square"]),
         ("title: t\nshapes: {a: {kind: square, radius: 1}}\n", ["shapes.a.radius: unknown key"]),
-        ("title: t\nshapes:\n  a:\n    kind: circle\n    radius: -1\n", ["d.yaml:5: shapes.a.radius: must be positive, found -1.0"]),
+        (
+            "title: t\nshapes:\n  a:\n    kind: circle\n    radius: -1\n",
+            ["d.yaml:5: shapes.a.radius: must be positive, found -1.0"],
+        ),
         ("title: t\nshapes: {'a b': {kind: circle}}\n", ["shapes.a b: a name consists of letters"]),
         ("title: t\nshapes: 3\n", ["d.yaml:2: shapes: expected names with values, found 3"]),
         ("title: t\nshapes:\n", ["d.yaml:2: shapes: expected names with values, found nothing"]),

@@ -12,7 +12,8 @@ from jaxft.recipe.reading import override, parse_document
     ("written", "value"),
     [
         ("3e-4", 3e-4), ("1E5", 1e5), (".5", 0.5), ("5.", 5.0), ("-2.5e+3", -2500.0), ("1_000", 1000), ("12", 12),
-        ("no", "no"), ("on", "on"), ("yes", "yes"), ("true", True), ("False", False), ("null", None), ("2024-01-01", "2024-01-01"),
+        ("no", "no"), ("on", "on"), ("yes", "yes"), ("true", True), ("False", False), ("null", None),
+        ("2024-01-01", "2024-01-01"),
         ("1e", "1e"), ("e5", "e5"), ("1.2.3", "1.2.3"), ("'3e-4'", "3e-4"),
     ],
 )  # fmt: skip

@@ -64,10 +64,16 @@ def test_own_fields_win_over_the_preset_and_over_inherited_ones():
         ("training.seed=-1", "training.seed: must be in [0, 2**31), found -1"),
         ("training.micro_batches=3", "training.micro_batches: 3 does not divide streams.text.batch_size 4"),
         ("streams.text.batch_size=0", "streams.text.batch_size: must be at least 1, found 0"),
-        ("streams.text.objective.mask_rate=1.5", "streams.text.objective.mask_rate: must lie between 0 and 1, found 1.5"),
+        (
+            "streams.text.objective.mask_rate=1.5",
+            "streams.text.objective.mask_rate: must lie between 0 and 1, found 1.5",
+        ),
         ("streams.text.objective.kind=mlm", "streams.text.objective.kind: expected one of masked_lm"),
         ("streams={}", "streams: needs at least one stream"),
-        ("evaluation.held={stream: txt, source: {text: x}}", "evaluation.held.stream: 'txt' is not one of the streams: text"),
+        (
+            "evaluation.held={stream: txt, source: {text: x}}",
+            "evaluation.held.stream: 'txt' is not one of the streams: text",
+        ),
         ("evaluation.held={source: {text: x}}", "evaluation.held.stream: give either stream or objective"),
         ("optimizer.learning_rate=0", "optimizer.learning_rate: must be positive, found 0.0"),
         ("optimizer.no_decay=['(']", "optimizer.no_decay: '(' is not a regular expression"),

@@ -10,7 +10,11 @@ import sys
 def start(*words: str) -> subprocess.Popen:
     """Starts `jaxft` as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxft", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "jaxft", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
 
 

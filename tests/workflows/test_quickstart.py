@@ -31,7 +31,9 @@ def test_the_quickstart_pretrains_fine_tunes_and_compares(tmp_path, monkeypatch)
     rows = [json.loads(line) for line in (run_dir / "bidirectional" / "metrics.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in rows if row["kind"] == "train")
     # The arms saw the same number of task examples.
-    steps = {arm: json.loads((run_dir / arm / "summary.json").read_text())["steps"] for arm in ("one-way", "bidirectional")}
+    steps = {
+        arm: json.loads((run_dir / arm / "summary.json").read_text())["steps"] for arm in ("one-way", "bidirectional")
+    }
     assert steps["one-way"] == steps["bidirectional"]
 
     # A second start finds everything done.

@@ -10,10 +10,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from processes import finish, start
 
 from jaxft.cli.main import run
 from jaxft.workflows.opened import open_run
-from processes import finish, start
 
 
 def losses(directory: pathlib.Path, kind: str) -> dict[int, dict[str, float]]:
@@ -104,7 +104,8 @@ def test_the_newest_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
 def test_early_stopping_and_the_best_checkpoint_survive_a_resume(recipe, tmp_path):
     """With a learning rate of almost 0 nothing improves: both runs stop at the same step, one of them resumed."""
     changes = [
-        "optimizer.learning_rate=1e-12", "training.evaluate_every=4", "checkpoint.best=reviews.accuracy", "training.steps=40",
+        "optimizer.learning_rate=1e-12", "training.evaluate_every=4", "checkpoint.best=reviews.accuracy",
+        "training.steps=40",
         "training.early_stopping={metric: reviews.accuracy, patience: 3}", "checkpoint.every=4", "--quiet",
     ]  # fmt: skip
     assert run(["train", str(recipe), *changes, "--run-dir", "whole"]) == 0
