@@ -91,6 +91,8 @@ class Checkpoints:
             self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         described = {**progress, "arrays": {"parameters": _described(parameters), "training": _described(training)}}
         try:
+            # Where this fails, Orbax's threads would wait five minutes for the directory, and the process with them.
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._writer.save(
                 target.absolute(),
                 ocp.args.Composite(

@@ -29,10 +29,10 @@ def write_manifest(directory: pathlib.Path) -> None:
 def defect(directory: pathlib.Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None where every file is as it was written."""
     try:
-        expected = json.loads((directory / NAME).read_text())["crc32"]
+        expected = dict(json.loads((directory / NAME).read_text())["crc32"])
     except FileNotFoundError:
         return "it was not completely written"
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         return f"its manifest cannot be read ({error})"
     found = _checksums(directory)
     if missing := sorted(set(expected) - set(found)):

@@ -63,6 +63,7 @@ def _log_to_standard_error() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("jaxft")
     logger.handlers = [handler]
+    logger.propagate = False  # other libraries put handlers on the root, which would say everything twice
     logger.setLevel(logging.WARNING)
     # Orbax tells at length what it does; its errors arrive as exceptions.
     for noisy in ("absl", "orbax"):

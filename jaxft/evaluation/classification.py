@@ -51,15 +51,14 @@ def _accuracy(confusion: np.ndarray) -> float:
     return float(np.trace(confusion) / max(confusion.sum(), 1))
 
 
-# In single-label classification every error is one false positive and one false negative, so that
+# `precision` and `recall` are means over the labels, and `f1` is another name of `macro_f1`. In single-label
+# classification every error is one false positive and one false negative, so that
 # micro-averaged precision, recall and F1 all equal the accuracy.
 CLASSIFICATION_METRICS: dict[str, Callable[[np.ndarray], float | list]] = {
     "accuracy": _accuracy,
     "precision": _macro(precision_of_labels),
     "recall": _macro(recall_of_labels),
     "f1": _macro(f1_of_labels),
-    "macro_precision": _macro(precision_of_labels),
-    "macro_recall": _macro(recall_of_labels),
     "macro_f1": _macro(f1_of_labels),
     "micro_f1": _accuracy,
     "confusion_matrix": lambda confusion: confusion.tolist(),

@@ -1,4 +1,4 @@
-"""Cross entropy as sums, in float32."""
+"""Cross entropy, and whether a label was guessed, in float32."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     if label_smoothing:
         target = (1 - label_smoothing) * target + label_smoothing * logits.mean(-1)
     return normalizer - target
+
+
+def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether each label alone has the largest logit: 1 or 0; a tie is no right guess.
+
+    Counting the logits that reach the label costs a third of an argmax on CPUs.
+
+    Args:
+      logits: `(..., classes)`, any float dtype.
+      labels: int32 `(...)`, each in `[0, classes)`.
+
+    Returns:
+      float32 `(...)`.
+    """
+    target = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    return ((logits >= target).sum(-1) == 1).astype(jnp.float32)

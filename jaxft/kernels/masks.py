@@ -28,7 +28,7 @@ class AttentionMask:
     bias: jax.Array | None = None
 
     def dense(self, query_length: int, key_length: int) -> jax.Array | None:
-        """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all is visible."""
+        """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all see all."""
         parts = []
         distance = jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None]
         if self.causal:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import project
+from jaxft.parallel.sharding import constrain
 
 
 class Linear(nn.Module):
@@ -62,7 +63,8 @@ class Embedding(nn.Module):
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """float32 `(..., features)` for int32 ids `(...)`."""
-        return self.table[ids]
+        # Whole in its features: rows that the batch's own mesh axes split would be gathered on every device.
+        return constrain(self.table, self.row_axis, "features")[ids]
 
 
 class Norm(nn.Module):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxft.data.batches import Batch
@@ -16,7 +15,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.kernels.cross_entropy import cross_entropy
+from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, StreamLoss, concatenate, count_tokens
@@ -63,7 +62,7 @@ class MaskedLM:
     overhead = 2
     pack = True
     truncate = False
-    metrics = ("loss", "perplexity", "accuracy")
+    metrics = default_metrics = ("loss", "perplexity", "accuracy")
     lower_is_better = frozenset({"loss", "perplexity"})
     labels = ()
 
@@ -144,7 +143,7 @@ class MaskedLM:
         logits = apply(sequences, head=self.head_name, gather=batch["gather"]).logits
         weights = batch["label_weights"] * batch["row_weight"][:, None]
         losses = cross_entropy(logits, batch["labels"])
-        hits = (logits.argmax(-1) == batch["labels"]).astype(jnp.float32)
+        hits = is_first(logits, batch["labels"])
         tokens = count_tokens(batch["segment_ids"])
         return StreamLoss((losses * weights).sum(), weights.sum(), tokens, {"accuracy": (hits * weights).sum()})
 

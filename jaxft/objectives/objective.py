@@ -58,7 +58,8 @@ class Objective(Protocol):
       overhead: special tokens that every piece of text brings with it.
       pack: whether several pieces may share a row.
       truncate: whether a long text is cut rather than split into several pieces.
-      metrics: names of the metrics that its evaluation can report.
+      metrics: names of the metrics that its evaluation can report, the most telling first.
+      default_metrics: those that it reports where a recipe names none.
       lower_is_better: those of them that are better when lower.
       labels: names of a classifier's outputs; empty for other objectives.
     """
@@ -70,6 +71,7 @@ class Objective(Protocol):
     pack: bool
     truncate: bool
     metrics: tuple[str, ...]
+    default_metrics: tuple[str, ...]
     lower_is_better: frozenset[str]
     labels: tuple[str, ...]
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxft.data.batches import Batch
@@ -17,7 +16,7 @@ from jaxft.data.sources import Row, required_column, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import DataError, InvalidField
-from jaxft.kernels.cross_entropy import cross_entropy
+from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, StreamLoss, count_tokens
@@ -91,10 +90,8 @@ class SequenceClassification:
     overhead = 2
     pack = False
     truncate = True
-    metrics = (
-        "loss", "accuracy", "precision", "recall", "f1", "macro_precision", "macro_recall", "macro_f1", "micro_f1",
-        "confusion_matrix",
-    )  # fmt: skip
+    metrics = ("loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1")
+    default_metrics = metrics[:-1]
     lower_is_better = frozenset({"loss"})
 
     def __init__(self, config: SequenceClassificationConfig, tokenizer: Tokenizer, length: int, head_name: str):
@@ -160,7 +157,7 @@ class SequenceClassification:
         """Cross entropy of the labels, one weight for each row."""
         logits, weights = self._logits(apply, batch), batch["row_weight"]
         losses = cross_entropy(logits, batch["label"], label_smoothing=self._config.label_smoothing)
-        hits = (logits.argmax(-1) == batch["label"]).astype(jnp.float32)
+        hits = is_first(logits, batch["label"])
         tokens = count_tokens(batch["segment_ids"])
         return StreamLoss((losses * weights).sum(), weights.sum(), tokens, {"accuracy": (hits * weights).sum()})
 

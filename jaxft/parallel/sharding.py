@@ -89,7 +89,7 @@ def _audited(name: str, axes: tuple, shape: tuple[int, ...], mesh: jax.sharding.
     used: list[str] = []
     for axis, size in zip(axes, shape, strict=True):
         mesh_axis = RULES[axis] if axis is not None else None
-        if mesh_axis is None or mesh.shape[mesh_axis] == 1:
+        if mesh_axis is None:
             continue
         if mesh_axis in used:
             raise RecipeError(
@@ -102,9 +102,12 @@ def _audited(name: str, axes: tuple, shape: tuple[int, ...], mesh: jax.sharding.
             )
         used.append(mesh_axis)
     parameter_devices = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    if parameter_devices > 1 and not used and math.prod(shape) > SMALL_ARRAY:
+    whole = all(mesh.shape[mesh_axis] == 1 for mesh_axis in used)
+    if parameter_devices > 1 and whole and math.prod(shape) > SMALL_ARRAY:
+        way_out = " or ".join(f"mesh.{mesh_axis}" for mesh_axis in used)
         raise RecipeError(
-            f"parameter {name} {shape} with axes {axes} would lie whole on each of the {mesh.size} devices"
+            f"parameter {name} {shape} with axes {axes} would lie whole on each of the {mesh.size} devices; "
+            + (f"choose a size of {way_out} above 1" if used else "no sharding rule splits any of its axes")
         )
     return spec_of(axes)
 

@@ -92,7 +92,7 @@ class EvaluationSection:
       stream: whose objective and head, or
       objective: one that no stream trains, as pretraining's in one-way fine-tuning: its head keeps the weights that it
         started with.
-      metrics: names; all of the objective where None.
+      metrics: names; the usual ones of the objective where None.
       batch_size: rows at a time; the stream's where None.
     """
 

@@ -40,7 +40,7 @@ def best_step(history: History, metric: str, lower_is_better: bool) -> int | Non
 
 
 def should_stop(history: History, config: EarlyStoppingConfig, lower_is_better: bool) -> bool:
-    """Whether the last `patience` evaluations brought no improvement: a function of the history, so resuming keeps it."""
+    """Whether the last `patience` evaluations brought no improvement, from the history alone: resuming keeps it."""
     sign = 1 if lower_is_better else -1
     best, waited = float("inf"), 0
     for row in history:

@@ -34,7 +34,7 @@ def _groups(spec: PartitionSpec) -> list[slice]:
 
 
 def matrix_shape(shape: tuple[int, ...], spec: PartitionSpec) -> tuple[int, ...]:
-    """Shape of the matrix view: `(inputs, outputs)`, or `(size,)` of a vector; `layers` stands before it where stacked."""
+    """Shape of the matrix view: `(inputs, outputs)`, or `(size,)` of a vector, after `layers` where stacked."""
     return tuple(math.prod(shape[group]) for group in _groups(spec))
 
 

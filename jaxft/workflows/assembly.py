@@ -98,7 +98,7 @@ class Assembly:
         size = section.batch_size or min(len(plan), max(s.batch_size for s in self.recipe.streams.values()))
         size = -(-size // shards) * shards
         batches = StreamBatches(store, plan, objective.make_row, size, EVALUATION_SEED, shuffle=False)
-        return Evaluator(name, self.model, objective, batches, section.metrics or objective.metrics, self.mesh)
+        return Evaluator(name, self.model, objective, batches, section.metrics or objective.default_metrics, self.mesh)
 
     def _store(self, where: str, sources: tuple[SourceConfig, ...], objective: Objective) -> TokenStore:
         name = fingerprint_of(

@@ -41,15 +41,16 @@ def conclusions(result: dict[str, Any]) -> tuple[str, ...]:
     accuracy = {name: result[name]["task"]["accuracy"] for name in ("one_way", "bidirectional", "from_scratch")}
     pretraining = (
         f"Pretraining: the held-out masked-LM loss is {start['retained']:.2f} nats, where knowing only how often each "
-        f"token occurs gives {baselines['unigram_loss']:.2f}. On the task, the most frequent label alone would be right "
-        f"for {baselines['majority_accuracy']:.1%}; the same model without pretraining reaches "
+        f"token occurs gives {baselines['unigram_loss']:.2f}. On the task, the most frequent label alone would be "
+        f"right for {baselines['majority_accuracy']:.1%}; the same model without pretraining reaches "
         f"{accuracy['from_scratch']:.1%}, with it {accuracy['one_way']:.1%} (one-way) and "
         f"{accuracy['bidirectional']:.1%} (bidirectional)."
     )
     lost, kept = one_way["retained"] - start["retained"], both["retained"] - start["retained"]
     forgetting = (
         f"Forgetting: one-way fine-tuning changes the pretraining loss by {lost:+.2f} nats, bidirectional fine-tuning "
-        f"by {kept:+.2f}{_still_learning(kept)}. From scratch it is {scratch['retained']:.2f}: that model never learned it."
+        f"by {kept:+.2f}{_still_learning(kept)}. "
+        f"From scratch it is {scratch['retained']:.2f}: that model never learned it."
     )
     return (
         pretraining,
@@ -72,8 +73,8 @@ def _task_verdict(one_way: float, both: float, examples: int) -> str:
     else:
         verdict = "bidirectional is ahead" if difference > 0 else "one-way is ahead"
     return (
-        f"Task: the two differ by {100 * difference:+.1f} points, where chance alone moves {examples} examples by up to "
-        f"{100 * margin:.1f}: {verdict}. This is one seed and one learning rate, a demonstration and not a measurement."
+        f"Task: the two differ by {100 * difference:+.1f} points, where chance moves {examples} examples by up "
+        f"to {100 * margin:.1f}: {verdict}. One seed and one learning rate are a demonstration, not a measurement."
     )
 
 
@@ -91,7 +92,7 @@ def write_comparison(result: dict[str, Any], directory: pathlib.Path) -> None:
     map_of_arms = Figure("", plots / "retention.png", "Up is better on the task; left is better kept.")
     report = Report(
         title="jaxft quickstart",
-        subtitle="A small encoder pretrained on Python's own documentation, then fine-tuned one-way and bidirectionally",
+        subtitle="A small encoder, pretrained on Python's own documentation and fine-tuned in two ways",
         summary=conclusions(result),
         tiles=_tiles(result),
         sections=(

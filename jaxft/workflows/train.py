@@ -218,7 +218,10 @@ class _Training:
         self._history.append(row)
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         self._writers.write(step, "evaluation", numbers)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        telling = [
+            f"{name}.{metric}" for name, evaluator in self._evaluators.items() for metric in evaluator.metrics[:2]
+        ]
+        shown = "  ".join(f"{name} {numbers[name]:.4g}" for name in telling if name in numbers)
         self._progress.message(f"step {step}: {shown}")
         if self._best() == step:
             self.save(step, state)

@@ -15,7 +15,22 @@ from jaxft.data.sources import Row
 from jaxft.data.store import TOKENS, Fields, open_or_build
 
 LENGTH = 48
-WORDS = "we hold these truths to be self evident that all men are created equal".split()
+WORDS = [
+    "we",
+    "hold",
+    "these",
+    "truths",
+    "to",
+    "be",
+    "self",
+    "evident",
+    "that",
+    "all",
+    "men",
+    "are",
+    "created",
+    "equal",
+]
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,10 @@ def test_pieces_have_numbers_of_their_own(pack):
 def test_the_number_of_a_piece_does_not_depend_on_packing():
     """It keys the piece's random choices, which must be the same in packed and unpacked rows."""
     lengths = realistic_lengths(300)
-    plans = [plan_rows(lengths, 64, 2, pack=pack, truncate=False, seed=seed) for pack, seed in ((True, 0), (True, 1), (False, 0))]
+    plans = [
+        plan_rows(lengths, 64, 2, pack=pack, truncate=False, seed=seed)
+        for pack, seed in ((True, 0), (True, 1), (False, 0))
+    ]
     named = [{piece.index: (piece.record, piece.start, piece.stop) for piece in pieces_of(plan)} for plan in plans]
     assert named[0] == named[1] == named[2]
 

@@ -83,7 +83,7 @@ def test_neighbours_do_not_stay_together():
 
 
 def test_rises_and_falls_as_a_random_order_does():
-    """Longest rising subsequences of random permutations are about `2 sqrt(n) - 1.77 n**(1/6)` long (Baik et al. 1999)."""
+    """Longest rising runs with gaps of random permutations are `2 sqrt(n) - 1.77 n**(1/6)` long (Baik 1999)."""
     size = 10_000
     lengths = [longest_rising(permute(np.arange(size), size, (seed,))) for seed in range(10)]
     assert np.mean(lengths) == pytest.approx(2 * size**0.5 - 1.77 * size ** (1 / 6), abs=6)

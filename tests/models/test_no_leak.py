@@ -8,20 +8,23 @@ none fewer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import draw_parameters
 
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.model import Model, initialize
-from jaxft.models.transformer import Sequences
+from jaxft.models.model import Model
+from jaxft.models.transformer import Sequences, Transformer
 
 LENGTH, SOURCE_LENGTH, VOCABULARY = 9, 7, 50
 PACKED = np.array([1, 1, 1, 2, 2, 2, 2, 0, 0])
 PADDED = np.array([1, 1, 1, 1, 1, 1, 0, 0, 0])
 PREFIX = np.array([1, 1, 0, 1, 1, 0, 0, 0, 0], bool)
+NO_PREFIX = np.zeros(LENGTH, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +39,13 @@ class Case:
 
 CASES = {
     "whole": Case(),
-    "packed": Case(PACKED, np.array([1, 1, 2, 2, 2, 0, 0])),
-    "padded": Case(PADDED, np.array([1, 1, 1, 1, 0, 0, 0])),
     "windows": Case(windows=(1, 2)),
-    "windows and packed": Case(PACKED, np.array([1, 1, 1, 1, 2, 2, 0]), windows=(1, 0)),
-    "prefix": Case(prefix=PREFIX),
+    # An encoder reads both ways, whatever is called a prefix.
+    "packed": Case(PACKED, np.array([1, 1, 2, 2, 2, 0, 0]), prefix=NO_PREFIX),
+    "padded": Case(PADDED, np.array([1, 1, 1, 1, 0, 0, 0]), prefix=NO_PREFIX),
+    "prefix": Case(np.ones(LENGTH, int), np.ones(SOURCE_LENGTH, int), prefix=PREFIX),
     "prefix and packed": Case(PACKED, np.array([1, 1, 1, 2, 2, 2, 2]), prefix=PREFIX),
+    "windows and packed": Case(PACKED, np.array([1, 1, 1, 1, 2, 2, 0]), prefix=PREFIX, windows=(1, 0)),
 }
 FIELDS = {
     "encoder": {"position": "learned", "norm_placement": "post", "embedding_norm": True},
@@ -84,16 +88,14 @@ def influence(case: Case, config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     return own, source
 
 
-def positions_of(segments, length: int):
+def sequences_of(ids, segments, prefix) -> Sequences:
+    """One row; positions restart with each segment."""
     if segments is None:
-        return None
-    return np.array([sum(segments[:i] == segments[i]) for i in range(length)], np.int32)[None]
-
-
-def sequences_of(ids, segments, prefix=None) -> Sequences:
-    positions = positions_of(segments, len(ids))
-    rows = [None if x is None else jnp.asarray(x)[None] for x in (segments, prefix)]
-    return Sequences(jnp.asarray(ids)[None], rows[0], positions, prefix=rows[1])
+        return Sequences(ids[None], prefix=None if prefix is None else prefix[None])
+    starts = jnp.concatenate([jnp.ones(1, bool), segments[1:] != segments[:-1]])
+    places = jnp.arange(len(ids))
+    positions = places - jax.lax.cummax(jnp.where(starts, places, 0))
+    return Sequences(ids[None], segments[None], positions[None], prefix=None if prefix is None else prefix[None])
 
 
 def replaced(ids: np.ndarray, place: int) -> np.ndarray:
@@ -102,64 +104,71 @@ def replaced(ids: np.ndarray, place: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("kernel", ["reference", "xla"])
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("family", ["encoder", "decoder", "encoder_decoder"])
-def test_a_token_changes_what_sees_it_and_nothing_else(family, name, kernel):
-    case = CASES[name]
-    if family == "encoder" and case.prefix is not None:
-        pytest.skip("an encoder reads both ways and has no prefix")
-    config = ModelConfig(
+def config_of(family: str, windows: tuple[int, ...]) -> ModelConfig:
+    return ModelConfig(
         family=family, vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=24, max_length=16,
-        windows=case.windows, initializer_range=0.3, **FIELDS[family],
+        windows=windows, **FIELDS[family],
     )  # fmt: skip
-    model = Model(config, compute=ComputeConfig(attention=kernel))
-    parameters = jax.jit(lambda: initialize(model, jax.random.key(1)))()
-    # Random ids, distinct in each sequence, so that no replacement is without effect by chance.
-    generator = np.random.default_rng(0)
-    ids = generator.permutation(VOCABULARY)[:LENGTH].astype(np.int32)
-    source = generator.permutation(VOCABULARY)[:SOURCE_LENGTH].astype(np.int32)
+
+
+@functools.cache
+def hidden_states(family: str, windows: tuple[int, ...], kernel: str):
+    """A compiled function of a row's and its source's ids, segments and prefix to the row's hidden states."""
+    model = Model(config_of(family, windows), compute=ComputeConfig(attention=kernel))
+    parameters = draw_parameters(model)
 
     @jax.jit
-    def hidden(ids, source):
-        own = sequences_of(ids, case.segments, case.prefix)
+    def hidden(ids, source, segments, source_segments, prefix):
+        own = sequences_of(ids, segments, prefix)
         if family != "encoder_decoder":
             return model.apply({"params": parameters}, own).hidden[0]
-        given = sequences_of(source, case.source_segments)
-        return model.apply({"params": parameters}, given, own).hidden[0]
+        return model.apply({"params": parameters}, sequences_of(source, source_segments, None), own).hidden[0]
 
-    before = np.asarray(hidden(ids, source))
-    of_own, of_source = influence(case, config)
+    return hidden
+
+
+@pytest.mark.parametrize("kernel", ["reference", "xla"])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("family", FIELDS)
+def test_a_token_changes_what_sees_it_and_nothing_else(family, name, kernel):
+    case = CASES[name]
+    # Distinct ids, so that no replacement is without effect by chance.
+    generator = np.random.default_rng(0)
+    ids, source = (generator.permutation(VOCABULARY)[:length].astype(np.int32) for length in (LENGTH, SOURCE_LENGTH))
+    compiled = hidden_states(family, case.windows, kernel)
+
+    def hidden(ids, source) -> np.ndarray:
+        return np.asarray(compiled(ids, source, case.segments, case.source_segments, case.prefix))
+
+    before = hidden(ids, source)
+    of_own, of_source = influence(case, config_of(family, case.windows))
     for place in range(LENGTH):
-        changed = (np.asarray(hidden(replaced(ids, place), source)) != before).any(-1)
+        changed = (hidden(replaced(ids, place), source) != before).any(-1)
         np.testing.assert_array_equal(changed, of_own[:, place], f"token {place} replaced")
     for place in range(SOURCE_LENGTH if family == "encoder_decoder" else 0):
-        changed = (np.asarray(hidden(ids, replaced(source, place))) != before).any(-1)
+        changed = (hidden(ids, replaced(source, place)) != before).any(-1)
         np.testing.assert_array_equal(changed, of_source[:, place], f"source token {place} replaced")
 
 
-def test_the_oracle_forbids_and_allows_something_in_every_case():
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("family", FIELDS)
+def test_the_oracle_forbids_and_allows_something(family, name):
     """Otherwise the test above would say nothing."""
-    for case in CASES.values():
-        for family, fields in FIELDS.items():
-            own, source = influence(case, ModelConfig(family=family, num_layers=2, embed_dim=16, num_heads=4, **fields))
-            others = own & ~np.eye(LENGTH, dtype=bool)
-            assert others.any()
-            if family != "encoder" or case != CASES["whole"]:
-                assert not own.all()
-            if family == "encoder_decoder" and case.segments is not None:
-                assert source.any() and not source.all()
+    own, source = influence(CASES[name], config_of(family, CASES[name].windows))
+    assert (own & ~np.eye(LENGTH, dtype=bool)).any()
+    # One whole sequence is what an encoder may read everywhere, and a decoder too of its source.
+    whole = name in ("whole", "prefix")
+    assert own.all() == (family == "encoder" and whole)
+    if family == "encoder_decoder":
+        assert source.any() and source.all() == (whole or name == "windows")
 
 
 def test_a_decoder_turned_encoder_reads_both_ways():
-    config = ModelConfig(family="decoder", vocab_size=VOCABULARY, embed_dim=16, num_layers=1, num_heads=2, mlp_dim=24, initializer_range=0.3)
-    from jaxft.models.transformer import Transformer
-
-    causal, both = Transformer(config), Transformer(config, causal=False)
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (1, LENGTH)), jnp.int32)
-    variables = jax.jit(causal.init)(jax.random.key(0), Sequences(ids))
-    last = ids.at[0, -1].add(1) % VOCABULARY
-    for trunk, sees in ((causal, False), (both, True)):
-        run = jax.jit(lambda ids, trunk=trunk: trunk.apply(variables, Sequences(ids)))
-        changed = (run(ids) != run(last)).any(-1)[0]
+    config = config_of("decoder", ())
+    parameters = draw_parameters(Model(config))["trunk"]
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, LENGTH).astype(np.int32)
+    for causal, sees in ((None, False), (False, True)):
+        trunk = Transformer(config, causal=causal)
+        run = jax.jit(lambda ids, trunk=trunk: trunk.apply({"params": parameters}, Sequences(ids[None]))[0])
+        changed = np.asarray(run(ids) != run(replaced(ids, LENGTH - 1))).any(-1)
         np.testing.assert_array_equal(changed, [sees] * (LENGTH - 1) + [True])

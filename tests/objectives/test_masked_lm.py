@@ -90,7 +90,9 @@ def test_text_alone_is_predicted_labels_are_the_original_and_nothing_else_change
         assert row["labels"][: len(places)].tolist() == original[places].tolist()
         others = np.setdiff1d(np.arange(LENGTH), places)
         assert row["token_ids"][others].tolist() == original[others].tolist()
-        segments = np.concatenate([*(np.full(size + 2, i) for i, size in enumerate(sizes, 1)), np.zeros(LENGTH - ends[-1])])
+        segments = np.concatenate(
+            [*(np.full(size + 2, i) for i, size in enumerate(sizes, 1)), np.zeros(LENGTH - ends[-1])]
+        )
         assert row["segment_ids"].tolist() == segments.tolist()
         restarting = np.concatenate([*(np.arange(size + 2) for size in sizes), np.zeros(LENGTH - ends[-1])])
         assert row["positions"].tolist() == restarting.tolist()
@@ -101,7 +103,9 @@ def test_shapes_and_dtypes_are_fixed(tokenizer, tokens):
     rows = [row_of(objective, pieces(tokens, *sizes)) for sizes in ((1,), (62,), (10, 10, 10))]
     described = [{name: (array.shape, array.dtype) for name, array in row.items()} for row in rows]
     assert described[0] == described[1] == described[2]
-    assert all(dtype == (np.float32 if name == "label_weights" else np.int32) for name, (_, dtype) in described[0].items())
+    assert all(
+        dtype == (np.float32 if name == "label_weights" else np.int32) for name, (_, dtype) in described[0].items()
+    )
 
 
 def fates(objective, tokenizer, tokens, rows: int) -> Counter:
@@ -146,7 +150,7 @@ def test_random_tokens_are_uniform_over_all_that_are_not_special(tokenizer, toke
 def test_each_set_of_tokens_is_as_likely_as_any_other(tokenizer, tokens, size, count):
     objective = MaskedLM(MaskedLMConfig(mask_rate=count / size), tokenizer, LENGTH)
     (part,) = pieces(tokens, size)
-    sets = {chosen: 0 for chosen in itertools.combinations(range(1, size + 1), count)}
+    sets = dict.fromkeys(itertools.combinations(range(1, size + 1), count), 0)
     for i in range(100 * len(sets)):
         row = objective.make_row([{TOKENS: part}], [example_generator(0, 0, i)])
         sets[tuple(predicted(row).tolist())] += 1
@@ -157,7 +161,9 @@ def test_each_set_of_tokens_is_as_likely_as_any_other(tokenizer, tokens, size, c
 def word_spans(tokenizer, part) -> list[range]:
     """Positions of each word, from how the vocabulary writes it; an unknown token is a word."""
     written = tokenizer.tokens(part.tolist())
-    starts = [i for i, token in enumerate(written) if i == 0 or token.startswith("▁") or part[i] == tokenizer.unknown_id]
+    starts = [
+        i for i, token in enumerate(written) if i == 0 or token.startswith("▁") or part[i] == tokenizer.unknown_id
+    ]
     return [range(a, b) for a, b in itertools.pairwise([*starts, len(part)])]
 
 
@@ -252,7 +258,8 @@ def test_rows_of_pieces_of_sixteen_tokens_lose_no_prediction(tokenizer, tokens, 
 def test_evaluation_has_its_own_rate_and_the_same_masks_for_all_recipes(tokenizer, tokens):
     parts = pieces(tokens, 40)
     rows = [
-        row_of(MaskedLM(MaskedLMConfig(mask_rate=rate), tokenizer, LENGTH).for_evaluation(), parts, 7) for rate in (0.15, 0.3, 0.5)
+        row_of(MaskedLM(MaskedLMConfig(mask_rate=rate), tokenizer, LENGTH).for_evaluation(), parts, 7)
+        for rate in (0.15, 0.3, 0.5)
     ]
     assert len(predicted(rows[0])) == 6
     for row in rows[1:]:
@@ -262,7 +269,13 @@ def test_evaluation_has_its_own_rate_and_the_same_masks_for_all_recipes(tokenize
 
 
 def test_impossible_values_are_refused(tokenizer):
-    for field, value in (("mask_rate", 0.0), ("mask_rate", 1.0), ("evaluation_mask_rate", 1.5), ("masked", 0.95), ("randomized", -0.1)):
+    for field, value in (
+        ("mask_rate", 0.0),
+        ("mask_rate", 1.0),
+        ("evaluation_mask_rate", 1.5),
+        ("masked", 0.95),
+        ("randomized", -0.1),
+    ):
         with pytest.raises(InvalidField):
             MaskedLMConfig(**{field: value})
 
@@ -294,10 +307,10 @@ def objective(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def loss_of(make_model, objective):
+def loss_of(make_model, objective, jit):
     """A compiled function from a batch to its StreamLoss, of a fresh model."""
     model, parameters = make_model(objective)
-    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
+    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch))
     return lambda batch: jax.device_get(compiled(batch))
 
 
@@ -317,21 +330,27 @@ def test_packed_is_unpacked(loss_of, objective, store):
     assert packed["token_ids"].shape[0] < 0.9 * unpacked["token_ids"].shape[0]
     one, other = loss_of(packed), loss_of(unpacked)
     assert one.weight == other.weight == packed["label_weights"].sum()
-    assert one.tokens == other.tokens == (store.lengths.sum() + 2 * sum(len(set(s)) - (0 in s) for s in packed["segment_ids"].tolist()))
+    assert (
+        one.tokens
+        == other.tokens
+        == (store.lengths.sum() + 2 * sum(len(set(s)) - (0 in s) for s in packed["segment_ids"].tolist()))
+    )
     assert one.loss == pytest.approx(float(other.loss), rel=2e-5)
     assert one.sums["accuracy"] == other.sums["accuracy"]
 
 
-def test_the_loss_is_the_cross_entropy_of_the_original_tokens(make_model, loss_of, objective, store):
+def test_the_loss_is_the_cross_entropy_of_the_original_tokens(make_model, loss_of, objective, store, jit):
     model, parameters = make_model(objective)
     batch = whole_pass(objective, store, pack=True)
     part = loss_of(batch)
     # By hand, from the logits of all positions.
     sequences = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
-    compiled = jax.jit(lambda sequences: bind(model, parameters)(sequences, head="masked_lm").logits)
+    compiled = jit(lambda sequences: bind(model, parameters)(sequences, head="masked_lm").logits)
     logits = np.asarray(compiled(sequences), np.float64)
     total = hits = 0.0
-    for row, (places, labels, weights) in enumerate(zip(batch["gather"], batch["labels"], batch["label_weights"], strict=True)):
+    for row, (places, labels, weights) in enumerate(
+        zip(batch["gather"], batch["labels"], batch["label_weights"], strict=True)
+    ):
         for place, label, weight in zip(places, labels, weights, strict=True):
             scores = logits[row, place]
             total += weight * (np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[label])
@@ -346,7 +365,9 @@ def test_places_without_weight_count_nothing(loss_of, objective, store, tokenize
     assert empty.any()
     rng = np.random.default_rng(0)
     changed = dict(batch)
-    changed["labels"] = np.where(empty, rng.integers(0, tokenizer.vocab_size, empty.shape), batch["labels"]).astype(np.int32)
+    changed["labels"] = np.where(empty, rng.integers(0, tokenizer.vocab_size, empty.shape), batch["labels"]).astype(
+        np.int32
+    )
     changed["gather"] = np.where(empty, rng.integers(0, LENGTH, empty.shape), batch["gather"]).astype(np.int32)
     one, other = loss_of(batch), loss_of(changed)
     assert (one.loss, one.weight, one.sums["accuracy"]) == (other.loss, other.weight, other.sums["accuracy"])
@@ -364,4 +385,6 @@ def test_rows_without_weight_count_nothing(loss_of, objective, store):
     changed["labels"] = np.where(keep[:, None], batch["labels"], 9).astype(np.int32)
     other = loss_of(changed)
     assert one.loss == pytest.approx(float(other.loss), rel=1e-6) and one.sums["accuracy"] == other.sums["accuracy"]
-    assert loss_of(batch).loss == pytest.approx(float(one.loss + loss_of({**batch, "row_weight": 1.0 - keep}).loss), rel=1e-5)
+    assert loss_of(batch).loss == pytest.approx(
+        float(one.loss + loss_of({**batch, "row_weight": 1.0 - keep}).loss), rel=1e-5
+    )

@@ -25,7 +25,10 @@ def test_the_length_is_the_configs_or_the_models(tokenizer, config):
 
 
 def test_tasks_have_heads_of_their_own_and_pretraining_shares_one(tokenizer):
-    heads = [make_objective(SequenceClassificationConfig(labels=LABELS), tokenizer, 64, name).head_name for name in ("a", "b")]
+    heads = [
+        make_objective(SequenceClassificationConfig(labels=LABELS), tokenizer, 64, name).head_name
+        for name in ("a", "b")
+    ]
     assert heads == ["a", "b"]
     assert len({make_objective(MaskedLMConfig(), tokenizer, 64, name).head_name for name in ("a", "b")}) == 1
 

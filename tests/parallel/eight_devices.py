@@ -1,0 +1,127 @@
+"""Trains a tiny two-stream model on several meshes of eight devices and prints what came out, as JSON.
+
+Started by `test_eight_devices.py` with XLA_FLAGS=--xla_force_host_platform_device_count=8, since the number of a process's devices is
+fixed once JAX runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import jax
+import numpy as np
+import optax
+
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.models.model import Model, abstract_parameters
+from jaxft.objectives.masked_lm import MaskedLM
+from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
+from jaxft.parallel.mesh import MeshConfig, make_mesh
+from jaxft.parallel.sharding import put_batch
+from jaxft.training.optimizer import OptimizerConfig, make_optimizer, parameter_names
+from jaxft.training.schedule import ScheduleConfig, make_schedule
+from jaxft.training.state import create_state
+from jaxft.training.step import ClipConfig, make_train_step
+
+VOCABULARY, LENGTH, ROWS, STEPS = 64, 8, 16, 3
+MESHES = {
+    "one": {"data": 1},
+    "data": {"data": 8},
+    "fsdp": {"data": 1, "fsdp": 8},
+    "tensor": {"data": 4, "tensor": 2},
+    "mixed": {"data": 2, "fsdp": 2, "tensor": 2},
+    "context": {"data": 2, "tensor": 2, "context": 2},
+}
+# Mesh, dropout and number of micro-batches.
+RUNS = [(mesh, 0.3, 1) for mesh in MESHES] + [("one", 0.0, 1), ("one", 0.0, 2), ("mixed", 0.0, 2)]
+
+
+class MaskedLMWithoutText(MaskedLM):
+    """The objective for batches that are made here: its loss alone, without a tokenizer."""
+
+    def __init__(self):
+        self.length = LENGTH
+
+
+def model_with(dropout: float) -> Model:
+    config = ModelConfig(
+        vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=32, max_length=LENGTH, position="learned",
+        attention_bias=True, dropout=dropout, attention_dropout=dropout, initializer_range=0.2,
+    )  # fmt: skip
+    heads = (
+        ("masked_lm", HeadConfig("masked_lm")),
+        ("task", HeadConfig("sequence_classification", 3, dropout=dropout)),
+    )
+    return Model(config, heads, ComputeConfig(scan_layers=True))
+
+
+def make_batches(step: int) -> dict[str, dict[str, np.ndarray]]:
+    """A batch of both streams; rows weigh differently, so that means of means would show."""
+    generator = np.random.default_rng(step)
+    ids = generator.integers(0, VOCABULARY, (2, ROWS, LENGTH)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
+    segments = (np.arange(LENGTH) < generator.integers(3, LENGTH + 1, (2, ROWS, 1))).astype(np.int32)
+    masked = {
+        "token_ids": ids[0], "segment_ids": segments[0], "positions": positions,
+        "gather": generator.integers(0, 3, (ROWS, 3)).astype(np.int32),
+        "labels": generator.integers(0, VOCABULARY, (ROWS, 3)).astype(np.int32),
+        "label_weights": (generator.random((ROWS, 3)) < np.linspace(0.1, 1, ROWS)[:, None]).astype(np.float32),
+        "row_weight": np.ones(ROWS, np.float32),
+    }  # fmt: skip
+    task = {
+        "token_ids": ids[1], "segment_ids": segments[1], "token_types": np.zeros_like(ids[1]),
+        "label": generator.integers(0, 3, ROWS).astype(np.int32),
+        "row_weight": (np.arange(ROWS) < ROWS - 3).astype(np.float32),
+    }  # fmt: skip
+    return {"replay": masked, "task": task}
+
+
+def train(mesh_name: str, dropout: float, micro_batches: int):
+    """Losses and gradient norms of each step, and the last state."""
+    config = MeshConfig(**MESHES[mesh_name])
+    mesh = make_mesh(config, jax.devices()[:1] if mesh_name == "one" else None)
+    model = model_with(dropout)
+    task = SequenceClassificationConfig(labels=("a", "b", "c"), dropout=dropout)
+    objectives = {"replay": MaskedLMWithoutText(), "task": SequenceClassification(task, None, LENGTH, "task")}
+    schedule = make_schedule(ScheduleConfig("constant", warmup=0), 1e-2, STEPS)
+    # A large epsilon, so that gradients that are zero but for rounding do not become full steps.
+    settings = OptimizerConfig(learning_rate=1e-2, epsilon=1e-3)
+    optimizer = make_optimizer(settings, schedule, *abstract_parameters(model), frozenset({"masked_lm", "task"}))
+    state = create_state(model, optimizer, 7, mesh)
+    step = make_train_step(model, objectives, {"replay": 0.5, "task": 1.0}, optimizer, schedule, ClipConfig(1.0), micro_batches)
+    compiled = jax.jit(step, donate_argnums=0)
+    seen = []
+    with jax.set_mesh(mesh):
+        for number in range(STEPS):
+            batches = {name: put_batch(batch, mesh) for name, batch in make_batches(number).items()}
+            state, metrics = compiled(state, batches)
+            seen.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
+    return seen, state, batches
+
+
+def shard_shapes(tree) -> dict[str, list]:
+    """By parameter: its shape, and the shape of what one device holds."""
+    return {
+        name: [list(leaf.shape), list(leaf.sharding.shard_shape(leaf.shape))]
+        for name, leaf in zip(parameter_names(tree), jax.tree.leaves(tree), strict=True)
+    }
+
+
+def main() -> None:
+    results = []
+    for mesh_name, dropout, micro_batches in RUNS:
+        print(mesh_name, dropout, micro_batches, file=sys.stderr, flush=True)
+        seen, state, batches = train(mesh_name, dropout, micro_batches)
+        results.append({
+            "mesh": mesh_name, "dropout": dropout, "micro_batches": micro_batches, "seen": seen,
+            "parameters": np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.parameters)]).tolist(),
+            "shards": shard_shapes(state.parameters), "moment_shards": shard_shapes(optax.tree.get(state.optimizer, "mu")),
+            "batch_shards": shard_shapes(batches["task"]),
+        })  # fmt: skip
+    json.dump({"devices": len(jax.devices()), "runs": results}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A small model with two heads, its objectives, and batches of random text for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxft.data.batches import example_generator
+from jaxft.data.store import TOKENS
+from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.model import Model, initialize
+from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
+from jaxft.parallel.mesh import MeshConfig, make_mesh
+
+LENGTH = 24
+
+
+@pytest.fixture(scope="session")
+def tokenizer(shared_data, tmp_path_factory):
+    """SentencePiece with 200 ids, of one president's address."""
+    with (shared_data / "lm" / "state_union_train.jsonl").open(encoding="utf-8") as lines:
+        text = json.loads(next(lines))["text"]
+    return train_sentencepiece([text], SentencePieceConfig(vocab_size=200), tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """`jax.jit` that compiles in a third of the time; the tests' models are so small that fast code gains nothing."""
+    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="session")
+def fresh_parameters(make_model, jit):
+    """The parameters that the small model begins with."""
+    model = make_model()
+    return jit(lambda: initialize(model, jax.random.key(0)))()
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    return make_mesh(MeshConfig())
+
+
+@pytest.fixture(scope="session")
+def objectives(tokenizer):
+    """`task` classifies, `replay` predicts masked tokens; no dropout."""
+    task = SequenceClassificationConfig(labels=("bad", "fair", "good"), dropout=0.0)
+    return {
+        "task": SequenceClassification(task, tokenizer, LENGTH, "task"),
+        "replay": MaskedLM(MaskedLMConfig(), tokenizer, LENGTH),
+    }
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer, objectives):
+    """A function from changes of the config to a model with a head for each objective."""
+
+    def make(precision="float32", **changes) -> Model:
+        config = ModelConfig(
+            vocab_size=tokenizer.vocab_size, embed_dim=32, num_layers=1, num_heads=2, mlp_dim=48, max_length=LENGTH,
+            token_types=2, attention_bias=True, mlp_bias=True, position="learned", activation="relu",
+        )  # fmt: skip
+        heads = tuple((objective.head_name, objective.head) for objective in objectives.values())
+        return Model(dataclasses.replace(config, **changes), heads, ComputeConfig(precision))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batches(tokenizer, objectives):
+    """A function from a seed to batches of 8 rows for both objectives, with few and many predicted tokens."""
+
+    def make(seed: int = 0):
+        rng = np.random.default_rng(seed)
+
+        def text(size: int) -> np.ndarray:
+            return rng.integers(5, tokenizer.vocab_size, size).astype(np.int32)
+
+        made = {"task": [], "replay": []}
+        for i in range(8):
+            record = {TOKENS: text(rng.integers(1, LENGTH - 2)), "label": int(rng.integers(3))}
+            made["task"].append(objectives["task"].make_row([record], [example_generator(seed, 0, i)]))
+            record = {TOKENS: text(3 if i % 4 else LENGTH - 2)}
+            made["replay"].append(objectives["replay"].make_row([record], [example_generator(seed, 1, i)]))
+        batches = {}
+        for name, rows in made.items():
+            batches[name] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            batches[name]["row_weight"] = np.ones(8, np.float32)
+        batches["task"]["row_weight"][[0, 1, 4]] = 0.0  # rows of padding, unevenly over micro batches
+        return batches
+
+    return make
