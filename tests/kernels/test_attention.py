@@ -131,7 +131,9 @@ def test_a_bias_keeps_float32_in_low_precision(implementation):
 def test_a_query_without_keys_gives_zeros_and_finite_gradients(implementation):
     inputs = arrays(7, 9)
     mask = AttentionMask(query_segments=QUERY_SEGMENTS, key_segments=KEY_SEGMENTS)
-    blind = np.array([[not set([q]) & (set(keys) - {0}) for q in row] for row, keys in zip(QUERY_SEGMENTS, KEY_SEGMENTS, strict=True)])
+    blind = np.array(
+        [[not {q} & (set(keys) - {0}) for q in row] for row, keys in zip(QUERY_SEGMENTS, KEY_SEGMENTS, strict=True)]
+    )
     assert blind.any() and not blind.all()
 
     def of(query, key, value):
@@ -153,7 +155,9 @@ def test_soft_cap_is_gemmas(implementation):
     scores = 20.0 * np.tanh(scores / 20.0)
     shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     wanted = np.einsum("bhqk,bkhd->bqhd", shares, value)
-    ours = attention(*map(jnp.asarray, (query, key, value)), AttentionMask(), scale=0.3, soft_cap=20.0, implementation=implementation)
+    ours = attention(
+        *map(jnp.asarray, (query, key, value)), AttentionMask(), scale=0.3, soft_cap=20.0, implementation=implementation
+    )
     np.testing.assert_allclose(ours, wanted, atol=1e-4)
 
 
@@ -179,11 +183,11 @@ def test_auto_takes_xla_unless_only_the_reference_can():
 
 def test_what_a_kernel_cannot_express_is_refused():
     run = functools.partial(attention, *arrays(3, 3), AttentionMask(), scale=1.0)
-    with pytest.raises(ValueError, match="soft cap.*'reference'"):
+    with pytest.raises(ValueError, match=r"soft cap.*'reference'"):
         run(soft_cap=5.0, implementation="xla")
-    with pytest.raises(ValueError, match="dropout.*'reference'"):
+    with pytest.raises(ValueError, match=r"dropout.*'reference'"):
         run(dropout_rate=0.1, dropout_key=jax.random.key(0), implementation="xla")
-    with pytest.raises(ValueError, match="'flash' is not one of .*xla"):
+    with pytest.raises(ValueError, match=r"'flash' is not one of .*xla"):
         run(implementation="flash")
     # Without a key there is no dropout, and nothing to refuse.
     np.testing.assert_array_equal(run(dropout_rate=0.1, implementation="xla"), run(implementation="xla"))

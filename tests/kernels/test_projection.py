@@ -27,7 +27,9 @@ def draw(*shapes):
 
 def gradients(product, x, kernel, toward):
     """Those of `x` and of the kernel, where `toward` is the gradient of the product."""
-    return jax.jit(jax.grad(lambda x, kernel: (product(x, kernel).astype(jnp.float32) * toward).sum(), (0, 1)))(x, kernel)
+    return jax.jit(jax.grad(lambda x, kernel: (product(x, kernel).astype(jnp.float32) * toward).sum(), (0, 1)))(
+        x, kernel
+    )
 
 
 @pytest.mark.parametrize(("x_shape", "kernel_shape", "contracted", "letters"), CASES)

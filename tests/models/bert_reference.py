@@ -1,6 +1,6 @@
 """Weights and gradients of transformers' torch BERT in the tree of our parameters.
 
-Written from the names and shapes of the torch modules, and used by tests alone: the package's own import is tested elsewhere.
+Written from the names and shapes of the torch modules, for tests alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def our_tree(tensors: dict[str, np.ndarray], config: ModelConfig) -> dict[str, A
 
 def _heads(tensors) -> dict[str, Any]:
     if "classifier.weight" in tensors:
-        return {"head_task": {"pooler": _linear(tensors, "bert.pooler.dense"), "classifier": _linear(tensors, "classifier")}}
+        return {
+            "head_task": {"pooler": _linear(tensors, "bert.pooler.dense"), "classifier": _linear(tensors, "classifier")}
+        }
     return {
         "head_masked_lm": {
             "transform": _linear(tensors, "cls.predictions.transform.dense"),

@@ -1,4 +1,4 @@
-"""Our BERT is transformers' torch BERT: logits, gradients and a fine-tuning, and the comparison sees planted defects."""
+"""Our BERT is torch's: logits, gradients and a fine-tuning, and the comparison sees planted defects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ LABELS = 3
 HEADS = {"masked_lm": HeadConfig("masked_lm"), "task": HeadConfig("sequence_classification", LABELS, dropout=0.0)}
 # Sizes that catch transposed and mixed-up axes: odd numbers of heads, and no two axes alike where they may differ.
 SIZES = {
-    "three heads": {"embed_dim": 48, "num_heads": 3, "mlp_dim": 80, "num_layers": 2, "vocab_size": 61, "max_length": 19},
+    "three heads": {
+        "embed_dim": 48,
+        "num_heads": 3,
+        "mlp_dim": 80,
+        "num_layers": 2,
+        "vocab_size": 61,
+        "max_length": 19,
+    },
     "five heads": {"embed_dim": 40, "num_heads": 5, "mlp_dim": 32, "num_layers": 3, "vocab_size": 37, "max_length": 23},
     "one head": {"embed_dim": 20, "num_heads": 1, "mlp_dim": 44, "num_layers": 1, "vocab_size": 50, "max_length": 16},
 }
@@ -92,7 +99,8 @@ def torch_outputs(model, head: str, batch: dict[str, np.ndarray]):
         loss = torch.nn.functional.cross_entropy(logits, given["label"])
     loss.backward()
     gradients = {
-        name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy().copy() for name, p in model.named_parameters()
+        name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy().copy()
+        for name, p in model.named_parameters()
     }
     return logits.detach().numpy(), gradients
 
@@ -196,7 +204,10 @@ def without_embedding_norm(model: Model, parameters):
 
 def with_final_norm(model: Model, parameters):
     width = model.config.embed_dim
-    parameters["trunk"]["body"]["final_norm"] = {"scale": np.ones(width, np.float32), "bias": np.zeros(width, np.float32)}
+    parameters["trunk"]["body"]["final_norm"] = {
+        "scale": np.ones(width, np.float32),
+        "bias": np.zeros(width, np.float32),
+    }
     return configured(final_norm=True)(model, parameters)
 
 
@@ -239,12 +250,17 @@ CONFIG_DEFECTS = {
     "no embedding norm": without_embedding_norm,
     "a norm at the end": with_final_norm,
 }
+
+
+def without_last(segments: np.ndarray) -> np.ndarray:
+    """Hides the last real token of each row."""
+    return segments * (np.arange(segments.shape[1]) < segments.sum(1)[:, None] - 1)
+
+
 BATCH_DEFECTS = {
     "padding is seen": lambda batch: {**batch, "segment_ids": np.ones_like(batch["segment_ids"])},
     "types ignored": lambda batch: {**batch, "token_types": None},
-    "the last token hidden": lambda batch: {
-        **batch, "segment_ids": batch["segment_ids"] * (np.arange(batch["segment_ids"].shape[1]) < batch["segment_ids"].sum(1)[:, None] - 1)
-    },  # fmt: skip
+    "the last token hidden": lambda batch: {**batch, "segment_ids": without_last(batch["segment_ids"])},
 }
 
 
@@ -266,7 +282,7 @@ def test_the_comparison_sees_a_defect_of_masks_and_types(defect):
     assert not agree(*found), found
 
 
-# --- A fine-tuning -----------------------------------------------------------------------------------------------------
+# --- A fine-tuning -----------------------------------------------------------------------------------------------
 
 STEPS, LEARNING_RATE, DECAY, CLIP = 20, 2e-3, 0.05, 1.0
 

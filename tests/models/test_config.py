@@ -44,7 +44,9 @@ def test_a_width_of_heads_frees_their_number():
 def test_every_preset_is_a_model(preset):
     config = ModelConfig(**PRESETS[preset])
     shapes, axes = abstract_parameters(Model(config))
-    assert jax.tree.structure(shapes) == jax.tree.structure(axes, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+    assert jax.tree.structure(shapes) == jax.tree.structure(
+        axes, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+    )
 
 
 def test_bert_base_has_the_published_number_of_parameters():
@@ -55,11 +57,20 @@ def test_bert_base_has_the_published_number_of_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) + pooler == 109_482_240
 
 
-@pytest.mark.parametrize("fields", [{"scan_layers": True}, {"remat": "full"}, {"precision": "bfloat16"}, {"attention": "reference"}])
+@pytest.mark.parametrize(
+    "fields", [{"scan_layers": True}, {"remat": "full"}, {"precision": "bfloat16"}, {"attention": "reference"}]
+)
 @pytest.mark.parametrize("family", ["encoder", "decoder", "encoder_decoder"])
 def test_how_a_model_is_computed_changes_no_parameter(fields, family):
     config = ModelConfig(
-        family=family, vocab_size=20, embed_dim=16, num_layers=5, num_heads=2, mlp_dim=32, windows=(0, 2), attention_bias=True
+        family=family,
+        vocab_size=20,
+        embed_dim=16,
+        num_layers=5,
+        num_heads=2,
+        mlp_dim=32,
+        windows=(0, 2),
+        attention_bias=True,
     )
     model = Model(config, (("lm", HeadConfig("masked_lm")), ("task", HeadConfig("sequence_classification", 3))))
     plain = abstract_parameters(model)

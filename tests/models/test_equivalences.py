@@ -65,7 +65,7 @@ def hidden_and_gradient(model: Model, parameters, *sequences, weights=None):
 
 
 def assert_trees_close(ours, theirs, relative: float):
-    """Each leaf within a share of its size; one that is nothing beside the others (a key's bias) within that of theirs."""
+    """Each leaf within a share of its size, or of the others' where it is nothing beside them (a key's bias)."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     least = 1e-3 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
@@ -105,7 +105,10 @@ def test_the_way_of_computing_changes_neither_values_nor_gradients(family, way):
 def test_initial_values_do_not_depend_on_the_way_of_computing():
     model = Model(config_of("decoder", num_layers=2))
     drawn = [
-        jax.jit(lambda c=compute: initialize(dataclasses.replace(model, compute=c), jax.random.key(3)), compiler_options=FAST)()
+        jax.jit(
+            lambda c=compute: initialize(dataclasses.replace(model, compute=c), jax.random.key(3)),
+            compiler_options=FAST,
+        )()
         for compute in (PLAIN, ComputeConfig(scan_layers=True, remat="full"))
     ]
     for one, other in zip(*map(jax.tree.leaves, drawn), strict=True):
@@ -143,7 +146,9 @@ def test_a_pattern_that_does_not_divide_the_layers_goes_on_in_order(windows):
 
 def one_layer(config, window, block, trunk, ids, x):
     """What a model of this block alone gives; its embeddings are replaced by `x` from the second layer on."""
-    single = Model(dataclasses.replace(config, num_layers=1, windows=(window,), embedding_norm=x is None, vocab_size=VOCABULARY))
+    single = Model(
+        dataclasses.replace(config, num_layers=1, windows=(window,), embedding_norm=x is None, vocab_size=VOCABULARY)
+    )
     embeddings = dict(trunk["embeddings"])
     if x is not None:
         # Every place of every row is a word of its own, whose embedding is its hidden state.
@@ -176,7 +181,13 @@ def packed_and_alone(lengths: tuple[int, ...], width: int):
 
 @pytest.mark.parametrize(
     ("family", "position"),
-    [("encoder", "learned"), ("encoder", "sinusoidal"), ("decoder", "alibi"), ("decoder", "rotary"), ("encoder_decoder", "relative_bias")],
+    [
+        ("encoder", "learned"),
+        ("encoder", "sinusoidal"),
+        ("decoder", "alibi"),
+        ("decoder", "rotary"),
+        ("encoder_decoder", "relative_bias"),
+    ],
 )
 def test_packed_sequences_are_what_they_are_alone(family, position):
     model = Model(config_of(family, num_layers=1, num_decoder_layers=1, windows=(3,), position=position))

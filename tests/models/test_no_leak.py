@@ -1,8 +1,8 @@
 """No leak: what a token can influence is exactly what the masks allow.
 
-The oracle is a graph: one layer lets a token influence those that see it, and several layers reach as far as paths do. Each
-token is replaced in turn, and the positions whose hidden states change by a single bit must be those that the graph reaches: no other, and
-none fewer.
+The oracle is a graph: one layer lets a token influence those that see it, and several layers reach as far as paths do.
+Each token is replaced in turn, and the positions whose hidden states change by a single bit must be those that the
+graph reaches: no other, and none fewer.
 """
 
 from __future__ import annotations

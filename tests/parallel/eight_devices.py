@@ -1,7 +1,7 @@
 """Trains a tiny two-stream model on several meshes of eight devices and prints what came out, as JSON.
 
-Started by `test_eight_devices.py` with XLA_FLAGS=--xla_force_host_platform_device_count=8, since the number of a process's devices is
-fixed once JAX runs.
+Started by `test_eight_devices.py` with XLA_FLAGS=--xla_force_host_platform_device_count=8, since the number of a
+process's devices is fixed once JAX runs.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class MaskedLMWithoutText(MaskedLM):
 
 def model_with(dropout: float) -> Model:
     config = ModelConfig(
-        vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=32, max_length=LENGTH, position="learned",
-        attention_bias=True, dropout=dropout, attention_dropout=dropout, initializer_range=0.2,
+        vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=32, max_length=LENGTH,
+        position="learned", attention_bias=True, dropout=dropout, attention_dropout=dropout, initializer_range=0.2,
     )  # fmt: skip
     heads = (
         ("masked_lm", HeadConfig("masked_lm")),
@@ -90,7 +90,9 @@ def train(mesh_name: str, dropout: float, micro_batches: int):
     settings = OptimizerConfig(learning_rate=1e-2, epsilon=1e-3)
     optimizer = make_optimizer(settings, schedule, *abstract_parameters(model), frozenset({"masked_lm", "task"}))
     state = create_state(model, optimizer, 7, mesh)
-    step = make_train_step(model, objectives, {"replay": 0.5, "task": 1.0}, optimizer, schedule, ClipConfig(1.0), micro_batches)
+    step = make_train_step(
+        model, objectives, {"replay": 0.5, "task": 1.0}, optimizer, schedule, ClipConfig(1.0), micro_batches
+    )
     compiled = jax.jit(step, donate_argnums=0)
     seen = []
     with jax.set_mesh(mesh):
@@ -114,12 +116,13 @@ def main() -> None:
     for mesh_name, dropout, micro_batches in RUNS:
         print(mesh_name, dropout, micro_batches, file=sys.stderr, flush=True)
         seen, state, batches = train(mesh_name, dropout, micro_batches)
-        results.append({
-            "mesh": mesh_name, "dropout": dropout, "micro_batches": micro_batches, "seen": seen,
-            "parameters": np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.parameters)]).tolist(),
-            "shards": shard_shapes(state.parameters), "moment_shards": shard_shapes(optax.tree.get(state.optimizer, "mu")),
-            "batch_shards": shard_shapes(batches["task"]),
-        })  # fmt: skip
+        leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.parameters)]
+        result = {"mesh": mesh_name, "dropout": dropout, "micro_batches": micro_batches, "seen": seen}
+        result["parameters"] = np.concatenate(leaves).tolist()
+        result["shards"] = shard_shapes(state.parameters)
+        result["moment_shards"] = shard_shapes(optax.tree.get(state.optimizer, "mu"))
+        result["batch_shards"] = shard_shapes(batches["task"])
+        results.append(result)
     json.dump({"devices": len(jax.devices()), "runs": results}, sys.stdout)
 
 

@@ -21,7 +21,9 @@ def runs() -> dict[tuple, dict]:
     # Without the compiler's optimizations, which take longer than these programs run.
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run([sys.executable, PROGRAM], env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [sys.executable, PROGRAM], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout)
     assert told["devices"] == 8
@@ -79,7 +81,9 @@ def test_parameters_and_moments_are_split_as_the_mesh_asks(runs, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mesh", "parts"), [("one", 1), ("data", 8), ("fsdp", 8), ("tensor", 4), ("mixed", 4), ("context", 2)])
+@pytest.mark.parametrize(
+    ("mesh", "parts"), [("one", 1), ("data", 8), ("fsdp", 8), ("tensor", 4), ("mixed", 4), ("context", 2)]
+)
 def test_a_batch_is_split_by_rows(runs, mesh, parts):
     for shape, held in runs[mesh, 0.3, 1]["batch_shards"].values():
         assert shape[0] == held[0] * parts and shape[1:] == held[1:]

@@ -29,7 +29,8 @@ def test_the_free_axis_takes_the_devices_that_are_left(fields, devices, sizes):
 
 
 @pytest.mark.parametrize(
-    ("fields", "devices"), [({"data": 3}, 8), ({"fsdp": 3}, 8), ({"data": 2, "fsdp": 2}, 8), ({"tensor": 16}, 8), ({"data": 2}, 1)]
+    ("fields", "devices"),
+    [({"data": 3}, 8), ({"fsdp": 3}, 8), ({"data": 2, "fsdp": 2}, 8), ({"tensor": 16}, 8), ({"data": 2}, 1)],
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_way_out(fields, devices):
     with pytest.raises(RecipeError, match=rf"does not multiply to the {devices} devices.*product is {devices}, or -1"):

@@ -14,14 +14,22 @@ TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "TPU_WORKE
 
 def run(program: str, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program in an environment that says nothing of platforms but what is given."""
-    inherited = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS" and name not in TPU_VARIABLES}
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS" and name not in TPU_VARIABLES
+    }
     return subprocess.run(
-        [sys.executable, "-c", program], env={**inherited, **environment}, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
 without_accelerator = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None or any(importlib.util.find_spec(f"jax_cuda{v}_plugin") for v in (12, 13)),
+    importlib.util.find_spec("libtpu") is None
+    or any(importlib.util.find_spec(f"jax_cuda{v}_plugin") for v in (12, 13)),
     reason="needs libtpu and no CUDA plugin",
 )
 

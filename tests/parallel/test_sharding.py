@@ -30,15 +30,21 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1, context: int = 1) -> 
 
 
 def lay_out(axes: tuple, shape: tuple, mesh) -> NamedSharding:
-    tree = parameter_shardings({"a": {"kernel": PartitionSpec(*axes)}}, {"a": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}}, mesh)
+    tree = parameter_shardings(
+        {"a": {"kernel": PartitionSpec(*axes)}}, {"a": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}}, mesh
+    )
     return tree["a"]["kernel"]
 
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"tensor": 4, "data": 2}, {"fsdp": 2, "tensor": 2}, {"data": 8}, {}])
 @pytest.mark.parametrize("family", ["encoder", "decoder", "encoder_decoder"])
 def test_every_matrix_is_split_over_fsdp_and_tensor(family, sizes):
-    fields = {"position": "learned", "token_types": 2} if family == "encoder" else {"gated": True, "tied_embeddings": False}
-    config = ModelConfig(family=family, vocab_size=64, embed_dim=32, num_heads=8, mlp_dim=64, num_layers=2, attention_bias=True, **fields)
+    fields = (
+        {"position": "learned", "token_types": 2} if family == "encoder" else {"gated": True, "tied_embeddings": False}
+    )
+    config = ModelConfig(
+        family=family, vocab_size=64, embed_dim=32, num_heads=8, mlp_dim=64, num_layers=2, attention_bias=True, **fields
+    )
     model = Model(config, (("lm", HeadConfig("causal_lm")), ("task", HeadConfig("sequence_classification", 3))))
     shapes, axes = abstract_parameters(model)
     mesh = mesh_of(**sizes)

@@ -15,7 +15,9 @@ PROGRAM = pathlib.Path(__file__).with_name("tpu_compilation.py")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, which compiles for TPUs, is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="libtpu, which compiles for TPUs, is not installed"
+    ),
 ]
 
 
@@ -23,7 +25,12 @@ pytestmark = [
 def compiled() -> dict:
     """What the compiler made of the step, told by a process of its own: libtpu stays loaded."""
     done = subprocess.run(
-        [sys.executable, PROGRAM], env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, PROGRAM],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     # The partitioner's last resort: it gathers an activation whole on every device to lay it out anew.

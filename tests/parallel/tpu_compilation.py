@@ -39,12 +39,14 @@ class MaskedLMWithoutText(MaskedLM):
 
 def batch_structs(mesh) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = {
-        **{name: ((ROWS, LENGTH), jnp.int32) for name in ("token_ids", "segment_ids", "positions")},
-        **{name: ((ROWS, PLACES), jnp.int32) for name in ("gather", "labels")},
+        **dict.fromkeys(("token_ids", "segment_ids", "positions"), ((ROWS, LENGTH), jnp.int32)),
+        **dict.fromkeys(("gather", "labels"), ((ROWS, PLACES), jnp.int32)),
         "label_weights": ((ROWS, PLACES), jnp.float32),
         "row_weight": ((ROWS,), jnp.float32),
     }
-    return {n: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for n, (shape, dtype) in shapes.items()}
+    return {
+        n: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh)) for n, (shape, dtype) in shapes.items()
+    }
 
 
 def main() -> None:

@@ -1,0 +1,124 @@
+"""An evaluation counts every example once, whatever the batches are."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from heldout import LABELS, make_rows, make_stream, make_tokenizer
+from sklearn import metrics as sklearn
+
+from jaxft.evaluation.evaluator import Evaluator
+from jaxft.models.config import ModelConfig
+from jaxft.models.model import Model, abstract_parameters
+from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
+from jaxft.parallel.mesh import MeshConfig, make_mesh
+from jaxft.training.step import bind
+
+LENGTH, EXAMPLES = 16, 26
+
+
+class Setting:
+    """A model with both heads and held-out texts for both objectives."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.tokenizer = make_tokenizer(directory / "tokenizer")
+        task = SequenceClassificationConfig(labels=LABELS, length=LENGTH, label_smoothing=0.1)
+        self.objectives = {
+            "task": SequenceClassification(task, self.tokenizer, LENGTH, "task").for_evaluation(),
+            "masked_lm": MaskedLM(MaskedLMConfig(length=LENGTH), self.tokenizer, LENGTH).for_evaluation(),
+        }
+        config = ModelConfig(
+            vocab_size=self.tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, mlp_dim=24, dropout=0.5
+        )
+        self.model = Model(config, tuple((name, o.head) for name, o in self.objectives.items()))
+        draw = np.random.default_rng(0).normal
+        self.parameters = jax.tree.map(
+            lambda x: jnp.asarray(draw(0, 0.5, x.shape), jnp.float32), abstract_parameters(self.model)[0]
+        )
+        self.rows = make_rows(EXAMPLES)
+
+    def stream(self, name: str, batch_size: int):
+        return make_stream(self.objectives[name], self.tokenizer, self.rows, self.directory / name, batch_size)
+
+    def evaluate(self, name: str, batch_size: int | None = None) -> dict:
+        stream = self.stream(name, batch_size or self.stream(name, 1).rows)
+        objective = self.objectives[name]
+        return Evaluator(name, self.model, objective, stream, objective.metrics, make_mesh(MeshConfig()))(
+            self.parameters
+        )
+
+    def one_by_one(self, name: str):
+        """Logits and labels of every row by itself, without the evaluator."""
+        objective, stream = self.objectives[name], self.stream(name, 1)
+        run = jax.jit(lambda batch: objective.loss(bind(self.model, self.parameters), batch))
+        return [run(stream.batch(number)) for number in range(stream.rows)]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> Setting:
+    return Setting(tmp_path_factory.mktemp("heldout"))
+
+
+def flat(metrics: dict) -> dict:
+    return {name: np.asarray(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize("name", ["task", "masked_lm"])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_batches_of_any_size_give_the_same_metrics(setting, name, batch_size):
+    whole, parts = setting.evaluate(name), setting.evaluate(name, batch_size)
+    assert setting.stream(name, 1).rows % 3 and setting.stream(name, 1).rows % 7, "no batch would be padded"
+    assert set(whole) == set(setting.objectives[name].metrics)
+    for metric, value in flat(whole).items():
+        np.testing.assert_allclose(parts[metric], value, rtol=1e-5, err_msg=metric)
+
+
+@pytest.mark.parametrize("name", ["task", "masked_lm"])
+def test_the_loss_is_that_of_all_weights_together(setting, name):
+    """A sum over rows of unequal weight, divided once."""
+    parts = setting.one_by_one(name)
+    weights = [float(part.weight) for part in parts]
+    if name == "masked_lm":
+        assert len(set(weights)) > 1
+    metrics = setting.evaluate(name, 4)
+    assert metrics["loss"] == pytest.approx(sum(float(part.loss) for part in parts) / sum(weights), rel=1e-5)
+    hits = sum(float(part.sums["accuracy"]) for part in parts)
+    assert metrics["accuracy"] == pytest.approx(hits / sum(weights), rel=1e-5)
+
+
+def test_perplexity_is_the_exponential_of_the_loss(setting):
+    metrics = setting.evaluate("masked_lm", 3)
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
+
+
+def test_a_confusion_matrix_holds_every_example_once(setting):
+    metrics = setting.evaluate("task", 5)
+    confusion = np.asarray(metrics["confusion_matrix"])
+    names = [row.values["label"] for row in setting.rows]
+    np.testing.assert_array_equal(confusion.sum(1), [names.count(label) for label in LABELS])
+    assert metrics["accuracy"] == pytest.approx(np.trace(confusion) / EXAMPLES)
+    labels, predictions = (np.repeat(axis.ravel(), confusion.ravel()) for axis in np.indices(confusion.shape))
+    assert metrics["macro_f1"] == pytest.approx(sklearn.f1_score(labels, predictions, average="macro", zero_division=0))
+
+
+def test_an_evaluation_has_neither_dropout_nor_chance(setting):
+    """The model's dropout of one half would show at once."""
+    assert setting.model.config.dropout == 0.5
+    assert setting.evaluate("masked_lm", 4) == setting.evaluate("masked_lm", 4)
+
+
+def test_only_what_was_asked_for_is_told(setting):
+    stream, objective = setting.stream("task", 4), setting.objectives["task"]
+    for asked in (("accuracy",), ("loss", "macro_f1")):
+        evaluator = Evaluator("task", setting.model, objective, stream, asked, make_mesh(MeshConfig()))
+        metrics = evaluator(setting.parameters)
+        assert tuple(metrics) == asked
+        whole = setting.evaluate("task", 4)
+        assert all(metrics[name] == pytest.approx(whole[name], rel=1e-6) for name in asked)
