@@ -327,7 +327,7 @@ def _is_crowded(place: np.ndarray, others: Iterable[np.ndarray]) -> bool:
 
 
 def _better(metric: str) -> str:
-    return "lower is better" if metric.rpartition(".")[2] in _LOWER_IS_BETTER else "higher is better"
+    return "lower is better" if metric.replace(".", " ").split()[-1] in _LOWER_IS_BETTER else "higher is better"
 
 
 def _draw_bars(axes: Axes, values: Mapping[str, float], colours: Mapping[str, str], metric: str) -> None:

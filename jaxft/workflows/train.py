@@ -166,7 +166,8 @@ class _Training:
     def _restored(self, step: int, target: TrainState) -> TrainState:
         checkpoints = self._run.checkpoints
         self._history = checkpoints.progress(step)["history"]
-        self._saved = checkpoints.steps()
+        # Later steps are there only where they are damaged: they are to be written again.
+        self._saved = [saved for saved in checkpoints.steps() if saved <= step]
         parameters, rest = checkpoints.restore(step, target.parameters, _training_items(target))
         return TrainState(rest["step"], rest["seed"], parameters, rest["optimizer"])
 
