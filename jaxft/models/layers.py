@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.kernels.dropout import dropout
-from jaxft.kernels.projection import project
+from jaxft.kernels.projection import add_bias, project
 from jaxft.parallel.sharding import constrain
 
 
@@ -40,7 +40,7 @@ class Linear(nn.Module):
         y = project(x, kernel, contracted, self.dtype)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.output_axes)
-            y = y + self.param("bias", zeros, self.features, jnp.float32).astype(self.dtype)
+            y = add_bias(y, self.param("bias", zeros, self.features, jnp.float32))
         return y
 
 
