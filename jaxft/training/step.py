@@ -149,15 +149,10 @@ def _clip_factor(norm: jax.Array, largest: float) -> jax.Array | float:
 
 
 def _updated(state: TrainState, gradient, finite: jax.Array, optimizer) -> TrainState:
-    updates, moments = optimizer.update(gradient, state.optimizer, state.parameters)
-    parameters = optax.apply_updates(state.parameters, updates)
+    def update(old):
+        parameters, moments = old
+        updates, moments = optimizer.update(gradient, moments, parameters)
+        return optax.apply_updates(parameters, updates), moments
 
-    def keep(new, old):
-        return jnp.where(finite, new, old)
-
-    return TrainState(
-        step=state.step + 1,
-        seed=state.seed,
-        parameters=jax.tree.map(keep, parameters, state.parameters),
-        optimizer=jax.tree.map(keep, moments, state.optimizer),
-    )
+    parameters, moments = jax.lax.cond(finite, update, lambda old: old, (state.parameters, state.optimizer))
+    return TrainState(step=state.step + 1, seed=state.seed, parameters=parameters, optimizer=moments)

@@ -25,6 +25,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.masked_lm import MaskedLM
 from jaxft.parallel.mesh import MeshConfig, make_mesh
+from jaxft.parallel.platform import choose_platform
 from jaxft.parallel.sharding import put_batch
 from jaxft.recipe.presets import PRESETS
 from jaxft.reporting.tables import text_table
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dropout", type=float, default=0.0, help="rate in both (default: %(default)s)")
     options = parser.parse_args()
+    choose_platform()
     fields = PRESETS[options.preset] | {"dropout": options.dropout, "attention_dropout": options.dropout}
     config = ModelConfig(**fields, vocab_size=VOCABULARY)
     batch = make_batch(options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from jaxft.kernels.projection import project
+from jaxft.kernels.projection import add_bias, project
 
 # Shape of x, shape of the kernel, contracted axes, and the same contraction in letters.
 CASES = [
@@ -105,3 +105,19 @@ def test_all_three_products_take_bfloat16_and_sum_in_float32(x_shape, kernel_sha
     for product in products:
         assert [v.aval.dtype for v in product.invars] == [jnp.bfloat16, jnp.bfloat16]
         assert product.outvars[0].aval.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5), (7, 4)])
+def test_a_biass_gradient_is_summed_in_float32_whatever_the_precision(shape):
+    bias_shape = shape[2:] or shape[1:]
+    x, toward, bias = draw(shape, shape, bias_shape)
+    summed = np.asarray(jnp.asarray(toward, jnp.bfloat16), np.float64).sum(tuple(range(len(shape) - len(bias_shape))))
+
+    def loss(bias, dtype):
+        return (add_bias(x.astype(dtype), bias).astype(jnp.float32) * toward.astype(dtype).astype(jnp.float32)).sum()
+
+    np.testing.assert_array_equal(add_bias(x, bias), x + bias)
+    assert add_bias(x.astype(jnp.bfloat16), bias).dtype == jnp.bfloat16
+    gradient = jax.grad(loss)(bias, jnp.bfloat16)
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, summed, rtol=1e-5, atol=1e-6)
