@@ -22,8 +22,10 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "dry_run": "jaxft.workflows.train",
     "evaluate": "jaxft.workflows.evaluate",
+    "load_pretrained": "jaxft.workflows.pretrained",
     "open_run": "jaxft.workflows.opened",
     "predict": "jaxft.workflows.predict",
+    "save_pretrained": "jaxft.workflows.pretrained",
     "quickstart": "jaxft.workflows.quickstart",
     "train": "jaxft.workflows.train",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import flax.linen as nn
 import flax.struct
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from jaxft.kernels.attention import attention
 from jaxft.kernels.masks import AttentionMask
-from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfig
 from jaxft.models.layers import Dropout, Linear, Norm, activate
 from jaxft.models.positions import rotate
+from jaxft.models.relative import RelativePositions, TransformerXLBias, disentangled_bias
 from jaxft.parallel.sharding import constrain
 
 Angles = tuple[jax.Array, jax.Array]
@@ -27,6 +28,7 @@ class BlockInputs:
       mask: who sees whom within the stack.
       angles: rotary cosines and sines, or None.
       local_angles: those of layers with a window.
+      relative: relative positions of `disentangled` and `transformer_xl`, or None.
       encoded: output of the encoder `(batch, source_length, embed)` for cross attention, or None.
       cross_mask: who sees whom across, given whenever `encoded` is.
     """
@@ -34,6 +36,7 @@ class BlockInputs:
     mask: AttentionMask
     angles: Angles | None = None
     local_angles: Angles | None = None
+    relative: RelativePositions | None = None
     encoded: jax.Array | None = None
     cross_mask: AttentionMask | None = None
 
@@ -57,39 +60,61 @@ class Attention(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, source: jax.Array, mask: AttentionMask, angles: Angles | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        source: jax.Array,
+        mask: AttentionMask,
+        angles: Angles | None = None,
+        relative: RelativePositions | None = None,
+    ) -> jax.Array:
         """`(batch, length, embed)`: `x` attends to `source` `(batch, source_length, embed)`."""
         config, compute = self.config, self.compute
-        width = config.width_of_head
-
-        def heads(name: str, number: int, axis: str) -> Linear:
-            return Linear(
-                (number, width), ("embed",), (axis, "head_dim"), config.attention_bias, jnp.dtype(compute.precision),
-                config.initializer_range, name=name,
-            )  # fmt: skip
-
-        query = heads("query", config.num_heads, "heads")(x)
-        key = heads("key", config.kv_heads, "kv_heads")(source)
-        value = heads("value", config.kv_heads, "kv_heads")(source)
-        if config.query_key_norm:
-            query = make_norm(config, compute, "query_norm")(query)
-            key = make_norm(config, compute, "key_norm")(key)
+        query_projection = self._heads("query", config.num_heads, "heads")
+        key_projection = self._heads("key", config.kv_heads, "kv_heads")
+        query, key = query_projection(x), key_projection(source)
+        value = self._heads("value", config.kv_heads, "kv_heads")(source)
+        if config.query_key_norm != "none":
+            query, key = self._normalized(query, "query_norm"), self._normalized(key, "key_norm")
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         query = constrain(query, "batch", "length", "heads", "head_dim")
+        scale = config.width_of_head**-0.5 if config.attention_scale is None else config.attention_scale
+        if config.position == "disentangled":
+            # Three kinds of scores are summed: content to content, content to position, position to content.
+            scale /= math.sqrt(3)
+            bias = disentangled_bias(query, key, relative, query_projection, key_projection)
+            mask = mask.replace(bias=bias * scale)
+        elif config.position == "transformer_xl":
+            query, bias = TransformerXLBias(config, compute, name="relative")(query, relative)
+            mask = mask.replace(bias=bias * scale)
         has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
         mixed = attention(
             query, key, value, mask,
-            scale=width**-0.5 if config.attention_scale is None else config.attention_scale,
+            scale=scale,
             soft_cap=config.attention_soft_cap,
             dropout_rate=config.attention_dropout,
             dropout_key=self.make_rng("dropout") if has_dropout else None,
             implementation=compute.attention,
         )  # fmt: skip
+        output_bias = config.attention_bias if config.attention_output_bias is None else config.attention_output_bias
         return Linear(
-            (config.embed_dim,), ("heads", "head_dim"), ("embed",), config.attention_bias, jnp.dtype(compute.precision),
+            (config.embed_dim,), ("heads", "head_dim"), ("embed",), output_bias, jnp.dtype(compute.precision),
             config.initializer_range, name="output",
         )(mixed)  # fmt: skip
+
+    def _heads(self, name: str, number: int, axis: str) -> Linear:
+        config = self.config
+        return Linear(
+            (number, config.width_of_head), ("embed",), (axis, "head_dim"), config.attention_bias,
+            jnp.dtype(self.compute.precision), config.initializer_range, name=name,
+        )  # fmt: skip
+
+    def _normalized(self, x: jax.Array, name: str) -> jax.Array:
+        norm = make_norm(self.config, self.compute, name)
+        if self.config.query_key_norm == "head":
+            return norm(x)
+        return norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape)
 
 
 class FeedForward(nn.Module):
@@ -108,9 +133,11 @@ class FeedForward(nn.Module):
                 config.initializer_range, name=name,
             )  # fmt: skip
 
-        inner = activate(config.activation, linear("input", config.mlp_dim, ("embed", "mlp"))(x))
+        inner = linear("input", config.mlp_dim, ("embed", "mlp"))(x)
         if config.gated:
-            inner = inner * linear("gate", config.mlp_dim, ("embed", "mlp"))(x)
+            inner = inner * activate(config.activation, linear("gate", config.mlp_dim, ("embed", "mlp"))(x))
+        else:
+            inner = activate(config.activation, inner)
         inner = constrain(inner, "batch", "length", "mlp")
         return linear("output", config.embed_dim, ("mlp", "embed"))(inner)
 
@@ -121,38 +148,40 @@ class Block(nn.Module):
     Attributes:
       config: the model.
       compute: how it is computed.
-      window: tokens seen to each side, 0 for all.
+      kind: in what it differs from its neighbours.
       cross: whether the layer reads the encoder.
     """
 
     config: ModelConfig
     compute: ComputeConfig
-    window: int = 0
+    kind: LayerKind = LayerKind()
     cross: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
-        config, compute = self.config, self.compute
+        config, compute, kind = self.config, self.compute, self.kind
         mask, angles = inputs.mask, inputs.angles
-        if self.window:
-            mask = mask.replace(window=(self.window, self.window))
+        if kind.window:
+            mask = mask.replace(window=(kind.window, kind.window))
             angles = inputs.local_angles or angles
+        angles = angles if kind.rotary else None
         attend = Attention(config, compute, name="attention")
         feed_forward = FeedForward(config, compute, name="feed_forward")
         if config.parallel_residual:
             attended = attend(y := self._norm("attention_norm")(x), y, mask, angles)
             return x + self._drop(attended) + self._drop(feed_forward(self._norm("feed_forward_norm")(x)))
-        x = self._residual("attention", x, lambda y: attend(y, y, mask, angles))
+        x = self._residual("attention", x, lambda y: attend(y, y, mask, angles, inputs.relative), kind.attention_norm)
         if self.cross:
             across = Attention(config, compute, name="cross_attention")
             x = self._residual("cross_attention", x, lambda y: across(y, inputs.encoded, inputs.cross_mask))
         x = self._residual("feed_forward", x, feed_forward)
         return constrain(x, "batch", "length", "features")
 
-    def _residual(self, name: str, x: jax.Array, layer) -> jax.Array:
+    def _residual(self, name: str, x: jax.Array, layer, has_norm: bool = True) -> jax.Array:
         placement = self.config.norm_placement
-        y = layer(x if placement == "post" else self._norm(f"{name}_norm")(x))
-        if placement == "sandwich":
+        before = placement in ("pre", "sandwich") and has_norm
+        y = layer(self._norm(f"{name}_norm")(x) if before else x)
+        if placement in ("sandwich", "output"):
             y = self._norm(f"{name}_output_norm")(y)
         x = x + self._drop(y)
         return self._norm(f"{name}_norm")(x) if placement == "post" else x
@@ -165,17 +194,17 @@ class Block(nn.Module):
 
 
 class _Group(nn.Module):
-    """The blocks of one period of the window pattern: the body of the scan over layers."""
+    """The blocks of one repeat of a group: the body of the scan over layers."""
 
     config: ModelConfig
     compute: ComputeConfig
-    windows: tuple[int, ...]
+    kinds: tuple[LayerKind, ...]
     cross: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, inputs: BlockInputs):
-        for i, window in enumerate(self.windows):
-            x = Block(self.config, self.compute, window, self.cross, name=f"block_{i}")(x, inputs)
+        for i, kind in enumerate(self.kinds):
+            x = Block(self.config, self.compute, kind, self.cross, name=f"block_{i}")(x, inputs)
         return x, None
 
 
@@ -185,9 +214,8 @@ _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_ba
 class Stack(nn.Module):
     """All blocks of an encoder or a decoder.
 
-    Parameters of like blocks are stacked on a leading axis `layers`, whether the loop over them is compiled as a loop
-    or unrolled, so a checkpoint does not depend on how it was computed. Where the window pattern does not divide the
-    number of layers, the remaining blocks form a second, shorter stack.
+    Parameters of like blocks are stacked on a leading axis `layers` (`ModelConfig.layer_groups`), whether the loop over
+    them is compiled as a loop or unrolled, so a checkpoint does not depend on how it was computed.
 
     Attributes:
       config: the model.
@@ -203,25 +231,22 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
-        pattern = self.config.windows or (0,)
-        groups, rest = divmod(self.num_layers, len(pattern))
-        if groups:
-            x = self._scanned("layers", groups, pattern)(x, inputs)[0]
-        if rest:
-            x = self._scanned("last_layers", 1, pattern[:rest])(x, inputs)[0]
+        for group in self.config.layer_groups(self.num_layers):
+            x = self._scanned(group)(x, inputs)[0]
         return x
 
-    def _scanned(self, name: str, groups: int, windows: Sequence[int]) -> nn.Module:
-        body = _Group
+    def _scanned(self, group: LayerGroup) -> nn.Module:
+        body, shared = _Group, self.config.share_layers
         if self.compute.remat != "none":
             body = nn.remat(body, prevent_cse=not self.compute.scan_layers, policy=_REMAT_POLICIES[self.compute.remat])
         scanned = nn.scan(
             body,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
+            variable_axes={} if shared else {"params": 0},
+            variable_broadcast="params" if shared else False,
+            split_rngs={"params": not shared, "dropout": True},
             in_axes=nn.broadcast,
-            length=groups,
-            unroll=1 if self.compute.scan_layers else groups,
+            length=group.repeats,
+            unroll=1 if self.compute.scan_layers else group.repeats,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(self.config, self.compute, tuple(windows), self.cross, name=name)
+        return scanned(self.config, self.compute, group.kinds, self.cross, name=group.name)

@@ -13,7 +13,6 @@ from jaxft.kernels.projection import project
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Linear, activate
-from jaxft.models.transformer import Sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +20,29 @@ class HeadConfig:
     """A head by its field name.
 
     Attributes:
-      kind: `masked_lm` (BERT's transform, then the vocabulary), `causal_lm` (the vocabulary alone) or
-        `sequence_classification` (pooling, a dense layer, labels).
+      kind: `masked_lm` (BERT's transform, then the vocabulary), `causal_lm` (the vocabulary alone),
+        `sequence_classification` (pooling, a hidden layer, labels), `token_classification` (labels of every token: also
+        the start and end of an answer, or whether a token was replaced) or `pooled` (a vector for the sequence).
       num_labels: outputs of a classifier.
-      pooling: a sequence's vector is that of its first token or the mean over its tokens.
+      pooling: a sequence's vector is that of its first, second or last token, or the mean over its tokens.
+      transform: activation of the hidden layer before the labels; `none` for no such layer.
+      transform_bias: whether the hidden layer has a bias.
+      transform_norm: whether a norm follows it.
+      label_bias: whether the labels have a bias.
+      vocabulary_bias: whether each token of `causal_lm` has a bias; those of `masked_lm` have.
+      activation: of the transform of `masked_lm`; the model's own where None.
       dropout: rate before the last projection of a classifier.
     """
 
-    kind: Literal["masked_lm", "causal_lm", "sequence_classification"]
+    kind: Literal["masked_lm", "causal_lm", "sequence_classification", "token_classification", "pooled"]
     num_labels: int = 0
-    pooling: Literal["first", "mean"] = "first"
+    pooling: Literal["first", "second", "mean", "last"] = "first"
+    transform: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
+    transform_bias: bool = True
+    transform_norm: bool = False
+    label_bias: bool = True
+    vocabulary_bias: bool = False
+    activation: str | None = None
     dropout: float = 0.1
 
 
@@ -48,7 +60,7 @@ class VocabularyProjection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` from `(..., embed)` and the token embedding `(vocab, embed)`."""
+        """Float32 logits `(..., vocab)` from `(..., embedding)` and the table `(vocab, embedding)`."""
         config = self.config
         x = x * config.logit_scale
         if config.tied_embeddings:
@@ -71,43 +83,65 @@ class MaskedLanguageModelHead(nn.Module):
 
     config: ModelConfig
     compute: ComputeConfig
+    head: HeadConfig = HeadConfig("masked_lm")
 
     @nn.compact
     def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
+        """Float32 logits `(..., vocab)` from `(..., embed)` and the token embedding `(vocab, embedding)`."""
         config = self.config
         x = Linear(
-            (config.embed_dim,), ("embed",), ("features",), True, jnp.dtype(self.compute.precision),
-            config.initializer_range, name="transform",
+            (config.width_of_embedding,), ("embed",), ("features",), self.head.transform_bias,
+            jnp.dtype(self.compute.precision), config.initializer_range, name="transform",
         )(x)  # fmt: skip
-        x = make_norm(config, self.compute, "norm")(activate(config.activation, x))
+        x = make_norm(config, self.compute, "norm")(activate(self.head.activation or config.activation, x))
         return VocabularyProjection(config, self.compute, use_bias=True, name="projection")(x, table)
 
 
-class SequenceClassificationHead(nn.Module):
-    """Pools a sequence, then a dense layer with tanh, dropout and the labels (BERT's pooler and classifier)."""
+class LabelHead(nn.Module):
+    """Labels of sequences or tokens: an optional hidden layer (BERT's pooler), dropout, a projection."""
 
     config: ModelConfig
     compute: ComputeConfig
     head: HeadConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequences: Sequences) -> jax.Array:
-        """Float32 logits `(batch, labels)` from hidden states `(batch, length, embed)` of unpacked sequences."""
-        config = self.config
-        if self.head.pooling == "mean":
-            segments = sequences.segment_ids
-            real = jnp.ones(x.shape[:2], x.dtype) if segments is None else (segments > 0).astype(x.dtype)
-            pooled = jnp.einsum("ble,bl->be", x, real) / jnp.maximum(real.sum(1, keepdims=True), 1)
-        else:
-            pooled = x[:, 0]
-        linear = {
-            "use_bias": True,
-            "dtype": jnp.dtype(self.compute.precision),
-            "initializer_range": config.initializer_range,
-        }
-        pooled = activate(
-            "tanh", Linear((config.embed_dim,), ("embed",), ("features",), **linear, name="pooler")(pooled)
-        )
-        pooled = Dropout(self.head.dropout)(pooled)
-        logits = Linear((self.head.num_labels,), ("embed",), ("labels",), **linear, name="classifier")(pooled)
-        return logits.astype(jnp.float32)
+    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+        """From hidden states `(batch, length, embed)`.
+
+        Args:
+          x: hidden states; of unpacked sequences where they are pooled.
+          segment_ids: int32 `(batch, length)`, 0 for padding; None where nothing is padded.
+
+        Returns:
+          Float32 logits `(batch, labels)` of sequences or `(batch, length, labels)` of tokens; without labels, vectors
+          `(batch, embed)`.
+        """
+        head = self.head
+        if head.kind != "token_classification":
+            x = _pooled(x, segment_ids, head.pooling)
+        if head.transform != "none":
+            pooler = self._linear("pooler", self.config.embed_dim, "features", head.transform_bias)
+            x = activate(head.transform, pooler(x))
+        if head.transform_norm:
+            x = make_norm(self.config, self.compute, "norm")(x)
+        if head.kind == "pooled":
+            return x
+        x = Dropout(head.dropout)(x)
+        return self._linear("classifier", head.num_labels, "labels", head.label_bias)(x).astype(jnp.float32)
+
+    def _linear(self, name: str, features: int, axis: str, use_bias: bool) -> Linear:
+        return Linear(
+            (features,), ("embed",), (axis,), use_bias, jnp.dtype(self.compute.precision),
+            self.config.initializer_range, name=name,
+        )  # fmt: skip
+
+
+def _pooled(x: jax.Array, segment_ids: jax.Array | None, pooling: str) -> jax.Array:
+    """`(batch, embed)` from `(batch, length, embed)`."""
+    if pooling in ("first", "second"):
+        return x[:, ("first", "second").index(pooling)]
+    real = jnp.ones(x.shape[:2], x.dtype) if segment_ids is None else (segment_ids > 0).astype(x.dtype)
+    if pooling == "mean":
+        return jnp.einsum("ble,bl->be", x, real) / jnp.maximum(real.sum(1, keepdims=True), 1)
+    last = x.shape[1] - 1 - jnp.argmax(real[:, ::-1], axis=1)
+    return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]

@@ -8,13 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.heads import (
-    HeadConfig,
-    MaskedLanguageModelHead,
-    SequenceClassificationHead,
-    VocabularyProjection,
-)
-from jaxft.models.transformer import Sequences, Transformer
+from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection
+from jaxft.models.transformer import Images, Sequences, Transformer
 
 
 @flax.struct.dataclass
@@ -24,10 +19,12 @@ class ModelOutput:
     Attributes:
       hidden: last hidden states `(batch, length, embed)`.
       logits: float32 logits of the head that was asked for, or None.
+      pooled: `(batch, embed)` of a head of kind `pooled`, or None.
     """
 
     hidden: jax.Array
     logits: jax.Array | None = None
+    pooled: jax.Array | None = None
 
 
 class Model(nn.Module):
@@ -49,14 +46,14 @@ class Model(nn.Module):
 
     def _make_head(self, head: HeadConfig) -> nn.Module:
         if head.kind == "masked_lm":
-            return MaskedLanguageModelHead(self.config, self.compute)
+            return MaskedLanguageModelHead(self.config, self.compute, head)
         if head.kind == "causal_lm":
-            return VocabularyProjection(self.config, self.compute)
-        return SequenceClassificationHead(self.config, self.compute, head)
+            return VocabularyProjection(self.config, self.compute, head.vocabulary_bias)
+        return LabelHead(self.config, self.compute, head)
 
     def __call__(
         self,
-        sequences: Sequences,
+        inputs: Sequences | Images,
         targets: Sequences | None = None,
         head: str | None = None,
         gather: jax.Array | None = None,
@@ -64,27 +61,31 @@ class Model(nn.Module):
         """Runs the trunk and one head.
 
         Args:
-          sequences: the input, of the encoder in an encoder-decoder.
+          inputs: the input, of the encoder in an encoder-decoder.
           targets: the decoder's input in an encoder-decoder.
           head: name of the head; None for hidden states alone.
           gather: int32 `(batch, places)`: the positions that a vocabulary head is asked for; None for all of them.
 
         Returns:
-          Logits `(batch, labels)` of a classifier, `(batch, places or length, vocab)` of a vocabulary head.
+          Logits `(batch, labels)` of a sequence's labels, `(batch, length, labels)` of tokens', `(batch, places or
+          length, vocab)` of a vocabulary head.
         """
-        hidden = self.trunk(sequences, targets)
+        hidden = self.trunk(inputs, targets)
         if head is None:
             return ModelOutput(hidden)
-        if dict(self.heads)[head].kind == "sequence_classification":
-            return ModelOutput(hidden, self.head[head](hidden, sequences))
-        places = hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
-        return ModelOutput(hidden, self.head[head](places, self.trunk.embeddings.table()))
+        kind = dict(self.heads)[head].kind
+        if kind in ("masked_lm", "causal_lm"):
+            places = hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
+            return ModelOutput(hidden, self.head[head](places, self.trunk.embeddings.table()))
+        read = inputs if targets is None else targets
+        result = self.head[head](hidden, None if isinstance(read, Images) else read.segment_ids)
+        return ModelOutput(hidden, pooled=result) if kind == "pooled" else ModelOutput(hidden, result)
 
-    def touch_all(self, sequences: Sequences, targets: Sequences | None = None) -> None:
+    def touch_all(self, inputs: Sequences | Images, targets: Sequences | None = None) -> None:
         """Runs every part once, so that initialization makes every parameter."""
-        self(sequences, targets)
+        self(inputs, targets)
         for name, _ in self.heads:
-            self(sequences, targets, head=name)
+            self(inputs, targets, head=name)
 
 
 def abstract_parameters(model: Model):
@@ -103,6 +104,10 @@ def initialize(model: Model, key: jax.Array):
 
 
 def _initialize(model: Model, key: jax.Array):
-    sequences = Sequences(jnp.zeros((1, 2), jnp.int32))
-    targets = sequences if model.config.family == "encoder_decoder" else None
-    return model.init(key, sequences, targets, method="touch_all")["params"]
+    config = model.config
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    inputs = Sequences(tokens, token_types=tokens)
+    if config.family == "vision":
+        inputs = Images(jnp.zeros((1, config.channels, config.image_size, config.image_size)))
+    targets = inputs if config.family == "encoder_decoder" else None
+    return model.init(key, inputs, targets, method="touch_all")["params"]

@@ -9,22 +9,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxft.models.config import RotaryScaling
 
-def rotary_angles(positions: jax.Array, rotary_dim: int, base: float) -> tuple[jax.Array, jax.Array]:
+
+def rotary_angles(
+    positions: jax.Array, rotary_dim: int, base: float, scaling: RotaryScaling | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of rotary positions (Su et al. 2021, arXiv 2104.09864).
 
     Args:
       positions: int32 `(batch, length)`.
       rotary_dim: rotated dimensions of a head, even.
       base: wavelength base.
+      scaling: how to reach beyond the length of pretraining. `dynamic` and `longrope` look at the largest of the
+        positions.
 
     Returns:
       Two float32 arrays `(batch, length, 1, rotary_dim // 2)`.
     """
-    # On the host and in float64, so that every program uses the same frequencies.
-    frequencies = np.asarray(base ** (-np.arange(0, rotary_dim, 2) / rotary_dim), np.float32)
+    frequencies, factor = _frequencies(positions, rotary_dim, base, scaling)
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+
+
+def _frequencies(positions, rotary_dim: int, base: float, scaling: RotaryScaling | None):
+    """float32 `(rotary_dim // 2,)`, and the factor of cosines and sines."""
+    # On the host and in float64, so that every program uses the same frequencies.
+    exponents = np.arange(0, rotary_dim, 2) / rotary_dim
+    plain = base**-exponents
+    if scaling is None:
+        return plain.astype(np.float32), 1.0
+    given = scaling.attention_factor
+    if scaling.kind == "linear":
+        return (plain / scaling.factor).astype(np.float32), given or 1.0
+    if scaling.kind == "llama3":
+        return _llama3(plain, scaling).astype(np.float32), given or 1.0
+    if scaling.kind == "yarn":
+        own = 0.1 * math.log(scaling.factor) + 1 if scaling.factor > 1 else 1.0
+        return _yarn(plain, rotary_dim, base, scaling).astype(np.float32), own if given is None else given
+    length = jnp.max(positions) + 1
+    if scaling.kind == "dynamic":
+        grown = jnp.maximum(length, scaling.original_length).astype(jnp.float32) / scaling.original_length
+        stretch = (scaling.factor * grown - (scaling.factor - 1)) ** (rotary_dim / (rotary_dim - 2))
+        return (base * stretch) ** -jnp.asarray(exponents, jnp.float32), given or 1.0
+    short, long = (np.asarray(plain / np.asarray(f), np.float32) for f in (scaling.short_factors, scaling.long_factors))
+    own = math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_length)) if scaling.factor > 1 else 1.0
+    return jnp.where(length > scaling.original_length, long, short), own if given is None else given
+
+
+def _llama3(plain: np.ndarray, scaling: RotaryScaling) -> np.ndarray:
+    """Short waves kept, long ones stretched, those between in proportion (Llama 3.1)."""
+    turns = scaling.original_length * plain / (2 * math.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * plain + (1 - kept) * plain / scaling.factor
+
+
+def _yarn(plain: np.ndarray, rotary_dim: int, base: float, scaling: RotaryScaling) -> np.ndarray:
+    """A ramp over the dimensions between those that turn `beta_fast` and `beta_slow` times."""
+
+    def dimension(turns: float) -> float:
+        return rotary_dim * math.log(scaling.original_length / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary_dim - 1)
+    ramp = np.clip((np.arange(rotary_dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
+    return plain * (1 - ramp) + plain / scaling.factor * ramp
 
 
 def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxft.kernels.masks import AttentionMask
 from jaxft.models.blocks import BlockInputs, Stack, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Dropout, Embedding
+from jaxft.models.layers import Dropout, Embedding, Linear
 from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, sinusoidal_table
+from jaxft.models.relative import DisentangledPositions, transformer_xl_positions
 from jaxft.parallel.sharding import constrain
 
 
@@ -40,6 +41,17 @@ class Sequences:
         return jnp.broadcast_to(jnp.arange(self.token_ids.shape[1], dtype=jnp.int32), self.token_ids.shape)
 
 
+@flax.struct.dataclass
+class Images:
+    """A batch of images for a vision model.
+
+    Attributes:
+      pixels: float `(batch, channels, height, width)`, normalized.
+    """
+
+    pixels: jax.Array
+
+
 class TokenEmbeddings(nn.Module):
     """Token, position and type embeddings with their norm and dropout; one table also serves the vocabulary head."""
 
@@ -48,33 +60,112 @@ class TokenEmbeddings(nn.Module):
 
     def setup(self):
         config = self.config
-        scale = config.initializer_range
-        self.tokens = Embedding(config.vocab_size, config.embed_dim, "vocab", scale)
-        if config.position == "learned":
-            self.learned_positions = Embedding(config.max_length, config.embed_dim, "position", scale)
+        scale, width = config.initializer_range, config.width_of_embedding
+        self.tokens = Embedding(config.vocab_size, width, "vocab", scale)
+        last = config.embedding_projection == "last"
+        inner = width if last else config.embed_dim
+        _set_up_positions(self, inner)
         if config.token_types:
-            self.types = Embedding(config.token_types, config.embed_dim, "token_type", scale)
-        if config.embedding_norm:
-            self.norm = make_norm(config, self.compute)
-        self.drop = Dropout(config.dropout)
+            self.types = Embedding(config.token_types, inner, "token_type", scale)
+        if width != config.embed_dim:
+            self.projection = Linear(
+                (config.embed_dim,), ("features",), ("embed",), last, jnp.dtype(self.compute.precision), scale
+            )
 
     def __call__(self, sequences: Sequences) -> jax.Array:
         config = self.config
-        x = self.tokens(sequences.token_ids) * config.embedding_scale
-        if config.position == "learned":
-            x = x + self.learned_positions(sequences.placed())
-        elif config.position == "sinusoidal":
-            x = x + jnp.asarray(sinusoidal_table(config.max_length, config.embed_dim))[sequences.placed()]
+        x = self.vectors(sequences)
+        projected = config.width_of_embedding != config.embed_dim
+        if projected and config.embedding_projection == "first":
+            x = self.projection(x)
         if config.token_types:
             types = sequences.token_types
             x = x + self.types(jnp.zeros_like(sequences.token_ids) if types is None else types)
-        x = constrain(x, "batch", "length", "features")
-        x = self.norm(x) if config.embedding_norm else x
-        return self.drop(x.astype(jnp.dtype(self.compute.precision)))
+        x = _positioned(self, x, sequences)
+        return self.projection(x) if projected and config.embedding_projection == "last" else x
+
+    def vectors(self, sequences: Sequences) -> jax.Array:
+        """Token embeddings alone, float32 `(batch, length, embedding)`."""
+        return self.tokens(sequences.token_ids) * self.config.embedding_scale
 
     def table(self) -> jax.Array:
-        """The token embedding, float32 `(vocab, embed)`."""
+        """The token embedding, float32 `(vocab, embedding)`."""
         return self.tokens.table
+
+
+class TargetEmbeddings(nn.Module):
+    """Positions and norm of a decoder that shares its token embedding with the encoder."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    def setup(self):
+        _set_up_positions(self, self.config.embed_dim)
+
+    def __call__(self, vectors: jax.Array, targets: Sequences) -> jax.Array:
+        """From token embeddings `(batch, length, embed)`."""
+        return _positioned(self, vectors, targets)
+
+
+def _set_up_positions(module: nn.Module, width: int) -> None:
+    """The parts that follow a token embedding of this width: positions, norm, dropout."""
+    config = module.config
+    if config.has_learned_positions:
+        rows = config.max_length + config.position_offset
+        module.learned_positions = Embedding(rows, width, "position", config.initializer_range)
+    if config.embedding_norm:
+        module.norm = make_norm(config, module.compute)
+    module.drop = Dropout(config.dropout)
+
+
+def _positioned(module: nn.Module, x: jax.Array, sequences: Sequences) -> jax.Array:
+    """Token embeddings with positions, norm and dropout, in the dtype of the computation."""
+    config = module.config
+    if config.has_learned_positions:
+        x = x + module.learned_positions(sequences.placed() + config.position_offset)
+    if config.position == "sinusoidal":
+        x = x + jnp.asarray(sinusoidal_table(config.max_length, config.embed_dim))[sequences.placed()]
+    x = constrain(x, "batch", "length", "features")
+    x = module.norm(x) if config.embedding_norm else x
+    return module.drop(x.astype(jnp.dtype(module.compute.precision)))
+
+
+class PatchEmbeddings(nn.Module):
+    """Patches of an image as tokens, after learned class tokens, with learned positions (Dosovitskiy et al. 2020)."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, images: Images) -> jax.Array:
+        """`(batch, class_tokens + patches, embed)`.
+
+        Raises:
+          ValueError: images of another size than the model's.
+        """
+        config, size = self.config, self.config.patch_size
+        batch, channels, height, width = images.pixels.shape
+        if (channels, height, width) != (config.channels, config.image_size, config.image_size):
+            wanted = (config.channels, config.image_size, config.image_size)
+            raise ValueError(f"images are {(channels, height, width)}, the model takes {wanted}")
+        rows = config.image_size // size
+        dtype = jnp.dtype(self.compute.precision)
+        patches = images.pixels.astype(dtype).reshape(batch, channels, rows, size, rows, size)
+        patches = patches.transpose(0, 2, 4, 1, 3, 5).reshape(batch, rows * rows, -1)
+        x = Linear(
+            (config.embed_dim,), ("features",), ("embed",), True, dtype, config.initializer_range, name="patches"
+        )(patches).astype(jnp.float32)
+
+        def learned(name: str, count: int) -> jax.Array:
+            table = Embedding(count, config.embed_dim, "position", config.initializer_range, name=name)
+            return table(jnp.arange(count))
+
+        first = jnp.broadcast_to(
+            learned("class_tokens", config.class_tokens), (batch, config.class_tokens, config.embed_dim)
+        )
+        x = jnp.concatenate([first, x], axis=1)
+        x = x + learned("positions", config.class_tokens + rows * rows)
+        return Dropout(config.dropout)(constrain(x, "batch", "length", "features").astype(dtype))
 
 
 class _Side(nn.Module):
@@ -88,31 +179,47 @@ class _Side(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, sequences: Sequences, encoded=None, source: Sequences | None = None) -> jax.Array:
-        config = self.config
-        positions = sequences.placed()
-        bias = angles = local_angles = None
+        segments = sequences.segment_ids
+        inputs = self._with_positions(
+            BlockInputs(
+                AttentionMask(
+                    causal=self.causal, query_segments=segments, key_segments=segments,
+                    prefix=sequences.prefix if self.causal else None,
+                )
+            ),
+            sequences,
+        )  # fmt: skip
+        if self.cross:
+            cross_mask = AttentionMask(query_segments=segments, key_segments=source.segment_ids)
+            inputs = inputs.replace(encoded=encoded, cross_mask=cross_mask)
+        x = Stack(self.config, self.compute, self.num_layers, self.cross, name="stack")(x, inputs)
+        return make_norm(self.config, self.compute, "final_norm")(x) if self.config.final_norm else x
+
+    def _with_positions(self, inputs: BlockInputs, sequences: Sequences) -> BlockInputs:
+        """What the blocks must know of positions beyond what the embeddings say."""
+        config, positions = self.config, sequences.placed()
         if config.position == "relative_bias":
             bias = RelativeBias(
                 config.num_heads, config.relative_buckets, config.relative_max_distance, not self.causal,
                 config.initializer_range, name="relative_bias",
             )(positions, positions)  # fmt: skip
-        elif config.position == "alibi":
+            return inputs.replace(mask=inputs.mask.replace(bias=bias))
+        if config.position == "alibi":
             bias = alibi_bias(positions, positions, config.num_heads)
-        elif config.position == "rotary":
-            angles = rotary_angles(positions, config.rotary_dim, config.rotary_base)
+            return inputs.replace(mask=inputs.mask.replace(bias=bias))
+        if config.position == "disentangled":
+            relative = DisentangledPositions(config, self.compute, name="relative_positions")(positions)
+            return inputs.replace(relative=relative)
+        if config.position == "transformer_xl":
+            relative = transformer_xl_positions(positions, sequences.token_types, config.embed_dim)
+            return inputs.replace(relative=relative)
+        if config.position == "rotary":
+            local = None
             if config.local_rotary_base is not None:
-                local_angles = rotary_angles(positions, config.rotary_dim, config.local_rotary_base)
-        segments = sequences.segment_ids
-        mask = AttentionMask(
-            causal=self.causal, query_segments=segments, key_segments=segments,
-            prefix=sequences.prefix if self.causal else None, bias=bias,
-        )  # fmt: skip
-        cross_mask = None
-        if self.cross:
-            cross_mask = AttentionMask(query_segments=segments, key_segments=source.segment_ids)
-        inputs = BlockInputs(mask, angles, local_angles, encoded, cross_mask)
-        x = Stack(config, self.compute, self.num_layers, self.cross, name="stack")(x, inputs)
-        return make_norm(config, self.compute, "final_norm")(x) if config.final_norm else x
+                local = rotary_angles(positions, config.rotary_dim, config.local_rotary_base)
+            angles = rotary_angles(positions, config.rotary_dim, config.rotary_base, config.rotary_scaling)
+            return inputs.replace(angles=angles, local_angles=local)
+        return inputs
 
 
 class Transformer(nn.Module):
@@ -131,23 +238,43 @@ class Transformer(nn.Module):
 
     def setup(self):
         config, compute = self.config, self.compute
-        self.embeddings = TokenEmbeddings(config, compute)
+        embeddings = PatchEmbeddings if config.family == "vision" else TokenEmbeddings
+        self.embeddings = embeddings(config, compute)
         if config.family == "encoder_decoder":
             self.encoder = _Side(config, compute, config.num_layers, causal=False)
-            self.decoder = _Side(config, compute, config.decoder_layers, causal=True, cross=True)
+            self.target_embeddings = TargetEmbeddings(config, compute)
+            self.decoder = _Side(config.of_decoder(), compute, config.decoder_layers, causal=True, cross=True)
         else:
             causal = config.family == "decoder" if self.causal is None else self.causal
             self.body = _Side(config, compute, config.num_layers, causal=causal)
+            if self._narrow_output:
+                self.output_projection = Linear(
+                    (config.width_of_embedding,), ("embed",), ("features",),
+                    dtype=jnp.dtype(compute.precision), initializer_range=config.initializer_range,
+                )  # fmt: skip
 
-    def __call__(self, sequences: Sequences, targets: Sequences | None = None) -> jax.Array:
-        """Hidden states `(batch, length, embed)`; of the `targets` in an encoder-decoder, else of the `sequences`.
+        if config.position == "transformer_xl":
+            initializer = nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), ("features",))
+            self.query_vector = self.param("query_vector", initializer, (config.embed_dim,), jnp.float32)
+
+    @property
+    def _narrow_output(self) -> bool:
+        """Whether hidden states leave in the width of the embedding, as they came in (OPT 350M)."""
+        return self.config.embedding_projection == "first" and self.config.width_of_embedding != self.config.embed_dim
+
+    def __call__(self, inputs: Sequences | Images, targets: Sequences | None = None) -> jax.Array:
+        """Hidden states `(batch, length, embed)`; of the `targets` in an encoder-decoder, else of the `inputs`.
 
         In an encoder-decoder, source and target tokens see each other where their segment ids agree; either both or
         none of the two have segment ids.
         """
-        if self.config.family != "encoder_decoder":
-            return self.body(self.embeddings(sequences), sequences)
-        return self.decode(targets, self.encode(sequences), sequences)
+        if self.config.family == "encoder_decoder":
+            return self.decode(targets, self.encode(inputs), inputs)
+        x = self.embeddings(inputs)
+        if self.config.family == "vision":
+            inputs = Sequences(jnp.zeros(x.shape[:2], jnp.int32))
+        hidden = self.body(x, inputs)
+        return self.output_projection(hidden) if self._narrow_output else hidden
 
     def encode(self, sequences: Sequences) -> jax.Array:
         """Output of the encoder of an encoder-decoder, `(batch, source_length, embed)`."""
@@ -155,4 +282,5 @@ class Transformer(nn.Module):
 
     def decode(self, targets: Sequences, encoded: jax.Array, source: Sequences) -> jax.Array:
         """Hidden states of the decoder that reads `encoded`, `(batch, target_length, embed)`."""
-        return self.decoder(self.embeddings(targets), targets, encoded, source)
+        embedded = self.target_embeddings(self.embeddings.vectors(targets), targets)
+        return self.decoder(embedded, targets, encoded, source)

@@ -24,7 +24,7 @@ FAMILIES = {
         "attention_bias": True, "mlp_bias": True,
     },
     "decoder": {
-        "num_layers": 2, "norm": "rmsnorm", "gated": True, "num_kv_heads": 2, "query_key_norm": True,
+        "num_layers": 2, "norm": "rmsnorm", "gated": True, "num_kv_heads": 2, "query_key_norm": "head",
         "norm_placement": "sandwich",
     },
     "encoder_decoder": {"num_layers": 2, "num_decoder_layers": 3, "norm": "rmsnorm", "position": "relative_bias"},

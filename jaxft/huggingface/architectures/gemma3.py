@@ -1,0 +1,40 @@
+"""Gemma 3, the text models (arXiv 2503.19786): a rotary base of their own in layers with a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxft.huggingface.architecture import Architecture
+from jaxft.huggingface.architectures import gemma2, llama
+from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
+from jaxft.huggingface.configuration import HuggingFaceConfig
+
+
+def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    pattern = config.integer("sliding_window_pattern", 6)
+    types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(fields["num_layers"])]
+    windows = config.windows(config.window_width("sliding_window", 4096), types)
+    rope = config.get("rope_parameters", {}, dict)
+    local = config.number("rope_local_base_freq", 10000.0)
+    if "sliding_attention" in rope:
+        local = config.rotary("sliding_attention")["rotary_base"]
+    return (
+        gemma2.scales(config, fields)
+        | config.rotary("full_attention", 1000000.0)
+        | {"windows": windows, "local_rotary_base": local}
+    )
+
+
+ARCHITECTURE = Architecture(
+    model_types=("gemma3_text",),
+    prefix="model.",
+    keys=gemma2.KEYS,
+    fixed=gemma2.FIXED | {"query_key_norm": "head"},
+    supported={"use_bidirectional_attention": (False, None)},
+    more=_more,
+    trunk=gemma2.trunk,
+    classes=decoder_classes("Gemma3Text") | {"Gemma3ForCausalLM": (causal_lm(),)},
+    also=(causal_lm(),),
+    ignored=llama.IGNORED,
+    tied=llama.TIED,
+)

@@ -1,0 +1,177 @@
+"""Weights back to files: config.json, safetensors, tokenizer, generation settings and a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from jaxft.data.tokenizers import Tokenizer
+from jaxft.errors import CheckpointError
+from jaxft.huggingface.architecture import Architecture, Head
+from jaxft.huggingface.architectures import ARCHITECTURES
+from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.huggingface.description import Description, flat_paths
+from jaxft.huggingface.placing import Placed, place_all
+from jaxft.huggingface.safetensors_files import write_tensors
+from jaxft.models.config import ModelConfig
+
+SHARD_BYTES = 5 * 10**9
+TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json")
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a model is written.
+
+    Attributes:
+      config: keys and values of config.json.
+      placed: tensors by our names.
+      names: as they are written, by our names; ours where they are not there.
+      dtypes: as they are written, by our names; `float32` where they are not there.
+      directory: of the model that this one comes from, whose settings travel along; None for a model made here.
+    """
+
+    config: Mapping[str, Any]
+    placed: Mapping[str, Placed]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)
+    directory: pathlib.Path | None = None
+
+
+def form_of(description: Description) -> Form:
+    """Back as it came."""
+    dtypes = {name: stored.dtype for name, stored in description.stored.items()}
+    config = dict(description.config.values)
+    if not description.model.tied_embeddings and config.get("tie_word_embeddings", True):
+        config["tie_word_embeddings"] = False
+        if description.model.logit_scale != 1.0:
+            config["scale_decoder_outputs"] = True
+    return Form(config, description.placed, description.names, dtypes, description.directory)
+
+
+def form_for(model: ModelConfig, class_heads: tuple[str, ...], config: HuggingFaceConfig, shapes) -> Form:
+    """The architecture and class that express a model made here, or one with another head than it came with.
+
+    Args:
+      model: the model.
+      class_heads: names of the heads to write, of the class that has just these.
+      config: further keys of config.json, such as the labels; with `model_type` only that architecture is tried.
+      shapes: of all parameters, by path.
+
+    Raises:
+      CheckpointError: no architecture expresses the model.
+    """
+    wanted = config.values.get("model_type")
+    problems = []
+    for architecture in ARCHITECTURES:
+        if wanted is not None and wanted not in architecture.model_types:
+            continue
+        values = dict(config.values) if wanted is not None else architecture.config_values(model) | config.values
+        problem = _difference(architecture, values, model)
+        found = None if problem else _class_with(architecture, class_heads)
+        if problem is None and found is not None:
+            values["architectures"] = [found]
+            heads = architecture.classes[found]
+            prefix = architecture.prefix if heads and any(head.name != "pooled" for head in heads) else ""
+            placed = {tensor.name: tensor for tensor in place_all(architecture, model, heads, prefix, shapes)}
+            return Form(values, placed)
+        problems.append((architecture.model_types[0], problem or f"has no class with the heads {class_heads}"))
+    said = "; ".join(f"{name}: {problem}" for name, problem in problems if problem)
+    raise CheckpointError(f"no Hugging Face architecture expresses this model ({said})")
+
+
+def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> str | None:
+    """In which fields the architecture's reading of the values differs from the model."""
+    try:
+        read = architecture.model_config(HuggingFaceConfig(values, "config.json"))
+    except CheckpointError as error:
+        return str(error)
+    differing = [f.name for f in dataclasses.fields(model) if getattr(read, f.name) != getattr(model, f.name)]
+    return f"differs in {', '.join(differing)}" if differing else None
+
+
+def _class_with(architecture: Architecture, heads: tuple[str, ...]) -> str | None:
+    for name, declared in architecture.classes.items():
+        own: tuple[Head, ...] = tuple(head for head in declared if head.name != "pooled" or "pooled" in heads)
+        if tuple(head.name for head in own) == heads and own == declared:
+            return name
+    return None
+
+
+def write_model(
+    directory: pathlib.Path,
+    form: Form,
+    parameters,
+    tokenizer: Tokenizer | None,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    card: str | None = None,
+) -> None:
+    """Writes a model in Hugging Face layout, one tensor at a time.
+
+    Args:
+      directory: where to; made if missing, and refused if it holds a model already.
+      form: names, shapes and config.json.
+      parameters: nested dict.
+      tokenizer: written along.
+      dtype: `float32`, `bfloat16` or `float16` for all tensors; that of the form where None.
+      shard_bytes: largest size of a file.
+      card: text of README.md.
+
+    Raises:
+      CheckpointError: the directory holds a model, or `dtype` is none of the above.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise CheckpointError(f"dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
+    if (directory / "config.json").exists():
+        raise CheckpointError(f"{directory} holds a model already; choose another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    flat = flat_paths(parameters)
+    described, by_file_name = {}, {}
+    for name, tensor in form.placed.items():
+        chosen = form.dtypes.get(name, _DTYPES["float32"]) if dtype is None else _DTYPES[dtype]
+        file_name = form.names.get(name, name)
+        described[file_name], by_file_name[file_name] = (chosen, tensor.shape), tensor
+
+    def value(file_name: str) -> np.ndarray:
+        array = tensor_value(by_file_name[file_name], flat)
+        return array.astype(described[file_name][0], copy=False)
+
+    write_tensors(directory, described, value, shard_bytes)
+    if tokenizer is not None:
+        tokenizer.save(directory)
+    for name in TRAVELLING_FILES:
+        if form.directory is not None and (form.directory / name).is_file():
+            shutil.copyfile(form.directory / name, directory / name)
+    if card is not None:
+        (directory / "README.md").write_text(card, encoding="utf-8")
+    config = dict(form.config)
+    dtypes = {dtype for dtype, _ in described.values()}
+    if len(dtypes) == 1:
+        config.pop("torch_dtype", None)
+        config["dtype"] = next(name for name, value in _DTYPES.items() if value in dtypes)
+    # Last, since it is what says that a model is here.
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array]) -> np.ndarray:
+    """A tensor of the file from our parameters, by path."""
+    parts = [_part(parameters[place.path], place.rows) for place in tensor.places]
+    if len({place.offset for place in tensor.places}) > 1:
+        pieces = [place.pattern.write([part], place.sizes) for place, part in zip(tensor.places, parts, strict=True)]
+        return np.concatenate(pieces)
+    return tensor.places[0].pattern.write(parts, tensor.places[0].sizes)
+
+
+def _part(parameter: jax.Array, rows: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(parameter[rows] if rows else parameter)

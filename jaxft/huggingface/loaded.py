@@ -1,0 +1,229 @@
+"""A model with its weights, called with arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.data.tokenizers import Tokenizer, load_tokenizer
+from jaxft.errors import CheckpointError, DataError, RecipeError
+from jaxft.huggingface.description import Description, describe
+from jaxft.huggingface.exporting import SHARD_BYTES, Form, form_of, write_model
+from jaxft.huggingface.importing import load_parameters
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.model import Model, ModelOutput, abstract_parameters
+from jaxft.models.transformer import Images, Sequences
+from jaxft.parallel.mesh import MeshConfig, make_mesh
+from jaxft.parallel.sharding import parameter_shardings
+
+# Heads with one label per token, which Hugging Face returns without an axis for it.
+_SINGLE = ("replaced_token",)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights.
+
+    Attributes:
+      model: Linen module.
+      params: nested dict of arrays.
+      config: its description.
+      tokenizer: or None where the directory has none.
+      form: how it is written back.
+      heads: names of the heads whose logits a call returns; their mean where there are several.
+      pad_token_id: of the model, or None.
+      positions_skip_padding: what positions count (`Architecture.positions_skip_padding`).
+    """
+
+    model: Model
+    params: Any
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    form: Form
+    heads: tuple[str, ...] = ()
+    pad_token_id: int | None = None
+    positions_skip_padding: str | None = None
+
+    def __call__(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        decoder_input_ids=None,
+        decoder_attention_mask=None,
+        pixel_values=None,
+        head: str | None = None,
+    ) -> ModelOutput:
+        """Hidden states, and logits where the model has a head.
+
+        Args:
+          input_ids: int `(batch, length)`; `(batch, choices, length)` for multiple choice.
+          attention_mask: of the same shape, 0 where padded; None for no padding.
+          token_type_ids: of the same shape; None for type 0.
+          decoder_input_ids: int `(batch, target_length)`, for encoder-decoders.
+          decoder_attention_mask: of the same shape.
+          pixel_values: float `(batch, channels, height, width)`, for vision models.
+          head: name of the head; that of the class the model was saved as where None.
+
+        Raises:
+          DataError: an id out of range, a sequence longer than the model, or a missing input.
+        """
+        names = self.heads if head is None else (head,)
+        if pixel_values is not None or self.config.family == "vision":
+            if pixel_values is None:
+                raise DataError("a vision model takes pixel_values")
+            return self._run(Images(jnp.asarray(pixel_values)), None, names)
+        if input_ids is None:
+            raise DataError("input_ids are missing")
+        shape = np.shape(input_ids)
+        inputs = self._sequences(input_ids, attention_mask, token_type_ids)
+        targets = None
+        if self.config.family == "encoder_decoder":
+            if decoder_input_ids is None:
+                raise DataError("an encoder-decoder takes decoder_input_ids")
+            if attention_mask is not None and decoder_attention_mask is None:
+                decoder_attention_mask = np.ones(np.shape(decoder_input_ids), np.int32)
+            if attention_mask is None and decoder_attention_mask is not None:
+                inputs = self._sequences(input_ids, np.ones(shape, np.int32), token_type_ids)
+            targets = self._sequences(decoder_input_ids, decoder_attention_mask, None)
+        output = self._run(inputs, targets, names)
+        if len(shape) == 3 and output.logits is not None:
+            output = output.replace(logits=output.logits.reshape(shape[:2]))
+        return output
+
+    def _sequences(self, token_ids, mask, types) -> Sequences:
+        token_ids = _flat(token_ids)
+        low, high = (int(token_ids.min()), int(token_ids.max())) if token_ids.size else (0, 0)
+        if low < 0 or high >= self.config.vocab_size:
+            wrong = low if low < 0 else high
+            raise DataError(f"token id {wrong} is outside of the vocabulary of {self.config.vocab_size}")
+        length = token_ids.shape[1]
+        bounded = self.config.has_learned_positions or self.config.position == "sinusoidal"
+        if bounded and length > self.config.max_length:
+            raise DataError(f"sequences of {length} tokens are longer than the model's {self.config.max_length}")
+        mask = None if mask is None else _flat(mask)
+        positions = None
+        if self.positions_skip_padding is not None:
+            real = token_ids != self.pad_token_id if self.positions_skip_padding == "pad_token_id" else mask
+            if real is not None:
+                real = real.astype(np.int32)
+                positions = jnp.asarray(np.cumsum(real, axis=1) * real - 1, jnp.int32)
+        if types is not None:
+            types = _flat(types)
+            if self.config.token_types and int(types.max(initial=0)) >= self.config.token_types:
+                raise DataError(f"token type {int(types.max())} is outside of the model's {self.config.token_types}")
+            types = jnp.asarray(types)
+        segments = None if mask is None else jnp.asarray(mask)
+        return Sequences(jnp.asarray(token_ids), segments, positions, types)
+
+    def _run(self, inputs, targets, names: tuple[str, ...]) -> ModelOutput:
+        known = [name for name, _ in self.model.heads]
+        if unknown := [name for name in names if name not in known]:
+            raise DataError(f"the model has no head {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+        if not names:
+            return _apply(self.model, self.params, inputs, targets, None)
+        outputs = [_apply(self.model, self.params, inputs, targets, name) for name in names]
+        if len(outputs) == 1:
+            (output,) = outputs
+            single = names[0] in _SINGLE and output.logits is not None
+            return output.replace(logits=output.logits[..., 0]) if single else output
+        return outputs[0].replace(logits=sum(output.logits for output in outputs) / len(outputs))
+
+
+def _flat(x) -> np.ndarray:
+    """int32 `(rows, length)` on the host."""
+    x = np.asarray(x)
+    return x.reshape(-1, x.shape[-1]).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _apply(model: Model, params, inputs, targets, head: str | None) -> ModelOutput:
+    return model.apply({"params": params}, inputs, targets, head)
+
+
+def load_model(
+    path: str | pathlib.Path, dtype: str = "float32", mesh: jax.sharding.Mesh | MeshConfig | None = None
+) -> LoadedModel:
+    """A model from a directory in Hugging Face layout.
+
+    Args:
+      path: the directory.
+      dtype: `float32` or `bfloat16`, of the parameters and of the computation.
+      mesh: devices to spread the parameters over; all local ones, by `data` alone, where None.
+
+    Raises:
+      CheckpointError: it is no such directory, or its configuration or weights are not those of a known architecture.
+    """
+    description = describe(pathlib.Path(path))
+    return loaded_from(description, dtype, mesh)
+
+
+def loaded_from(description: Description, dtype: str, mesh) -> LoadedModel:
+    """A model from a directory that was described."""
+    if dtype not in ("float32", "bfloat16"):
+        raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
+    tokenizer = tokenizer_of(description)
+    model = description.make_model(ComputeConfig(precision=dtype))
+    target = sharded_target(model, dtype, mesh)
+    return LoadedModel(
+        model, load_parameters(description, target), description.model, tokenizer, form_of(description),
+        description.asked, description.config.get("pad_token_id", None),
+        description.architecture.positions_skip_padding,
+    )  # fmt: skip
+
+
+def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None):
+    """Shapes, dtypes and shardings of a model's parameters."""
+    if not isinstance(mesh, jax.sharding.Mesh):
+        mesh = make_mesh(mesh or MeshConfig())
+    shapes, axes = abstract_parameters(model)
+    shardings = parameter_shardings(axes, shapes, mesh)
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=where), shapes, shardings
+    )
+
+
+def tokenizer_of(description: Description) -> Tokenizer | None:
+    """The tokenizer beside the weights, or None.
+
+    Raises:
+      CheckpointError: it has more tokens than the embedding has rows.
+    """
+    try:
+        tokenizer = load_tokenizer(description.directory)
+    except RecipeError:
+        return None
+    rows = description.model.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{description.directory}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {rows} rows"
+        )
+    return tokenizer
+
+
+def save_model(
+    loaded: LoadedModel, path: str | pathlib.Path, dtype: str | None = None, shard_bytes: int = SHARD_BYTES,
+    card: str | None = None,
+) -> None:  # fmt: skip
+    """Writes a model in Hugging Face layout.
+
+    Args:
+      loaded: the model.
+      path: a new directory.
+      dtype: of the tensors; as they were read where None.
+      shard_bytes: largest size of a file of weights.
+      card: text of README.md.
+
+    Raises:
+      CheckpointError: the directory holds a model already, or `dtype` is unknown.
+    """
+    write_model(
+        pathlib.Path(path), loaded.form, loaded.params, loaded.tokenizer, dtype=dtype, shard_bytes=shard_bytes,
+        card=card,
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""Every architecture computes what transformers' torch code computes, in values and gradients, and goes back unchanged."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+from reference_models import CASES, inputs_of, make, save
+
+from jaxft.huggingface.description import flat_paths
+from jaxft.huggingface.exporting import tensor_value
+from jaxft.huggingface.loaded import load_model, save_model
+from jaxft.huggingface.safetensors_files import stored_tensors
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """These programs run once, on a few numbers."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def pair(request, tmp_path_factory):
+    """A case with its torch model, its directory and our model."""
+    case = CASES[request.param]
+    directory = tmp_path_factory.mktemp(request.param)
+    theirs = make(case)
+    save(theirs, directory)
+    return case, theirs, directory, load_model(directory)
+
+
+def _theirs(model, inputs):
+    """Logits, or hidden states where the model has no head."""
+    output = model(**{name: torch.from_numpy(np.array(value)) for name, value in inputs.items()})
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    for name in ("logits", "prediction_logits", "last_hidden_state"):
+        if name in output:
+            return output[name]
+    raise AssertionError(list(output))
+
+
+def _real(inputs, value) -> np.ndarray:
+    """Which results are of real tokens, shaped to multiply `value`."""
+    mask = inputs.get("decoder_attention_mask", inputs.get("attention_mask"))
+    if mask is None or value.ndim < 2 or value.shape[:2] != mask.shape:
+        return np.ones([1] * value.ndim)
+    return mask.reshape(*mask.shape, *[1] * (value.ndim - 2))
+
+
+def _ours(loaded, inputs):
+    output = loaded(**inputs)
+    return output.hidden if output.logits is None else output.logits
+
+
+def test_values_gradients_and_the_way_back(pair, tmp_path):
+    case, theirs, directory, loaded = pair
+    inputs = inputs_of(case)
+    expected = _theirs(theirs, inputs)
+    real = _real(inputs, expected)
+    ours = np.asarray(_ours(loaded, inputs))
+    assert ours.shape == tuple(expected.shape)
+    np.testing.assert_allclose(ours * real, expected.detach().numpy() * real, atol=1e-4, rtol=0)
+
+    toward = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32) * real.astype(np.float32)
+    (expected * torch.from_numpy(toward)).sum().backward()
+    gradients = jax.grad(functools.partial(_weighted, loaded, inputs, toward))(loaded.params)
+    _check_gradients(theirs, loaded, gradients)
+
+    save_model(loaded, tmp_path / "back")
+    before, after = stored_tensors(directory), stored_tensors(tmp_path / "back")
+    assert after.keys() == {name for name in before if name in loaded.form.names.values()}
+    for name in after:
+        assert before[name].dtype == after[name].dtype
+        np.testing.assert_array_equal(before[name].read(), after[name].read(), err_msg=name)
+
+
+def _weighted(loaded, inputs, toward, params):
+    import dataclasses
+
+    return (_ours(dataclasses.replace(loaded, params=params), inputs) * toward).sum()
+
+
+def _check_gradients(theirs, loaded, gradients):
+    flat = flat_paths(gradients)
+    expected = {name: p.grad.numpy() for name, p in theirs.named_parameters() if p.grad is not None}
+    compared = 0
+    for name, tensor in loaded.form.placed.items():
+        file_name = loaded.form.names[name]
+        found = next((n for n in (file_name, file_name.removeprefix("transformer.")) if n in expected), None)
+        if found is None:
+            continue
+        wanted = expected[found]
+        error = np.abs(tensor_value(tensor, flat) - wanted).max()
+        assert error <= 1e-4 * max(np.abs(wanted).max(), 1e-2), f"{name}: {error} beside {np.abs(wanted).max()}"
+        compared += 1
+    assert compared >= min(len(expected) - 1, 5), sorted(expected)
