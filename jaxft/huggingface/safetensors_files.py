@@ -95,8 +95,8 @@ def stored_tensors(directory: pathlib.Path) -> dict[str, StoredTensor]:
         return _header(directory / SINGLE)
     if pickles := sorted(path.name for path in directory.glob("*") if path.suffix in _PICKLES):
         raise CheckpointError(
-            f"{directory} has pickled weights ({pickles[0]}), which can run code when they are read; convert them where "
-            "you trust them: AutoModel.from_pretrained(DIR).save_pretrained(NEW_DIR, safe_serialization=True)"
+            f"{directory} has pickled weights ({pickles[0]}), which can run code when they are read; convert them "
+            "where you trust them: AutoModel.from_pretrained(DIR).save_pretrained(NEW_DIR, safe_serialization=True)"
         )
     raise CheckpointError(f"{directory} has neither {SINGLE} nor {INDEX}")
 

@@ -97,7 +97,7 @@ class SequenceClassification:
     def __init__(self, config: SequenceClassificationConfig, tokenizer: Tokenizer, length: int, head_name: str):
         self._config, self._tokenizer, self.length, self.head_name = config, tokenizer, length, head_name
         self.labels = config.labels
-        self.head = HeadConfig("sequence_classification", len(self.labels), config.pooling, config.dropout)
+        self.head = HeadConfig("sequence_classification", len(self.labels), config.pooling, dropout=config.dropout)
         self._ids = {label: number for number, label in enumerate(self.labels)}
 
     def fields(self, row: Row) -> Fields:

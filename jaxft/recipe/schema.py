@@ -224,8 +224,11 @@ class Recipe:
         Raises:
           InvalidField: an impossible value.
         """
-        base = dataclasses.asdict(inherited) if inherited is not None else dict(PRESETS.get(self.model.preset, {}))
-        fields = {field.name: getattr(self.model, field.name) for field in dataclasses.fields(ModelConfig)}
+        names = [field.name for field in dataclasses.fields(ModelConfig)]
+        base = dict(PRESETS.get(self.model.preset, {}))
+        if inherited is not None:
+            base = {name: getattr(inherited, name) for name in names}
+        fields = {name: getattr(self.model, name) for name in names}
         own = {name: value for name, value in fields.items() if value is not None}
         # Rows of the embedding in multiples of 64 lie well on every accelerator and divide over a mesh.
         return ModelConfig(**{"vocab_size": -(-vocab_size // 64) * 64, **base, **own})

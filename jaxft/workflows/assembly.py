@@ -24,6 +24,7 @@ from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
 from jaxft.objectives.masked_lm import MaskedLMConfig
 from jaxft.objectives.objective import Objective
@@ -34,6 +35,7 @@ from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.pretrained import Pretrained, open_pretrained
+from jaxft.workflows.run_directory import RunDirectory
 
 _logger = logging.getLogger("jaxft")
 
@@ -118,13 +120,13 @@ class Assembly:
         return max(1, round(training.epochs * first.rows / first.batch_size))
 
 
-def assemble(recipe: Recipe, document: Document, run_tokenizer: pathlib.Path | None = None) -> Assembly:
+def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None) -> Assembly:
     """Makes the parts of a run, checking what can be checked before any training.
 
     Args:
       recipe: as decoded.
       document: where its keys were written.
-      run_tokenizer: directory of the run's own tokenizer where it was started before.
+      run: its directory; where it was started before, its tokenizer and heads are used again.
 
     Raises:
       RecipeError: a value that does not fit the others.
@@ -135,26 +137,37 @@ def assemble(recipe: Recipe, document: Document, run_tokenizer: pathlib.Path | N
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, directory=str(directory)))
     _check_sources(recipe, document, directory)
     pretrained = open_pretrained(recipe.model.pretrained) if recipe.model.pretrained is not None else None
-    tokenizer = _tokenizer(recipe, directory, pretrained, run_tokenizer)
+    started = run is not None and run.has_model()
+    tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
     recipe = _with_labels(recipe, directory)
     objectives = _objectives(recipe, document, tokenizer, config)
     _check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh)
     _check_batches(recipe, document, mesh)
-    heads = tuple({objective.head_name: objective.head for objective in objectives.values()}.items())
+    known = run.model()[1] if started else pretrained.heads if pretrained is not None else {}
+    heads = {o.head_name: _head(o.head, known.get(o.head_name)) for o in objectives.values()}
     compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
-    resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **dataclasses.asdict(config)))
+    resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **_fields(config)))
     return Assembly(
         recipe=resolved,
         document=document,
         tokenizer=tokenizer,
-        model=Model(config, heads, ComputeConfig(**compute)),
+        model=Model(config, tuple(heads.items()), ComputeConfig(**compute)),
         objectives=objectives,
         mesh=mesh,
         pretrained=pretrained,
         source_fingerprints=_fingerprints(recipe, directory),
     )
+
+
+def _head(asked: HeadConfig, known: HeadConfig | None) -> HeadConfig:
+    """A head of the pretrained model in its own shape, where it is of the kind that the objective asks for."""
+    return known if known is not None and known.kind == asked.kind == "masked_lm" else asked
+
+
+def _fields(config: ModelConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
 def _check_sources(recipe: Recipe, document: Document, directory: pathlib.Path) -> None:

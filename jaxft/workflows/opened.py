@@ -55,7 +55,7 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
         model=dataclasses.replace(recipe.model, preset=None, pretrained=None),
         tokenizer=TokenizerSection(path=str(run.tokenizer.absolute())),
     )
-    assembly = assemble(recipe, document, run.tokenizer)
+    assembly = assemble(recipe, document, run)
     if step is None:
         step = run.used_step()
     elif step not in run.checkpoints.steps():

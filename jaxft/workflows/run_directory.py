@@ -17,8 +17,12 @@ import jax
 
 from jaxft.checkpoint.checkpoints import Checkpoints
 from jaxft.errors import CheckpointError, RecipeError
-from jaxft.recipe.decoding import encode
+from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.models.config import ModelConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.recipe.decoding import decode, encode
 from jaxft.recipe.library import recipe_to_text
+from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import write_atomically
 
@@ -122,6 +126,37 @@ class RunDirectory:
     def write_recipe(self, recipe: Recipe) -> None:
         """Writes the resolved recipe."""
         write_atomically(self.path / "recipe.yaml", recipe_to_text(recipe).encode())
+
+    def write_model(
+        self, config: ModelConfig, heads: Mapping[str, HeadConfig], huggingface: HuggingFaceConfig | None
+    ) -> None:
+        """Writes what the parameters belong to, and what is needed to go back to where they came from."""
+        encoded = {name: encode(head) for name, head in heads.items()}
+        origin = None if huggingface is None else huggingface.values
+        self._write("model.json", {"model": encode(config), "heads": encoded, "huggingface": origin})
+
+    def has_model(self) -> bool:
+        """Whether a model was written here."""
+        return (self.path / "model.json").is_file()
+
+    def model(self) -> tuple[ModelConfig, dict[str, HeadConfig]]:
+        """The model and its heads.
+
+        Raises:
+          CheckpointError: there is no model here.
+        """
+        found = self._read("model.json")
+        if found is None:
+            problem = "it does not exist" if not self.path.exists() else "it has neither model.json nor config.json"
+            raise CheckpointError(f"{self.path} holds no model: {problem}")
+        where = str(self.path / "model.json")
+        heads = {name: decode(Document(where, head, {}), HeadConfig) for name, head in found["heads"].items()}
+        return decode(Document(where, found["model"], {}), ModelConfig), heads
+
+    def huggingface(self) -> HuggingFaceConfig | None:
+        """The config.json that the model once came with."""
+        values = (self._read("model.json") or {}).get("huggingface")
+        return None if values is None else HuggingFaceConfig(values, str(self.path / "model.json"))
 
     def check_started(self) -> None:
         """Makes sure that a run was started here.

@@ -75,7 +75,7 @@ def train_recipe(
     """As `train`, for a recipe that is already read."""
     run = RunDirectory(run_directory or pathlib.Path("runs") / recipe.name)
     with run.locked():
-        assembly = assemble(recipe, document, run.tokenizer)
+        assembly = assemble(recipe, document, run)
         run.check_identity(identity_of(recipe, assembly.source_fingerprints))
         if (summary := run.summary()) is not None:
             return {**summary, "already_finished": True}
@@ -84,6 +84,9 @@ def train_recipe(
         if not run.tokenizer.is_dir():
             assembly.tokenizer.save(run.tokenizer)
         run.write_recipe(assembly.recipe)
+        if not run.has_model():
+            origin = assembly.pretrained.huggingface if assembly.pretrained is not None else None
+            run.write_model(assembly.model.config, dict(assembly.model.heads), origin)
         run.write_environment()
         return _Training(run, assembly, batches, evaluators, quiet).run()
 

@@ -264,7 +264,8 @@ def inputs_of(case: Case) -> dict[str, np.ndarray]:
     shape = (2, case.choices, LENGTH) if case.choices else (3, LENGTH)
     token_ids = rng.integers(5, VOCABULARY, shape)
     mask = np.ones(shape, np.int64)
-    mask[1, ..., 7:] = 0
+    # XLNet pads at the beginning, so that its last token is the one that sums a sequence up.
+    mask[1, ..., slice(0, 4) if case.config == "XLNetConfig" else slice(7, None)] = 0
     token_ids[mask == 0] = case.keys.get("pad_token_id", 0)
     inputs = {"input_ids": token_ids, "attention_mask": mask}
     if case.keys.get("type_vocab_size", 1) > 1 or case.config in ("BertConfig", "AlbertConfig", "XLNetConfig"):

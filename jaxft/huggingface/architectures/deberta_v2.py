@@ -90,7 +90,7 @@ ARCHITECTURE = Architecture(
         "norm_rel_ebd": ("layer_norm",),
         "conv_kernel_size": (0,),
         "legacy": (True,),
-    },  # fmt: skip
+    },
     more=_more,
     less=_less,
     trunk=_trunk,

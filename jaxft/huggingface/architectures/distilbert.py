@@ -73,7 +73,7 @@ ARCHITECTURE = Architecture(
         "final_norm": False,
         "attention_bias": True,
         "mlp_bias": True,
-    },  # fmt: skip
+    },
     # The table is learned from waves where this is set, so that it is a table either way.
     supported={"sinusoidal_pos_embds": (False, True)},
     trunk=_trunk,

@@ -33,20 +33,32 @@ def trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
     return llama.around(model, (*llama.attention(model), *llama.feed_forward(model), *_NORMS))
 
 
-def scales(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    """Soft caps, the scale of the scores and that of the embedding."""
-    caps = {"attention_soft_cap": "attn_logit_softcapping", "logit_soft_cap": "final_logit_softcapping"}
+def scales(
+    config: HuggingFaceConfig,
+    fields: dict[str, Any],
+    attention_cap: float | None = None,
+    logit_cap: float | None = None,
+) -> dict[str, Any]:
+    """Soft caps, where a missing key is the given one, the scale of the scores and that of the embedding."""
     return {
         "embedding_scale": math.sqrt(fields["embed_dim"]),
         "attention_scale": config.number("query_pre_attn_scalar", 256) ** -0.5,
-        **{field: config.number(key) if config.values.get(key) else None for field, key in caps.items()},
+        "attention_soft_cap": _cap(config, "attn_logit_softcapping", attention_cap),
+        "logit_soft_cap": _cap(config, "final_logit_softcapping", logit_cap),
     }
+
+
+def _cap(config: HuggingFaceConfig, key: str, default: float | None) -> float | None:
+    # An explicit null is no cap; a missing key is the default of the class.
+    if key not in config.values:
+        return default
+    return config.number(key, 0.0) or None
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     types = ["full_attention" if i % 2 else "sliding_attention" for i in range(fields["num_layers"])]
     windows = config.windows(config.window_width("sliding_window", 4096), types)
-    return scales(config, fields) | config.rotary() | {"windows": windows}
+    return scales(config, fields, 50.0, 30.0) | config.rotary() | {"windows": windows}
 
 
 ARCHITECTURE = Architecture(

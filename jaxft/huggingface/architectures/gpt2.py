@@ -70,7 +70,7 @@ ARCHITECTURE = Architecture(
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
-    },  # fmt: skip
+    },
     more=_more,
     less=_less,
     trunk=_trunk,

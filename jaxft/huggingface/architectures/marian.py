@@ -15,7 +15,7 @@ ARCHITECTURE = Architecture(
         "normalize_before": (False,),
         "add_final_layer_norm": (False,),
         "normalize_embedding": (False,),
-    },  # fmt: skip
+    },
     more=bart.more,
     less=bart.less,
     trunk=bart.trunk,

@@ -130,7 +130,7 @@ ARCHITECTURE = Architecture(
         "embedding_norm": True,
         "gated": True,
         "first_attention_norm": False,
-    },  # fmt: skip
+    },
     supported={"classifier_bias": (False,)},
     more=_more,
     trunk=_trunk,

@@ -82,7 +82,7 @@ def _less(model: ModelConfig) -> dict[str, Any]:
     name = {"gelu_tanh": "gelu" if model.gated else "gelu_new"}.get(model.activation, model.activation)
     return {
         "feed_forward_proj": f"gated-{name}" if model.gated else name,
-        "tie_word_embeddings": model.logit_scale != 1.0,
+        "scale_decoder_outputs": model.logit_scale != 1.0,
         "is_encoder_decoder": True,
     }
 

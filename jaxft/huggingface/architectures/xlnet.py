@@ -84,14 +84,14 @@ ARCHITECTURE = Architecture(
         "norm_placement": "post",
         "final_norm": False,
         "mlp_bias": True,
-    },  # fmt: skip
+    },
     supported={
         "attn_type": ("bi",),
         "bi_data": (False,),
         "clamp_len": (-1,),
         "untie_r": (True,),
         "same_length": (False,),
-    },  # fmt: skip
+    },
     more=_more,
     trunk=_trunk,
     classes={
