@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training_verbs(verb)
     _add_using_verbs(verb)
+    _add_weight_verbs(verb)
     tokenizers = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(
         required=True, metavar="VERB"
     )
@@ -127,6 +128,22 @@ def _add_using_verbs(verb) -> None:
     predict.add_argument("input", help="JSON lines with the text columns of the recipe")
     predict.add_argument("--output", help="JSON lines to write (default: standard output)")
     predict.add_argument("--stream", help="which classifier, where the run has several")
+
+
+def _add_weight_verbs(verb) -> None:
+    load = verb("import", verbs.import_weights, "Read a model in Hugging Face layout into a checkpoint.")
+    load.add_argument("source", help="a directory with config.json and safetensors, or an id on the hub")
+    load.add_argument("output", help="directory to write")
+    _add_json(load)
+    export = verb("export", verbs.export_weights, "Write a run or an imported model in Hugging Face layout.")
+    _add_run(export)
+    export.add_argument("output", help="directory to write")
+    export.add_argument("--head", help="which head (default: that of the first stream; `none`: the trunk alone)")
+    export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of all tensors")
+    _add_json(export)
+    check = verb("verify", verbs.verify, "Compare a model in Hugging Face layout with torch.")
+    check.add_argument("model", help="a directory with config.json and safetensors, or an id on the hub")
+    _add_json(check)
 
 
 def _add_tokenizer_training(parser: argparse.ArgumentParser) -> None:

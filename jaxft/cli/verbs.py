@@ -77,6 +77,43 @@ def predict(options: argparse.Namespace) -> None:
     predict(options.run, options.input, options.output, options.stream, options.step)
 
 
+def import_weights(options: argparse.Namespace) -> None:
+    """`jaxft import`"""
+    from jaxft.workflows.exported import import_model
+
+    result = import_model(options.source, options.output)
+    heads = f"heads: {', '.join(result['heads']) or 'none'}"
+    said = f"{result['output']}: {result['model_type']}, {result['parameters']:,} parameters, {heads}"
+    print(_json(result) if options.json else said)
+
+
+def export_weights(options: argparse.Namespace) -> None:
+    """`jaxft export`"""
+    from jaxft.workflows.exported import export_model
+
+    result = export_model(options.run, options.output, options.head, options.dtype, options.step)
+    said = f"{result['output']}: {result['class']}, {result['parameters']:,} parameters"
+    print(_json(result) if options.json else said)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """`jaxft verify`"""
+    from jaxft.workflows.verified import check_agreement, verify_model
+
+    result = verify_model(options.model)
+    if options.json:
+        print(_json(result))
+    else:
+        rows = [(f"after block {i}", f"{difference:.3g}") for i, difference in enumerate(result["layers"], 1)]
+        rows.append(("result", f"{result['max_difference']:.3g} (torch's largest is {result['largest']:.3g})"))
+        if result["kl"] is not None:
+            rows.append(("KL divergence", f"{result['kl']:.3g}"))
+        equal = "byte-equal" if result["byte_equal"] else "NOT byte-equal"
+        rows.append(("round trip", f"{result['tensors']} tensors, {equal}"))
+        print(text_table((result["class"], "largest difference from torch"), rows))
+    check_agreement(options.model, result)
+
+
 def tokenizer_train(options: argparse.Namespace) -> None:
     """`jaxft tokenizer train`"""
     from jaxft.workflows.tokenizer import train_tokenizer

@@ -16,12 +16,13 @@ import numpy as np
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.architecture import Architecture, Head
-from jaxft.huggingface.architectures import ARCHITECTURES
+from jaxft.huggingface.architectures import ARCHITECTURES, architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, flat_paths
-from jaxft.huggingface.placing import Placed, place_all
+from jaxft.huggingface.placing import Placed, Shapes, place_all
 from jaxft.huggingface.safetensors_files import write_tensors
 from jaxft.models.config import ModelConfig
+from jaxft.models.heads import HeadConfig
 
 SHARD_BYTES = 5 * 10**9
 TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json")
@@ -58,35 +59,52 @@ def form_of(description: Description) -> Form:
     return Form(config, description.placed, description.names, dtypes, description.directory)
 
 
-def form_for(model: ModelConfig, class_heads: tuple[str, ...], config: HuggingFaceConfig, shapes) -> Form:
-    """The architecture and class that express a model made here, or one with another head than it came with.
+# Fields that change training alone: a class that has no key for them expresses the model all the same.
+_OF_TRAINING = ("dropout", "attention_dropout", "initializer_range")
+
+
+def form_for(
+    model: ModelConfig, head: tuple[str, HeadConfig] | None, origin: HuggingFaceConfig | None,
+    extra: Mapping[str, Any], shapes: Shapes,
+) -> Form:  # fmt: skip
+    """The architecture and class that express a model with one of its heads.
 
     Args:
       model: the model.
-      class_heads: names of the heads to write, of the class that has just these.
-      config: further keys of config.json, such as the labels; with `model_type` only that architecture is tried.
+      head: name and shape of the head; None for the trunk alone.
+      origin: config.json that the model came with, whose architecture it then keeps; None for a model made here.
+      extra: further keys of config.json, such as the labels.
       shapes: of all parameters, by path.
 
     Raises:
-      CheckpointError: no architecture expresses the model.
+      CheckpointError: no architecture expresses the model, or none of its classes the head.
     """
-    wanted = config.values.get("model_type")
     problems = []
-    for architecture in ARCHITECTURES:
-        if wanted is not None and wanted not in architecture.model_types:
-            continue
-        values = dict(config.values) if wanted is not None else architecture.config_values(model) | config.values
+    for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
+        values = _values(architecture, model, origin) | dict(extra)
         problem = _difference(architecture, values, model)
-        found = None if problem else _class_with(architecture, class_heads)
-        if problem is None and found is not None:
-            values["architectures"] = [found]
-            heads = architecture.classes[found]
-            prefix = architecture.prefix if heads and any(head.name != "pooled" for head in heads) else ""
-            placed = {tensor.name: tensor for tensor in place_all(architecture, model, heads, prefix, shapes)}
-            return Form(values, placed)
-        problems.append((architecture.model_types[0], problem or f"has no class with the heads {class_heads}"))
-    said = "; ".join(f"{name}: {problem}" for name, problem in problems if problem)
-    raise CheckpointError(f"no Hugging Face architecture expresses this model ({said})")
+        found = None if problem else _class_for(architecture, values, head)
+        if found is not None:
+            values["architectures"] = [found[0]]
+            prefix = "" if head is None or head[1].kind == "pooled" else architecture.prefix
+            placed = place_all(architecture, model, found[1], prefix, shapes)
+            return Form(values, {tensor.name: tensor for tensor in placed})
+        shape = None if head is None else f"{head[1].kind} with pooling {head[1].pooling}, {head[1].transform}"
+        problems.append(f"{architecture.model_types[0]} {problem or f'has no class with a head of {shape}'}")
+    raise CheckpointError(f"no Hugging Face architecture expresses this model: {'; '.join(problems)}")
+
+
+def _values(architecture: Architecture, model: ModelConfig, origin: HuggingFaceConfig | None) -> dict[str, Any]:
+    """Keys of config.json; those that the model came with, but for what was changed since."""
+    if origin is None:
+        return architecture.config_values(model)
+    before = architecture.model_config(origin)
+    changed = {
+        key.name: key.write(getattr(model, field))
+        for field, key in architecture.keys.items()
+        if getattr(before, field) != getattr(model, field)
+    }
+    return dict(origin.values) | changed
 
 
 def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> str | None:
@@ -94,17 +112,27 @@ def _difference(architecture: Architecture, values: Mapping[str, Any], model: Mo
     try:
         read = architecture.model_config(HuggingFaceConfig(values, "config.json"))
     except CheckpointError as error:
-        return str(error)
-    differing = [f.name for f in dataclasses.fields(model) if getattr(read, f.name) != getattr(model, f.name)]
-    return f"differs in {', '.join(differing)}" if differing else None
+        return f"refuses it ({error})"
+    names = [field.name for field in dataclasses.fields(model) if field.name not in _OF_TRAINING]
+    differing = [name for name in names if getattr(read, name) != getattr(model, name)]
+    return f"has another {', '.join(differing)}" if differing else None
 
 
-def _class_with(architecture: Architecture, heads: tuple[str, ...]) -> str | None:
+def _class_for(
+    architecture: Architecture, values: Mapping[str, Any], head: tuple[str, HeadConfig] | None
+) -> tuple[str, tuple[Head, ...]] | None:
+    """A class with this head alone, and the head under the name that our parameters have."""
+    found = []
     for name, declared in architecture.classes.items():
-        own: tuple[Head, ...] = tuple(head for head in declared if head.name != "pooled" or "pooled" in heads)
-        if tuple(head.name for head in own) == heads and own == declared:
-            return name
-    return None
+        own = [one for one in declared if one.name != "pooled" or (head is not None and head[1].kind == "pooled")]
+        if head is None and not own:
+            return name, ()
+        if head is not None and len(own) == 1:
+            shape = own[0].config_of(HuggingFaceConfig(values, "config.json"))
+            if dataclasses.replace(shape, dropout=0.0) == dataclasses.replace(head[1], dropout=0.0):
+                found.append((own[0].name != head[1].kind, name, (dataclasses.replace(own[0], name=head[0]),)))
+    # Several classes may have a head of this shape: the one whose purpose it is comes first.
+    return min(found, key=lambda entry: entry[0])[1:] if found else None
 
 
 def write_model(

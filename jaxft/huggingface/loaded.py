@@ -35,7 +35,7 @@ class LoadedModel:
       params: nested dict of arrays.
       config: its description.
       tokenizer: or None where the directory has none.
-      form: how it is written back.
+      form: how it is written back; None where no architecture of Hugging Face expresses it.
       heads: names of the heads whose logits a call returns; their mean where there are several.
       pad_token_id: of the model, or None.
       positions_skip_padding: what positions count (`Architecture.positions_skip_padding`).
@@ -45,7 +45,7 @@ class LoadedModel:
     params: Any
     config: ModelConfig
     tokenizer: Tokenizer | None
-    form: Form
+    form: Form | None
     heads: tuple[str, ...] = ()
     pad_token_id: int | None = None
     positions_skip_padding: str | None = None
@@ -75,27 +75,57 @@ class LoadedModel:
           DataError: an id out of range, a sequence longer than the model, or a missing input.
         """
         names = self.heads if head is None else (head,)
-        if pixel_values is not None or self.config.family == "vision":
-            if pixel_values is None:
-                raise DataError("a vision model takes pixel_values")
-            return self._run(Images(jnp.asarray(pixel_values)), None, names)
-        if input_ids is None:
-            raise DataError("input_ids are missing")
+        batch = self._batch(
+            input_ids, attention_mask, token_type_ids, decoder_input_ids, decoder_attention_mask, pixel_values
+        )
+        output = self._run(*batch, names)
         shape = np.shape(input_ids)
-        inputs = self._sequences(input_ids, attention_mask, token_type_ids)
-        targets = None
-        if self.config.family == "encoder_decoder":
-            if decoder_input_ids is None:
-                raise DataError("an encoder-decoder takes decoder_input_ids")
-            if attention_mask is not None and decoder_attention_mask is None:
-                decoder_attention_mask = np.ones(np.shape(decoder_input_ids), np.int32)
-            if attention_mask is None and decoder_attention_mask is not None:
-                inputs = self._sequences(input_ids, np.ones(shape, np.int32), token_type_ids)
-            targets = self._sequences(decoder_input_ids, decoder_attention_mask, None)
-        output = self._run(inputs, targets, names)
         if len(shape) == 3 and output.logits is not None:
             output = output.replace(logits=output.logits.reshape(shape[:2]))
         return output
+
+    def layer_outputs(self, **inputs) -> list[list[jax.Array]]:
+        """The output of every block, `(batch, length, embed)`, of each stack: the only one, or encoder and decoder.
+
+        Args:
+          **inputs: as for a call.
+        """
+        batch = self._batch(**inputs)
+        _, kept = self.model.apply({"params": self.params}, *batch, mutable=["layer_outputs"])
+        trunk = kept["layer_outputs"]["trunk"]
+        config = self.config
+        stacks = [("body", config.num_layers)]
+        if config.family == "encoder_decoder":
+            stacks = [("encoder", config.num_layers), ("decoder", config.decoder_layers)]
+        result = []
+        for name, layers in stacks:
+            groups = trunk[name]["stack"]
+            ordered = [groups[f"{group.name}_outputs"][0] for group in config.layer_groups(layers)]
+            result.append([block[i] for blocks in ordered for i in range(blocks[0].shape[0]) for block in blocks])
+        return result
+
+    def _batch(
+        self, input_ids=None, attention_mask=None, token_type_ids=None, decoder_input_ids=None,
+        decoder_attention_mask=None, pixel_values=None,
+    ) -> tuple[Sequences | Images, Sequences | None]:  # fmt: skip
+        """The model's inputs, checked."""
+        if self.config.family == "vision":
+            if pixel_values is None:
+                raise DataError("a vision model takes pixel_values")
+            return Images(jnp.asarray(pixel_values)), None
+        if input_ids is None:
+            raise DataError("input_ids are missing")
+        if self.config.family != "encoder_decoder":
+            return self._sequences(input_ids, attention_mask, token_type_ids), None
+        if decoder_input_ids is None:
+            raise DataError("an encoder-decoder takes decoder_input_ids")
+        # Source and target have both a mask, or neither.
+        if attention_mask is not None and decoder_attention_mask is None:
+            decoder_attention_mask = np.ones(np.shape(decoder_input_ids), np.int32)
+        if attention_mask is None and decoder_attention_mask is not None:
+            attention_mask = np.ones(np.shape(input_ids), np.int32)
+        source = self._sequences(input_ids, attention_mask, token_type_ids)
+        return source, self._sequences(decoder_input_ids, decoder_attention_mask, None)
 
     def _sequences(self, token_ids, mask, types) -> Sequences:
         token_ids = _flat(token_ids)
@@ -223,6 +253,8 @@ def save_model(
     Raises:
       CheckpointError: the directory holds a model already, or `dtype` is unknown.
     """
+    if loaded.form is None:
+        raise CheckpointError("no Hugging Face architecture expresses this model; `jaxft export` says what differs")
     write_model(
         pathlib.Path(path), loaded.form, loaded.params, loaded.tokenizer, dtype=dtype, shard_bytes=shard_bytes,
         card=card,

@@ -200,12 +200,15 @@ class _Group(nn.Module):
     compute: ComputeConfig
     kinds: tuple[LayerKind, ...]
     cross: bool
+    keep_outputs: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, inputs: BlockInputs):
+        outputs = []
         for i, kind in enumerate(self.kinds):
             x = Block(self.config, self.compute, kind, self.cross, name=f"block_{i}")(x, inputs)
-        return x, None
+            outputs.append(x)
+        return x, tuple(outputs) if self.keep_outputs else None
 
 
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -215,7 +218,9 @@ class Stack(nn.Module):
     """All blocks of an encoder or a decoder.
 
     Parameters of like blocks are stacked on a leading axis `layers` (`ModelConfig.layer_groups`), whether the loop over
-    them is compiled as a loop or unrolled, so a checkpoint does not depend on how it was computed.
+    them is compiled as a loop or unrolled, so a checkpoint does not depend on how it was computed. The output of every
+    block is kept where the collection `layer_outputs` is mutable: for each group a tuple of arrays `(repeats, batch,
+    length, embed)`, one for each block of a repeat.
 
     Attributes:
       config: the model.
@@ -232,7 +237,9 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
         for group in self.config.layer_groups(self.num_layers):
-            x = self._scanned(group)(x, inputs)[0]
+            x, outputs = self._scanned(group)(x, inputs)
+            if outputs is not None:
+                self.sow("layer_outputs", f"{group.name}_outputs", outputs)
         return x
 
     def _scanned(self, group: LayerGroup) -> nn.Module:
@@ -249,4 +256,5 @@ class Stack(nn.Module):
             unroll=1 if self.compute.scan_layers else group.repeats,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(self.config, self.compute, group.kinds, self.cross, name=group.name)
+        keep_outputs = self.is_mutable_collection("layer_outputs") and not self.is_initializing()
+        return scanned(self.config, self.compute, group.kinds, self.cross, keep_outputs, name=group.name)

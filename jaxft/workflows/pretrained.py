@@ -39,12 +39,14 @@ class Pretrained(Protocol):
       heads: those that come with it, by name.
       tokenizer_directory: its tokenizer.
       huggingface: keys of the config.json that it once came with; None for a model made here.
+      settings: directory of the settings that travel with it, such as those of generation.
     """
 
     config: ModelConfig
     heads: Mapping[str, HeadConfig]
     tokenizer_directory: pathlib.Path
     huggingface: HuggingFaceConfig | None
+    settings: pathlib.Path
 
     def parameters(self, target) -> dict[str, Any]:
         """Its arrays under the names that `target` has, in the layout of `target`.
@@ -77,6 +79,11 @@ class CheckpointWeights:
     def huggingface(self) -> HuggingFaceConfig | None:
         """As the run remembers it."""
         return self.run.huggingface()
+
+    @property
+    def settings(self) -> pathlib.Path:
+        """As the run remembers them."""
+        return self.run.settings
 
     def parameters(self, target) -> dict[str, Any]:
         """See `Pretrained`."""
@@ -114,6 +121,11 @@ class HuggingFaceWeights:
         """Its config.json."""
         return self.description.config
 
+    @property
+    def settings(self) -> pathlib.Path:
+        """The directory itself."""
+        return self.description.directory
+
     def parameters(self, target) -> dict[str, Any]:
         """See `Pretrained`."""
         own = self.description.make_model()
@@ -143,9 +155,7 @@ def open_pretrained(path: str) -> Pretrained:
     Raises:
       CheckpointError: it is none of these, or it is damaged.
     """
-    directory = pathlib.Path(path)
-    if not directory.exists() and _HUB_ID.fullmatch(path):
-        directory = _from_hub(path)
+    directory = resolve(path)
     if (directory / "config.json").is_file():
         description = describe(directory)
         tokenizer_of(description)  # refuses one that does not fit
@@ -158,7 +168,15 @@ def open_pretrained(path: str) -> Pretrained:
     return CheckpointWeights(run, run.used_step() if step is None else step, config, heads)
 
 
-def _from_hub(name: str) -> pathlib.Path:
+def resolve(path: str | pathlib.Path) -> pathlib.Path:
+    """A directory as it is, or that of a model that the hub has under this id.
+
+    Raises:
+      CheckpointError: it looks like an id, but the hub does not give it.
+    """
+    name = str(path)
+    if pathlib.Path(path).exists() or not _HUB_ID.fullmatch(name):
+        return pathlib.Path(path)
     import huggingface_hub
 
     try:
@@ -186,9 +204,7 @@ def load_pretrained(
     Raises:
       CheckpointError: nothing there can be loaded; the message says what and why.
     """
-    directory = pathlib.Path(path)
-    if not directory.exists() and _HUB_ID.fullmatch(str(path)):
-        directory = _from_hub(str(path))
+    directory = resolve(path)
     if not (directory / "config.json").is_file() and (directory / "model.json").is_file():
         from jaxft.workflows.exported import loaded_checkpoint
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 from jaxft.checkpoint.checkpoints import Checkpoints
 from jaxft.errors import CheckpointError, RecipeError
 from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.huggingface.exporting import TRAVELLING_FILES
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.recipe.decoding import decode, encode
@@ -51,6 +53,11 @@ class RunDirectory:
     def tokenizer(self) -> pathlib.Path:
         """Directory of the run's tokenizer."""
         return self.path / "tokenizer"
+
+    @property
+    def settings(self) -> pathlib.Path:
+        """Directory of the settings that came with weights from Hugging Face."""
+        return self.path / "huggingface"
 
     @property
     def plots(self) -> pathlib.Path:
@@ -128,9 +135,24 @@ class RunDirectory:
         write_atomically(self.path / "recipe.yaml", recipe_to_text(recipe).encode())
 
     def write_model(
-        self, config: ModelConfig, heads: Mapping[str, HeadConfig], huggingface: HuggingFaceConfig | None
+        self,
+        config: ModelConfig,
+        heads: Mapping[str, HeadConfig],
+        huggingface: HuggingFaceConfig | None,
+        settings: pathlib.Path | None,
     ) -> None:
-        """Writes what the parameters belong to, and what is needed to go back to where they came from."""
+        """Writes what the parameters belong to, and what is needed to go back to where they came from.
+
+        Args:
+          config: the model.
+          heads: by name.
+          huggingface: config.json that it came with.
+          settings: directory with further files that came with it.
+        """
+        for name in TRAVELLING_FILES:
+            if settings is not None and (settings / name).is_file():
+                self.settings.mkdir(exist_ok=True)
+                shutil.copyfile(settings / name, self.settings / name)
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values
         self._write("model.json", {"model": encode(config), "heads": encoded, "huggingface": origin})

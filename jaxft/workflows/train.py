@@ -85,8 +85,11 @@ def train_recipe(
             assembly.tokenizer.save(run.tokenizer)
         run.write_recipe(assembly.recipe)
         if not run.has_model():
-            origin = assembly.pretrained.huggingface if assembly.pretrained is not None else None
-            run.write_model(assembly.model.config, dict(assembly.model.heads), origin)
+            origin = assembly.pretrained
+            run.write_model(
+                assembly.model.config, dict(assembly.model.heads), origin and origin.huggingface,
+                origin and origin.settings,
+            )  # fmt: skip
         run.write_environment()
         return _Training(run, assembly, batches, evaluators, quiet).run()
 

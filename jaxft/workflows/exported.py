@@ -1,0 +1,178 @@
+"""Between Hugging Face's layout and checkpoints of jaxft's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.data.tokenizers import load_tokenizer
+from jaxft.errors import CheckpointError
+from jaxft.huggingface.description import describe, flat_paths
+from jaxft.huggingface.exporting import Form, form_for, write_model
+from jaxft.huggingface.importing import load_parameters
+from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
+from jaxft.models.config import ComputeConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.models.model import Model
+from jaxft.parallel.mesh import MeshConfig
+from jaxft.recipe.library import load_recipe
+from jaxft.reporting.tables import format_value
+from jaxft.workflows.pretrained import resolve
+from jaxft.workflows.run_directory import RunDirectory
+
+
+def import_model(source: str, output: str | pathlib.Path) -> dict[str, Any]:
+    """Reads a model in Hugging Face layout into a checkpoint of jaxft's own.
+
+    Args:
+      source: a directory, or the id of one on the hub.
+      output: a new directory; `model.pretrained` of a recipe may then name it.
+
+    Returns:
+      `output`, `model_type`, `parameters` (their number) and `heads`.
+
+    Raises:
+      CheckpointError: the source cannot be read, or the output holds a model already.
+    """
+    description = describe(resolve(source))
+    run = RunDirectory(output)
+    if run.has_model():
+        raise CheckpointError(f"{run.path} holds a model already; choose another directory")
+    tokenizer = tokenizer_of(description)
+    model = description.make_model()
+    with run.locked():
+        parameters = load_parameters(description, sharded_target(model, "float32", None))
+        run.checkpoints.save(0, parameters, {"step": np.zeros((), np.int32)}, {"history": []}, set(), lambda: None)
+        run.checkpoints.close()
+        if tokenizer is not None:
+            tokenizer.save(run.tokenizer)
+        # Last, since it is what says that a model is here.
+        run.write_model(description.model, dict(model.heads), description.config, description.directory)
+    return {
+        "output": str(run.path),
+        "model_type": description.config.get("model_type"),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(parameters)),
+        "heads": [name for name, _ in model.heads],
+    }
+
+
+def export_model(
+    path: str | pathlib.Path,
+    output: str | pathlib.Path,
+    head: str | None = None,
+    dtype: str | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Writes a run or an imported model in Hugging Face layout, with a model card.
+
+    Args:
+      path: a run directory, one of its `checkpoints/<step>`, or an imported model.
+      output: a new directory.
+      head: which head to write; that of the first stream where None; `none` for the trunk alone.
+      dtype: `float32`, `bfloat16` or `float16`; where None, float32, or that of the files of an imported model.
+      step: which checkpoint of a run.
+
+    Returns:
+      `output`, `class` (of transformers) and `parameters`.
+
+    Raises:
+      CheckpointError: no architecture of Hugging Face expresses the model or its head; what differs is named.
+    """
+    run, found = _run_and_step(pathlib.Path(path))
+    loaded = _loaded(run, found if step is None else step, "float32", None)
+    chosen = _chosen_head(loaded, head)
+    origin = run.huggingface()
+    shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
+    form = form_for(loaded.config, chosen, origin, _labels(run, chosen), shapes)
+    form = dataclasses.replace(form, directory=run.settings)
+    if dtype is None and origin is not None and not (run.path / "recipe.yaml").is_file():
+        dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
+    write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(run, form))
+    count = sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())
+    return {"output": str(output), "class": form.config["architectures"][0], "parameters": count}
+
+
+def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> LoadedModel:
+    """A run or an imported model as `load_pretrained` gives it."""
+    run, step = _run_and_step(directory)
+    loaded = _loaded(run, step, dtype, mesh)
+    heads = loaded.heads and next((name, head) for name, head in loaded.model.heads if name == loaded.heads[0])
+    shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
+    try:
+        form: Form | None = form_for(loaded.config, heads or None, run.huggingface(), _labels(run, heads), shapes)
+    except CheckpointError:
+        form = None
+    return dataclasses.replace(loaded, form=form)
+
+
+def _run_and_step(path: pathlib.Path) -> tuple[RunDirectory, int]:
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        run = RunDirectory(path.parent.parent)
+        run.checkpoints.verify(int(path.name))
+        return run, int(path.name)
+    run = RunDirectory(path)
+    run.model()
+    return run, run.used_step()
+
+
+def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
+    config, heads = run.model()
+    if dtype not in ("float32", "bfloat16"):
+        raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
+    if step not in run.checkpoints.steps():
+        there = ", ".join(map(str, run.checkpoints.steps())) or "none"
+        raise CheckpointError(f"{run.path} has no checkpoint of step {step}; there are {there}")
+    model = Model(config, tuple(heads.items()), ComputeConfig(precision=dtype))
+    parameters, _ = run.checkpoints.restore(step, sharded_target(model, "float32", mesh))
+    if dtype != "float32":
+        parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), parameters)
+    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.is_dir() else None
+    first = tuple(name for name, head in heads.items() if head.kind != "pooled")[:1]
+    return LoadedModel(model, parameters, config, tokenizer, None, first)
+
+
+def _chosen_head(loaded: LoadedModel, name: str | None) -> tuple[str, HeadConfig] | None:
+    heads = dict(loaded.model.heads)
+    if name is None:
+        name = loaded.heads[0] if loaded.heads else "pooled" if "pooled" in heads else "none"
+    if name == "none":
+        return None
+    if name not in heads:
+        raise CheckpointError(f"there is no head {name!r}; there are {', '.join(heads) or 'none'}, or `none`")
+    return name, heads[name]
+
+
+def _labels(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str, Any]:
+    """`id2label` and `label2id` of a classifier."""
+    if not head or head[1].kind in ("masked_lm", "causal_lm", "pooled"):
+        return {}
+    origin = run.huggingface()
+    names = [str(number) for number in range(head[1].num_labels)]
+    if (run.path / "recipe.yaml").is_file():
+        recipe, _ = load_recipe(run.path / "recipe.yaml")
+        objective = recipe.streams[head[0]].objective if head[0] in recipe.streams else None
+        names = list(getattr(objective, "labels", None) or names)
+    elif origin is not None and origin.num_labels == len(names):
+        return {}
+    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+
+
+def _card(run: RunDirectory, form: Form) -> str:
+    """README.md of the exported model: what it is, how it was trained, what was measured."""
+    name = form.config["architectures"][0]
+    lines = ["---", "library_name: transformers", "tags: [jaxft]", "---", "", f"# {run.path.name}", ""]
+    lines += [f"A `{name}`, written by jaxft.", ""]
+    summary = run.summary()
+    if summary is not None:
+        lines += [f"Trained for {summary['steps']} steps; these weights are those of step {summary['used_step']}.", ""]
+        lines += ["| evaluation | metric | value |", "|---|---|---|"]
+        for evaluation, metrics in summary["evaluation"].items():
+            numbers = ((metric, value) for metric, value in metrics.items() if isinstance(value, float))
+            lines += [f"| {evaluation} | {metric} | {format_value(value)} |" for metric, value in numbers]
+        lines += ["", "## Recipe", "", "```yaml", (run.path / "recipe.yaml").read_text().rstrip(), "```"]
+    return "\n".join(lines) + "\n"
