@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -49,13 +50,33 @@ class HuggingFaceConfig:
             raise CheckpointError(f"{self.source}: {key} must be {wanted}, found {value!r}")
         return value
 
-    def integer(self, key: str, default: Any = _MISSING) -> int:
-        """A whole number."""
-        return self.get(key, default, int)
+    def integer(self, key: str, default: Any = _MISSING, least: int | None = None) -> int:
+        """A whole number, of at least `least`; the default may be any."""
+        value = self.get(key, default, int)
+        if least is not None and self.values.get(key) is not None and value < least:
+            raise CheckpointError(f"{self.source}: {key} must be at least {least}, found {value}")
+        return value
 
     def number(self, key: str, default: Any = _MISSING) -> float:
-        """A number."""
-        return float(self.get(key, default, (int, float)))
+        """A finite number."""
+        value = float(self.get(key, default, (int, float)))
+        if not math.isfinite(value):
+            raise CheckpointError(f"{self.source}: {key} must be finite, found {value}")
+        return value
+
+    def positive(self, key: str, default: Any = _MISSING) -> float:
+        """A number above 0."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise CheckpointError(f"{self.source}: {key} must be above 0, found {value}")
+        return value
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers, empty by default."""
+        values = self.get(key, [], list)
+        if not all(type(value) in (int, float) for value in values):
+            raise CheckpointError(f"{self.source}: {key} must be a list of numbers, found {values}")
+        return tuple(map(float, values))
 
     def flag(self, key: str, default: bool) -> bool:
         """A truth value."""
@@ -93,41 +114,47 @@ class HuggingFaceConfig:
           layer_type: which of the nested sets to read where a config has one for each type of layer.
           default_base: base where none is written.
         """
-        rope = self.get("rope_parameters", None, dict)
-        if rope is not None and layer_type is not None and layer_type in rope:
-            rope = rope[layer_type]
-        if rope is None:
-            rope = dict(self.get("rope_scaling", {}, dict))
-        rope = {name: value for name, value in rope.items() if value is not None}
-        base = rope.get("rope_theta", self.number("rope_theta", default_base))
-        fraction = rope.get("partial_rotary_factor", self.number("partial_rotary_factor", 1.0))
-        kind = rope.get("rope_type", rope.get("type", "default"))
+        rope = self._rope(layer_type)
+        base = rope.positive("rope_theta", self.positive("rope_theta", default_base))
+        fraction = rope.positive("partial_rotary_factor", self.positive("partial_rotary_factor", 1.0))
+        if fraction > 1:
+            raise CheckpointError(f"{self.source}: partial_rotary_factor must be at most 1, found {fraction}")
+        kind = rope.get("rope_type", rope.get("type", "default", str), str)
         scaling = None if kind == "default" else self._scaling(kind, rope)
-        return {"rotary_base": float(base), "rotary_fraction": float(fraction), "rotary_scaling": scaling}
+        return {"rotary_base": base, "rotary_fraction": fraction, "rotary_scaling": scaling}
 
-    def _scaling(self, kind: str, rope: Mapping[str, Any]) -> RotaryScaling:
+    def _rope(self, layer_type: str | None) -> HuggingFaceConfig:
+        """The keys about rotary positions, or about those of one type of layer."""
+        name, rope = "rope_parameters", self.get("rope_parameters", None, dict)
+        if rope is not None and layer_type is not None and layer_type in rope:
+            rope = HuggingFaceConfig(rope, f"{self.source}: {name}").get(layer_type, None, dict)
+        if rope is None:
+            name, rope = "rope_scaling", self.get("rope_scaling", {}, dict)
+        return HuggingFaceConfig(rope, f"{self.source}: {name}")
+
+    def _scaling(self, kind: str, rope: HuggingFaceConfig) -> RotaryScaling:
         kind = {"su": "longrope"}.get(kind, kind)
-        longest = self.integer("max_position_embeddings")
+        longest = self.integer("max_position_embeddings", least=1)
         known = {
             "rope_theta", "rope_type", "type", "partial_rotary_factor", "factor", "attention_factor", "beta_fast",
             "beta_slow", "truncate", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
             "short_factor", "long_factor",
         }  # fmt: skip
         if kind not in ("linear", "dynamic", "yarn", "llama3", "longrope"):
-            raise self.unsupported("rope_type", kind, ("default", "linear", "dynamic", "yarn", "llama3", "longrope"))
-        if unknown := sorted(set(rope) - known):
-            raise CheckpointError(f"{self.source}: rotary scaling by {unknown[0]} is not supported")
-        original = rope.get("original_max_position_embeddings", self.get("original_max_position_embeddings", longest))
-        factor = rope.get("factor", longest / original)
+            raise rope.unsupported("rope_type", kind, ("default", "linear", "dynamic", "yarn", "llama3", "longrope"))
+        if unknown := sorted(name for name, value in rope.values.items() if value is not None and name not in known):
+            raise CheckpointError(f"{rope.source}: scaling by {unknown[0]} is not supported")
+        key = "original_max_position_embeddings"
+        original = rope.integer(key, self.integer(key, longest, least=1), least=1)
+        factor = rope.positive("factor", longest / original)
         if kind == "longrope":
             factor = longest / original
         if kind == "dynamic":
             original = longest
         return RotaryScaling(
-            kind, float(factor), int(original), rope.get("attention_factor"), float(rope.get("beta_fast", 32)),
-            float(rope.get("beta_slow", 1)), rope.get("truncate", True), float(rope.get("low_freq_factor", 1)),
-            float(rope.get("high_freq_factor", 4)), tuple(map(float, rope.get("short_factor", ()))),
-            tuple(map(float, rope.get("long_factor", ()))),
+            kind, factor, original, rope.get("attention_factor", None, (int, float)), rope.number("beta_fast", 32),
+            rope.number("beta_slow", 1), rope.flag("truncate", True), rope.positive("low_freq_factor", 1),
+            rope.positive("high_freq_factor", 4), rope.numbers("short_factor"), rope.numbers("long_factor"),
         )  # fmt: skip
 
     def window_of(self, size: int) -> tuple[int, ...]:
@@ -138,7 +165,7 @@ class HuggingFaceConfig:
 
     def window_width(self, key: str, default: int) -> int:
         """Tokens seen before the query in a window of so many keys, the query's own among them."""
-        return self.window_of(self.integer(key, default))[0]
+        return self.window_of(self.integer(key, default, least=2))[0]
 
     def windows(self, width: int, default: list[str] | None = None) -> tuple[int, ...]:
         """Field `windows`, one repeat of the pattern, from the key `layer_types`.
@@ -175,14 +202,18 @@ class Key:
       name: in config.json.
       default: where it is missing; required where this is absent.
       kind: `integer`, `number`, `flag` or `activation`.
+      least: smallest integer.
     """
 
     name: str
     kind: str = "integer"
     default: Any = _MISSING
+    least: int = 1
 
     def read(self, config: HuggingFaceConfig) -> Any:
         """The field's value."""
+        if self.kind == "integer":
+            return config.integer(self.name, self.default, self.least)
         return getattr(config, self.kind)(self.name, self.default)
 
     def write(self, value: Any) -> Any:
@@ -203,7 +234,8 @@ def read_config(directory: pathlib.Path) -> HuggingFaceConfig:
         raise CheckpointError(f"{directory} has no config.json: not a model in Hugging Face layout")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    # A deeply nested text exhausts the parser's stack.
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not a JSON object")

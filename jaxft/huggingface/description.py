@@ -94,7 +94,7 @@ def _class_name(config: HuggingFaceConfig, architecture: Architecture) -> str | 
     classes = config.get("architectures", [], list)
     if not classes:
         return None
-    if classes[0] not in architecture.classes:
+    if not isinstance(classes[0], str) or classes[0] not in architecture.classes:
         _logger.warning(
             "%s: the head of %s is not known; known: %s", config.source, classes[0], ", ".join(architecture.classes)
         )

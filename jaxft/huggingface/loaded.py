@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import pathlib
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.data.tokenizers import Tokenizer, load_tokenizer
+from jaxft.data.tokenizers import DESCRIPTION_FILE, TOKENIZER_FILES, Tokenizer, load_tokenizer
 from jaxft.errors import CheckpointError, DataError, RecipeError
 from jaxft.huggingface.description import Description, describe
 from jaxft.huggingface.exporting import SHARD_BYTES, Form, form_of, write_model
@@ -21,6 +22,8 @@ from jaxft.models.model import Model, ModelOutput, abstract_parameters
 from jaxft.models.transformer import Images, Sequences
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import parameter_shardings
+
+_logger = logging.getLogger("jaxft")
 
 # Heads with one label per token, which Hugging Face returns without an axis for it.
 _SINGLE = ("replaced_token",)
@@ -220,14 +223,17 @@ def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfi
 
 
 def tokenizer_of(description: Description) -> Tokenizer | None:
-    """The tokenizer beside the weights, or None.
+    """The tokenizer beside the weights, or None where there is none, or none that we can use, which is logged.
 
     Raises:
       CheckpointError: it has more tokens than the embedding has rows.
     """
+    if not any((description.directory / name).is_file() for name in (DESCRIPTION_FILE, *TOKENIZER_FILES)):
+        return None
     try:
         tokenizer = load_tokenizer(description.directory)
-    except RecipeError:
+    except RecipeError as error:
+        _logger.warning("%s is loaded without its tokenizer: %s", description.directory, error)
         return None
     rows = description.model.vocab_size
     if tokenizer.vocab_size > rows:

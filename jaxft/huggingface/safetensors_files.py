@@ -115,12 +115,14 @@ def _indexed(directory: pathlib.Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{directory} lacks {file}, which {INDEX} names")
         for name, stored in _header(directory / file).items():
             if name in found:
-                raise CheckpointError(f"tensor {name} is both in {found[name].file.name} and in {file}")
+                raise CheckpointError(f"{directory}: tensor {name} is both in {found[name].file.name} and in {file}")
             if weights.get(name) != file:
-                raise CheckpointError(f"tensor {name} is in {file}, but {INDEX} says {weights.get(name, 'nothing')}")
+                said = weights.get(name, "nothing")
+                raise CheckpointError(f"{directory}: tensor {name} is in {file}, but {INDEX} says {said}")
             found[name] = stored
     if missing := sorted(set(weights) - set(found)):
-        raise CheckpointError(f"tensor {missing[0]} is not in {weights[missing[0]]}, where {INDEX} says it is")
+        name = missing[0]
+        raise CheckpointError(f"{directory}: tensor {name} is not in {weights[name]}, where {INDEX} says it is")
     return found
 
 
@@ -167,7 +169,8 @@ def _json(text: bytes, path: pathlib.Path) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    # A deeply nested text exhausts the parser's stack.
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
 
 

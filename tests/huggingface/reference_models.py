@@ -51,6 +51,9 @@ _BERT = {
 }  # fmt: skip
 _ODD = _BERT | {"hidden_size": 35, "num_attention_heads": 5, "num_hidden_layers": 3, "intermediate_size": 19}
 _ROBERTA = {"pad_token_id": 1, "max_position_embeddings": 34}
+_DISTILBERT = {
+    "vocab_size": VOCABULARY, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 32,
+}  # fmt: skip
 _LLAMA = {
     "vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 32, "pad_token_id": 0,
@@ -115,11 +118,11 @@ CASES: dict[str, Case] = {
     "camembert": Case("CamembertForTokenClassification", "CamembertConfig", _BERT | _ROBERTA),
     "distilbert": Case(
         "DistilBertForMaskedLM", "DistilBertConfig",
-        {"vocab_size": VOCABULARY, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 32},
+        _DISTILBERT,
     ),
     "distilbert-sequence": Case(
         "DistilBertForSequenceClassification", "DistilBertConfig",
-        {"vocab_size": VOCABULARY, "dim": 35, "n_layers": 3, "n_heads": 5, "hidden_dim": 19, "max_position_embeddings": 32},
+        _DISTILBERT | {"dim": 35, "n_layers": 3, "n_heads": 5, "hidden_dim": 19},
     ),
     "albert": Case("AlbertForMaskedLM", "AlbertConfig", _BERT | {"embedding_size": 10, "num_hidden_layers": 3}),
     "albert-pretraining": Case("AlbertForPreTraining", "AlbertConfig", _ODD | {"embedding_size": 10}),

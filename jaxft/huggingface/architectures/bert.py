@@ -24,7 +24,7 @@ KEYS = {
     "num_heads": Key("num_attention_heads"),
     "mlp_dim": Key("intermediate_size"),
     "max_length": Key("max_position_embeddings"),
-    "token_types": Key("type_vocab_size", default=2),
+    "token_types": Key("type_vocab_size", default=2, least=0),
     "norm_epsilon": Key("layer_norm_eps", "number", 1e-12),
     "activation": Key("hidden_act", "activation", "gelu"),
     "dropout": Key("hidden_dropout_prob", "number", 0.1),

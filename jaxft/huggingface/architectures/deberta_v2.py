@@ -23,8 +23,8 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     if not config.flag("relative_attention", False):
         raise config.unsupported("relative_attention", False, (True,))
     kinds = config.get("pos_att_type", [])
-    kinds = sorted(kinds.split("|") if isinstance(kinds, str) else kinds)
-    if kinds != ["c2p", "p2c"]:
+    kinds = kinds.split("|") if isinstance(kinds, str) else kinds
+    if kinds not in (["c2p", "p2c"], ["p2c", "c2p"]):
         raise config.unsupported("pos_att_type", kinds, ("c2p|p2c",))
     if config.get("embedding_size", fields["embed_dim"]) != fields["embed_dim"]:
         raise config.unsupported("embedding_size", config.get("embedding_size"), (fields["embed_dim"],))
@@ -82,7 +82,7 @@ ARCHITECTURE = Architecture(
     keys=bert.KEYS
     | {
         "norm_epsilon": Key("layer_norm_eps", "number", 1e-7),
-        "token_types": Key("type_vocab_size", default=0),
+        "token_types": Key("type_vocab_size", default=0, least=0),
     },
     fixed=bert.FIXED | {"position": "disentangled"},
     supported={

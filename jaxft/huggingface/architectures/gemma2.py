@@ -42,7 +42,7 @@ def scales(
     """Soft caps, where a missing key is the given one, the scale of the scores and that of the embedding."""
     return {
         "embedding_scale": math.sqrt(fields["embed_dim"]),
-        "attention_scale": config.number("query_pre_attn_scalar", 256) ** -0.5,
+        "attention_scale": config.positive("query_pre_attn_scalar", 256) ** -0.5,
         "attention_soft_cap": _cap(config, "attn_logit_softcapping", attention_cap),
         "logit_soft_cap": _cap(config, "final_logit_softcapping", logit_cap),
     }

@@ -11,7 +11,7 @@ from jaxft.huggingface.configuration import HuggingFaceConfig
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    pattern = config.integer("sliding_window_pattern", 6)
+    pattern = config.integer("sliding_window_pattern", 6, least=1)
     types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(fields["num_layers"])]
     windows = config.windows(config.window_width("sliding_window", 4096), types)
     rope = config.get("rope_parameters", {}, dict)

@@ -46,7 +46,7 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    every = config.integer("global_attn_every_n_layers", 3)
+    every = config.integer("global_attn_every_n_layers", 3, least=1)
     types = ["sliding_attention" if i % every else "full_attention" for i in range(fields["num_layers"])]
     bases = {
         name: config.rotary(name)["rotary_base"] if config.values.get("rope_parameters") else config.number(key, value)
@@ -62,7 +62,7 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
         "rotary_base": bases["full_attention"],
         "local_rotary_base": bases["sliding_attention"],
         # The width counts both sides.
-        "windows": config.windows(config.integer("local_attention", 128) // 2, types),
+        "windows": config.windows(config.integer("local_attention", 128, least=2) // 2, types),
         "dropout": rates.pop(),
     }
 

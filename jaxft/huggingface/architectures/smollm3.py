@@ -12,7 +12,7 @@ from jaxft.huggingface.configuration import HuggingFaceConfig, Key, shortest_per
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    layers, interval = fields["num_layers"], config.integer("no_rope_layer_interval", 4)
+    layers, interval = fields["num_layers"], config.integer("no_rope_layer_interval", 4, least=1)
     rotated = config.get("no_rope_layers", [int((i + 1) % interval != 0) for i in range(layers)], list)
     if len(rotated) < layers:
         raise CheckpointError(f"{config.source}: no_rope_layers names {len(rotated)} layers of {layers}")
