@@ -66,12 +66,16 @@ class Pattern:
                 ranges[names[0]] = slice(cut.start or 0, sizes[names[0]] if cut.stop is None else cut.stop)
         asked, factors, inner = [], [], []
         for axis, names in enumerate(self.theirs):
-            outer = ranges[names[0]]
-            step = math.prod(sizes[name] for name in names[1:])
-            shift = offset if axis == 0 else 0
-            asked.append(slice(outer.start * step + shift, outer.stop * step + shift))
-            factors += [outer.stop - outer.start, *(sizes[name] for name in names[1:])]
-            inner += [slice(None), *(ranges[name] for name in names[1:])]
+            # A single value of an outer name, such as a part, leaves a range of the next one contiguous.
+            first, shift = 0, offset if axis == 0 else 0
+            while first < len(names) - 1 and ranges[names[first]].stop - ranges[names[first]].start == 1:
+                shift += ranges[names[first]].start * math.prod(sizes[name] for name in names[first + 1 :])
+                first += 1
+            cut, rest = ranges[names[first]], names[first + 1 :]
+            step = math.prod(sizes[name] for name in rest)
+            asked.append(slice(cut.start * step + shift, cut.stop * step + shift))
+            factors += [1] * first + [cut.stop - cut.start, *(sizes[name] for name in rest)]
+            inner += [slice(None)] * (first + 1) + [ranges[name] for name in rest]
         array = read(tuple(asked)).reshape(factors)[tuple(inner)]
         return self._ordered(array)
 

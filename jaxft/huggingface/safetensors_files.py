@@ -223,7 +223,7 @@ def _write(path: pathlib.Path, names: Iterable[str], described, values) -> None:
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            array = np.ascontiguousarray(values(name))
+            array = np.asarray(values(name), order="C")
             assert (array.dtype, array.shape) == described[name], name
             stream.write(array.reshape(-1).view(np.uint8).data)
         stream.flush()
