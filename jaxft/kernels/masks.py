@@ -17,6 +17,8 @@ class AttentionMask:
       query_segments: int32 `(batch, query_length)`, or None. Tokens see only their own segment; segment 0 is padding.
       key_segments: int32 `(batch, key_length)`, or None; given whenever `query_segments` is.
       prefix: bool `(batch, key_length)`, or None: keys that queries of their segment see although they come later.
+      query_order: int32 `(batch, query_length)`, or None: only keys of a lower order are visible (XLNet).
+      key_order: int32 `(batch, key_length)`, or None; given whenever `query_order` is.
       bias: float, broadcastable to `(batch, heads, query_length, key_length)`, or None: added to the scaled scores.
     """
 
@@ -25,6 +27,8 @@ class AttentionMask:
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
     prefix: jax.Array | None = None
+    query_order: jax.Array | None = None
+    key_order: jax.Array | None = None
     bias: jax.Array | None = None
 
     def dense(self, query_length: int, key_length: int) -> jax.Array | None:
@@ -40,6 +44,8 @@ class AttentionMask:
         if self.query_segments is not None:
             queries, keys = self.query_segments[:, None, :, None], self.key_segments[:, None, None, :]
             parts.append((queries == keys) & (keys > 0))
+        if self.query_order is not None:
+            parts.append(self.key_order[:, None, None, :] < self.query_order[:, None, :, None])
         visible = None
         for part in parts:
             visible = part if visible is None else visible & part

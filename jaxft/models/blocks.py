@@ -29,6 +29,8 @@ class BlockInputs:
       angles: rotary cosines and sines, or None.
       local_angles: those of layers with a window.
       relative: relative positions of `disentangled` and `transformer_xl`, or None.
+      source_length: how many leading tokens are attended to, where others only attend (two-stream attention); all of
+        them where None (static).
       encoded: output of the encoder `(batch, source_length, embed)` for cross attention, or None.
       cross_mask: who sees whom across, given whenever `encoded` is.
     """
@@ -37,6 +39,7 @@ class BlockInputs:
     angles: Angles | None = None
     local_angles: Angles | None = None
     relative: RelativePositions | None = None
+    source_length: int | None = flax.struct.field(pytree_node=False, default=None)
     encoded: jax.Array | None = None
     cross_mask: AttentionMask | None = None
 
@@ -170,7 +173,12 @@ class Block(nn.Module):
         if config.parallel_residual:
             attended = attend(y := self._norm("attention_norm")(x), y, mask, angles)
             return x + self._drop(attended) + self._drop(feed_forward(self._norm("feed_forward_norm")(x)))
-        x = self._residual("attention", x, lambda y: attend(y, y, mask, angles, inputs.relative), kind.attention_norm)
+        x = self._residual(
+            "attention",
+            x,
+            lambda y: attend(y, y[:, : inputs.source_length], mask, angles, inputs.relative),
+            kind.attention_norm,
+        )
         if self.cross:
             across = Attention(config, compute, name="cross_attention")
             x = self._residual("cross_attention", x, lambda y: across(y, inputs.encoded, inputs.cross_mask))

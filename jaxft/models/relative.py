@@ -84,22 +84,28 @@ def disentangled_bias(
     return jnp.take_along_axis(to_position, rows, axis=3) + from_position
 
 
-def transformer_xl_positions(positions: jax.Array, token_types: jax.Array | None, features: int) -> RelativePositions:
+def transformer_xl_positions(
+    positions: jax.Array, token_types: jax.Array | None, features: int, streams: int = 1
+) -> RelativePositions:
     """Waves of the distance from key to query (Dai et al. 2019, as in XLNet, Yang et al. 2019).
 
     Args:
       positions: int32 `(batch, length)`.
       token_types: int32 `(batch, length)`, or None.
       features: width of a vector.
+      streams: how many times the queries follow each other, as in two-stream attention.
     """
     length = positions.shape[1]
     distances = jnp.arange(-length + 1, length, dtype=jnp.float32)
     angles = distances[:, None] * (10000.0 ** (-jnp.arange(0, features, 2) / features))
     vectors = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[:, :features]
-    rows = positions[:, :, None] - positions[:, None, :] + length - 1
-    # Tokens of different packed segments may be further apart; they do not see each other.
-    rows = jnp.clip(rows, 0, 2 * length - 2)
-    same = None if token_types is None else token_types[:, :, None] == token_types[:, None, :]
+
+    def of_queries(x: jax.Array) -> jax.Array:
+        return jnp.tile(x, (1, streams))[:, :, None]
+
+    # Tokens of different packed segments may be further apart than any row; they do not see each other.
+    rows = jnp.clip(of_queries(positions) - positions[:, None, :] + length - 1, 0, 2 * length - 2)
+    same = None if token_types is None else of_queries(token_types) == token_types[:, None, :]
     return RelativePositions(vectors, rows, same)
 
 

@@ -26,6 +26,9 @@ class Sequences:
       positions: int32 `(batch, length)`, restarting in each packed segment; None: 0, 1, 2, ...
       token_types: int32 `(batch, length)`, or None for type 0 everywhere.
       prefix: bool `(batch, length)`: tokens that a causal model reads in both directions (prefix LM), or None.
+      order: int32 `(batch, length)`: rank of each token in the order in which a permutation language model predicts
+        them, or None. With it a model with `transformer_xl` positions runs two streams (Yang et al. 2019) and returns
+        that of the queries, each of which knows its own position, but only the content of tokens of a lower rank.
     """
 
     token_ids: jax.Array
@@ -33,6 +36,7 @@ class Sequences:
     positions: jax.Array | None = None
     token_types: jax.Array | None = None
     prefix: jax.Array | None = None
+    order: jax.Array | None = None
 
     def placed(self) -> jax.Array:
         """Positions, counted from 0 where none are given."""
@@ -180,15 +184,13 @@ class _Side(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sequences: Sequences, encoded=None, source: Sequences | None = None) -> jax.Array:
         segments = sequences.segment_ids
-        inputs = self._with_positions(
-            BlockInputs(
-                AttentionMask(
-                    causal=self.causal, query_segments=segments, key_segments=segments,
-                    prefix=sequences.prefix if self.causal else None,
-                )
-            ),
-            sequences,
+        mask = AttentionMask(
+            causal=self.causal, query_segments=segments, key_segments=segments,
+            prefix=sequences.prefix if self.causal else None,
         )  # fmt: skip
+        inputs = self._with_positions(BlockInputs(mask), sequences)
+        if sequences.order is not None:
+            inputs = _two_streams(inputs, sequences)
         if self.cross:
             cross_mask = AttentionMask(query_segments=segments, key_segments=source.segment_ids)
             inputs = inputs.replace(encoded=encoded, cross_mask=cross_mask)
@@ -211,7 +213,8 @@ class _Side(nn.Module):
             relative = DisentangledPositions(config, self.compute, name="relative_positions")(positions)
             return inputs.replace(relative=relative)
         if config.position == "transformer_xl":
-            relative = transformer_xl_positions(positions, sequences.token_types, config.embed_dim)
+            streams = 1 if sequences.order is None else 2
+            relative = transformer_xl_positions(positions, sequences.token_types, config.embed_dim, streams)
             return inputs.replace(relative=relative)
         if config.position == "rotary":
             local = None
@@ -220,6 +223,15 @@ class _Side(nn.Module):
             angles = rotary_angles(positions, config.rotary_dim, config.rotary_base, config.rotary_scaling)
             return inputs.replace(angles=angles, local_angles=local)
         return inputs
+
+
+def _two_streams(inputs: BlockInputs, sequences: Sequences) -> BlockInputs:
+    """For queries that follow the content: content sees itself and what is of a lower rank, a query not itself."""
+    segments, order = sequences.segment_ids, 2 * sequences.order
+    mask = inputs.mask.replace(query_order=jnp.concatenate([order + 1, order], axis=1), key_order=order)
+    if segments is not None:
+        mask = mask.replace(query_segments=jnp.tile(segments, (1, 2)))
+    return inputs.replace(mask=mask, source_length=order.shape[1])
 
 
 class Transformer(nn.Module):
@@ -273,8 +285,17 @@ class Transformer(nn.Module):
         x = self.embeddings(inputs)
         if self.config.family == "vision":
             inputs = Sequences(jnp.zeros(x.shape[:2], jnp.int32))
+        if self.config.family != "vision" and inputs.order is not None:
+            return self._of_queries(x, inputs)
         hidden = self.body(x, inputs)
         return self.output_projection(hidden) if self._narrow_output else hidden
+
+    def _of_queries(self, x: jax.Array, inputs: Sequences) -> jax.Array:
+        """Hidden states of the query stream of two-stream attention."""
+        if self.config.position != "transformer_xl":
+            raise ValueError("an order of prediction needs `transformer_xl` positions")
+        queries = jnp.broadcast_to(self.query_vector.astype(x.dtype), x.shape)
+        return self.body(jnp.concatenate([x, queries], axis=1), inputs)[:, x.shape[1] :]
 
     def encode(self, sequences: Sequences) -> jax.Array:
         """Output of the encoder of an encoder-decoder, `(batch, source_length, embed)`."""
