@@ -201,6 +201,35 @@ class Block(nn.Module):
         return Dropout(self.config.dropout)(x)
 
 
+class Convolution(nn.Module):
+    """Neighbouring tokens of the input, mixed into the output of the first block (He et al. 2021, DeBERTa v2)."""
+
+    config: ModelConfig
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, output: jax.Array, segments: jax.Array | None) -> jax.Array:
+        """`(batch, length, embed)` from the block's input and output; others' segments and padding are zeros."""
+        config = self.config
+        side = config.convolution // 2
+        if segments is None:
+            segments = jnp.ones(x.shape[:2], jnp.int32)
+        padded = jnp.pad(x, ((0, 0), (side, side), (0, 0)))
+        owners = jnp.pad(segments, ((0, 0), (side, side)))
+        length = x.shape[1]
+        near = [
+            jnp.where((owners[:, i : i + length] == segments)[..., None], padded[:, i : i + length], 0)
+            for i in range(config.convolution)
+        ]
+        real = (segments > 0)[..., None]
+        mixed = Linear(
+            (config.embed_dim,), ("features",), ("embed",), True, jnp.dtype(self.compute.precision),
+            config.initializer_range, name="kernel",
+        )(jnp.where(real, jnp.concatenate(near, axis=-1), 0))  # fmt: skip
+        mixed = activate(config.convolution_activation, Dropout(config.dropout)(jnp.where(real, mixed, 0)))
+        return make_norm(config, self.compute, "norm")(output + mixed)
+
+
 class _Group(nn.Module):
     """The blocks of one repeat of a group: the body of the scan over layers."""
 
@@ -245,7 +274,10 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
         for group in self.config.layer_groups(self.num_layers):
+            before = x
             x, outputs = self._scanned(group)(x, inputs)
+            if self.config.convolution and group.start == 0:
+                x = Convolution(self.config, self.compute, name="convolution")(before, x, inputs.mask.query_segments)
             if outputs is not None:
                 self.sow("layer_outputs", f"{group.name}_outputs", outputs)
         return x

@@ -108,6 +108,8 @@ class ModelConfig:
       rotary_layers: per layer whether positions are rotated (SmolLM3); repeated over the layers, all where empty.
       relative_buckets: buckets of the relative bias.
       relative_max_distance: distance from which all share the last bucket.
+      convolution: tokens that a convolution beside the first block reads, 0 for none (DeBERTa v2 XL); odd.
+      convolution_activation: of that convolution.
       norm: `layernorm` or `rmsnorm`.
       norm_placement: before each sub-layer (`pre`), after its residual (`post`), on both sides of it (`sandwich`), or
         on its output alone before the residual (`output`, OLMo 2).
@@ -168,6 +170,8 @@ class ModelConfig:
     rotary_layers: tuple[bool, ...] = ()
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    convolution: int = 0
+    convolution_activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "tanh"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_placement: Literal["pre", "post", "sandwich", "output"] = "pre"
     norm_epsilon: float = 1e-5
@@ -216,6 +220,8 @@ class ModelConfig:
             raise InvalidField(
                 "head_dim", f"rotary positions need an even number of rotated dimensions, found {self.rotary_dim}"
             )
+        if self.convolution and self.convolution % 2 == 0:
+            raise InvalidField("convolution", f"must be odd, or 0 for none, found {self.convolution}")
         if any(window < 0 for window in self.windows):
             raise InvalidField("windows", f"must not be negative (0 is no window), found {list(self.windows)}")
 
@@ -262,8 +268,8 @@ class ModelConfig:
         windows, rotary = self.windows or (0,), self.rotary_layers or (True,)
         kinds = [LayerKind(windows[i % len(windows)], rotary[i % len(rotary)]) for i in range(num_layers)]
         groups, start = [], 0
-        if not self.first_attention_norm:
-            first = dataclasses.replace(kinds[0], attention_norm=False)
+        if not self.first_attention_norm or self.convolution:
+            first = dataclasses.replace(kinds[0], attention_norm=self.first_attention_norm)
             groups.append(LayerGroup("first_layer", 0, 1, (first,)))
             start = 1
         period = math.lcm(len(windows), len(rotary))

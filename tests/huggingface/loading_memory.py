@@ -13,8 +13,8 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from jaxft.huggingface.importing import PIECE, load_parameters
 from jaxft.huggingface.description import describe
+from jaxft.huggingface.importing import PIECE, load_parameters
 from jaxft.huggingface.loaded import sharded_target
 from jaxft.parallel.mesh import MeshConfig
 

@@ -136,6 +136,9 @@ CASES: dict[str, Case] = {
         "DebertaV2ForSequenceClassification", "DebertaV2Config",
         _DEBERTA | _ODD | {"position_biased_input": True, "type_vocab_size": 2, "max_relative_positions": 20},
     ),
+    "deberta-v2-xl": Case(
+        "DebertaV2ForMaskedLM", "DebertaV2Config", _DEBERTA | {"conv_kernel_size": 3, "conv_act": "gelu"}
+    ),
     "modernbert": Case("ModernBertForMaskedLM", "ModernBertConfig", _MODERNBERT),
     "modernbert-sequence": Case(
         "ModernBertForSequenceClassification", "ModernBertConfig",

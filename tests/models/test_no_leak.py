@@ -50,8 +50,13 @@ CASES = {
 FIELDS = {
     "encoder": {"position": "learned", "norm_placement": "post", "embedding_norm": True},
     "decoder": {"position": "rotary", "norm": "rmsnorm", "gated": True, "num_kv_heads": 2},
+    "disentangled": {
+        "family": "encoder", "position": "disentangled", "norm_placement": "post", "relative_buckets": 4,
+        "relative_max_distance": 16,
+    },
+    "transformer_xl": {"family": "encoder", "position": "transformer_xl", "norm_placement": "post"},
     "encoder_decoder": {"position": "relative_bias", "norm": "rmsnorm", "num_decoder_layers": 3},
-}
+}  # fmt: skip
 
 
 def visible(segments, length: int, window: int = 0, causal: bool = False, prefix=None) -> np.ndarray:
@@ -106,8 +111,8 @@ def replaced(ids: np.ndarray, place: int) -> np.ndarray:
 
 def config_of(family: str, windows: tuple[int, ...]) -> ModelConfig:
     return ModelConfig(
-        family=family, vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=24, max_length=16,
-        windows=windows, **FIELDS[family],
+        vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=24, max_length=16, windows=windows,
+        **{"family": family, **FIELDS[family]},
     )  # fmt: skip
 
 
@@ -158,7 +163,7 @@ def test_the_oracle_forbids_and_allows_something(family, name):
     assert (own & ~np.eye(LENGTH, dtype=bool)).any()
     # One whole sequence is what an encoder may read everywhere, and a decoder too of its source.
     whole = name in ("whole", "prefix")
-    assert own.all() == (family == "encoder" and whole)
+    assert own.all() == (config_of(family, ()).family == "encoder" and whole)
     if family == "encoder_decoder":
         assert source.any() and source.all() == (whole or name == "windows")
 

@@ -15,7 +15,7 @@ from jaxft.huggingface.architectures.heads import (
     token_labels,
 )
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
-from jaxft.huggingface.layout import Layers, Tensor, norm, table
+from jaxft.huggingface.layout import Layers, Tensor, norm, table, tensor
 from jaxft.models.config import ModelConfig
 
 
@@ -36,6 +36,8 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "relative_buckets": buckets,
         "relative_max_distance": distance,
+        "convolution": config.integer("conv_kernel_size", 0),
+        "convolution_activation": config.activation("conv_act", "tanh"),
         "learned_positions": config.flag("position_biased_input", True),
     }
 
@@ -45,7 +47,21 @@ def _less(model: ModelConfig) -> dict[str, Any]:
         "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": model.relative_buckets,
         "max_relative_positions": model.relative_max_distance, "position_biased_input": model.learned_positions,
         "share_att_key": True, "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": model.convolution,
+        "conv_act": model.convolution_activation,
     }  # fmt: skip
+
+
+def _convolution(model: ModelConfig) -> tuple[Tensor, ...]:
+    if not model.convolution:
+        return ()
+    path = "body/stack/convolution"
+    weight = tensor(
+        "encoder.conv.conv.weight", f"{path}/kernel/kernel", "embed inputs width -> (width inputs) embed",
+        width=model.convolution,
+    )  # fmt: skip
+    bias = tensor("encoder.conv.conv.bias", f"{path}/kernel/bias", "embed")
+    return (weight, bias, *norm("encoder.conv.LayerNorm", f"{path}/norm"))
 
 
 def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
@@ -59,6 +75,7 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
         *norm("embeddings.LayerNorm", "embeddings/norm"),
         *table("encoder.rel_embeddings", "body/relative_positions/table"),
         *norm("encoder.LayerNorm", "body/relative_positions/norm"),
+        *_convolution(model),
         Layers("encoder.layer.{}.", "body/stack", model.num_layers, bert.layer("query_proj", "key_proj", "value_proj")),
     )
 
@@ -88,7 +105,7 @@ ARCHITECTURE = Architecture(
     supported={
         "share_att_key": (True,),
         "norm_rel_ebd": ("layer_norm",),
-        "conv_kernel_size": (0,),
+        "conv_groups": (1,),
         "legacy": (True,),
     },
     more=_more,
