@@ -30,20 +30,20 @@ MESHES = {
 
 
 def loaded_with_bytes(directory: pathlib.Path, mesh, dtype: str = "float32"):
-    """The parameters by path, and the bytes that were asked for of the files."""
-    asked, read = [], StoredTensor.read
+    """The parameters by path, and the bytes that were read from the files."""
+    counts, read = [], StoredTensor._rows
 
-    def counted(self, wanted=None):
-        result = read(self, wanted)
-        asked.append(result.nbytes)
+    def counted(self, first, last, width):
+        result = read(self, first, last, width)
+        counts.append(result.nbytes)
         return result
 
-    StoredTensor.read = counted
+    StoredTensor._rows = counted
     try:
         loaded = load_model(directory, dtype, mesh)
     finally:
-        StoredTensor.read = read
-    return flat_paths(loaded.params), sum(asked)
+        StoredTensor._rows = read
+    return flat_paths(loaded.params), sum(counts)
 
 
 def main(directory: pathlib.Path) -> None:
