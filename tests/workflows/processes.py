@@ -21,6 +21,6 @@ def start(*words: str) -> subprocess.Popen:
 def finish(*words: str) -> str:
     """Runs `jaxft` to its end and returns its standard output."""
     process = start(*words)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1500)
     assert process.returncode == 0, err
     return out
