@@ -20,12 +20,13 @@ from jaxft.huggingface.architectures import ARCHITECTURES, architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, flat_paths
 from jaxft.huggingface.placing import Placed, Shapes, place_all
+from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 
 SHARD_BYTES = 5 * 10**9
-TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json")
+TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json", *POOLING_FILES)
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 
 
@@ -180,6 +181,7 @@ def write_model(
         tokenizer.save(directory)
     for name in TRAVELLING_FILES:
         if form.directory is not None and (form.directory / name).is_file():
+            (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(form.directory / name, directory / name)
     if card is not None:
         (directory / "README.md").write_text(card, encoding="utf-8")

@@ -17,6 +17,7 @@ from jaxft.errors import CheckpointError, DataError, RecipeError
 from jaxft.huggingface.description import Description, describe
 from jaxft.huggingface.exporting import SHARD_BYTES, Form, form_of, write_model
 from jaxft.huggingface.importing import load_parameters
+from jaxft.huggingface.pooling import SentencePooling, read_pooling
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.model import Model, ModelOutput, abstract_parameters
 from jaxft.models.transformer import Images, Sequences
@@ -41,6 +42,7 @@ class LoadedModel:
       form: how it is written back; None where no architecture of Hugging Face expresses it.
       heads: names of the heads whose logits a call returns; their mean where there are several.
       pad_token_id: of the model, or None.
+      pooling: how a sentence's vector is made, where the model is a sentence encoder.
       positions_skip_padding: what positions count (`Architecture.positions_skip_padding`).
     """
 
@@ -52,6 +54,7 @@ class LoadedModel:
     heads: tuple[str, ...] = ()
     pad_token_id: int | None = None
     positions_skip_padding: str | None = None
+    pooling: SentencePooling | None = None
 
     def __call__(
         self,
@@ -86,6 +89,23 @@ class LoadedModel:
         if len(shape) == 3 and output.logits is not None:
             output = output.replace(logits=output.logits.reshape(shape[:2]))
         return output
+
+    def embed(self, input_ids, attention_mask=None, token_type_ids=None) -> jax.Array:
+        """Sentence embeddings, float32 `(batch, embed)`, of a sentence encoder.
+
+        Args:
+          input_ids: int `(batch, length)`.
+          attention_mask: of the same shape, 0 where padded; None for no padding.
+          token_type_ids: of the same shape; None for type 0.
+
+        Raises:
+          DataError: the model is no sentence encoder, or the input is wrong.
+        """
+        if self.pooling is None:
+            raise DataError("the model does not say how it makes a sentence's vector (it has no modules.json)")
+        hidden = self._run(*self._batch(input_ids, attention_mask, token_type_ids), ()).hidden
+        mask = jnp.ones(hidden.shape[:2]) if attention_mask is None else jnp.asarray(_flat(attention_mask))
+        return self.pooling(hidden, mask)
 
     def layer_outputs(self, **inputs) -> list[list[jax.Array]]:
         """The output of every block, `(batch, length, embed)`, of each stack: the only one, or encoder and decoder.
@@ -207,7 +227,7 @@ def loaded_from(description: Description, dtype: str, mesh) -> LoadedModel:
     return LoadedModel(
         model, load_parameters(description, target), description.model, tokenizer, form_of(description),
         description.asked, description.config.get("pad_token_id", None),
-        description.architecture.positions_skip_padding,
+        description.architecture.positions_skip_padding, read_pooling(description.directory),
     )  # fmt: skip
 
 

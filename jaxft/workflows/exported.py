@@ -12,10 +12,12 @@ import numpy as np
 
 from jaxft.data.tokenizers import load_tokenizer
 from jaxft.errors import CheckpointError
+from jaxft.huggingface.architectures import architecture_of
 from jaxft.huggingface.description import describe, flat_paths
 from jaxft.huggingface.exporting import Form, form_for, write_model
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
+from jaxft.huggingface.pooling import read_pooling
 from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
@@ -105,6 +107,7 @@ def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Me
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
     try:
         form: Form | None = form_for(loaded.config, heads or None, run.huggingface(), _labels(run, heads), shapes)
+        form = dataclasses.replace(form, directory=run.settings)
     except CheckpointError:
         form = None
     return dataclasses.replace(loaded, form=form)
@@ -133,7 +136,13 @@ def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
         parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), parameters)
     tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.is_dir() else None
     first = tuple(name for name, head in heads.items() if head.kind != "pooled")[:1]
-    return LoadedModel(model, parameters, config, tokenizer, None, first)
+    origin = run.huggingface()
+    return LoadedModel(
+        model, parameters, config, tokenizer, None, first,
+        pad_token_id=None if origin is None else origin.get("pad_token_id", None),
+        positions_skip_padding=None if origin is None else architecture_of(origin).positions_skip_padding,
+        pooling=read_pooling(run.settings),
+    )  # fmt: skip
 
 
 def _chosen_head(loaded: LoadedModel, name: str | None) -> tuple[str, HeadConfig] | None:

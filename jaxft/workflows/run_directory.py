@@ -151,7 +151,7 @@ class RunDirectory:
         """
         for name in TRAVELLING_FILES:
             if settings is not None and (settings / name).is_file():
-                self.settings.mkdir(exist_ok=True)
+                (self.settings / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(settings / name, self.settings / name)
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values

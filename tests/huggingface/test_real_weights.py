@@ -11,6 +11,8 @@ import torch
 import transformers
 
 import jaxft
+from jaxft.errors import CheckpointError
+from jaxft.huggingface.pooling import read_pooling
 
 SENTENCES = [
     "A man is playing a guitar on the stage.",
@@ -62,6 +64,23 @@ def test_hidden_states_and_cosine_similarities_are_those_of_torch(loaded, encode
     np.testing.assert_allclose(hidden * mask[..., None], expected * mask[..., None], atol=1e-4)
     ours, theirs = _embedded(hidden, mask), _embedded(expected, mask)
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-5)
+
+
+def test_sentence_embeddings_are_made_as_the_model_says_and_the_words_for_it_travel(
+    loaded, encoded, expected, tmp_path
+):
+    wanted = _embedded(expected, encoded["attention_mask"])
+    np.testing.assert_allclose(loaded.embed(**encoded), wanted, atol=1e-5)
+    jaxft.save_pretrained(loaded, tmp_path / "copy")
+    np.testing.assert_allclose(jaxft.load_pretrained(tmp_path / "copy").embed(**encoded), wanted, atol=1e-5)
+
+
+def test_a_pooling_that_is_not_known_is_named(tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]')
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_weightedmean_tokens": true}')
+    with pytest.raises(CheckpointError, match="weightedmean"):
+        read_pooling(tmp_path)
 
 
 def test_sentences_of_one_meaning_are_the_nearest(loaded, encoded):

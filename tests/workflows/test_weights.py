@@ -123,6 +123,17 @@ def test_what_is_imported_goes_back_unchanged(make, tmp_path, capsys):
     assert sum(p.numel() for p in loaded.parameters())
 
 
+def test_an_imported_model_counts_positions_as_the_original(tmp_path, capsys):
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(vocab_size=VOCABULARY, **BERT | {"pad_token_id": 1})
+    transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path / "source")
+    assert run(["import", str(tmp_path / "source"), str(tmp_path / "imported")]) == 0
+    ids = np.array([[1, 1, 7, 8, 9], [5, 6, 7, 8, 9]])
+    mask = (ids != 1).astype(int)
+    ours, theirs = (jaxft.load_pretrained(tmp_path / name) for name in ("imported", "source"))
+    np.testing.assert_array_equal(ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits)
+
+
 @pytest.mark.parametrize("make", [bert, t5, vit])
 def test_verify_compares_every_layer_with_torch(make, tmp_path, capsys):
     source = make(tmp_path / "source")
