@@ -71,6 +71,13 @@ class HuggingFaceConfig:
             raise CheckpointError(f"{self.source}: {key} must be above 0, found {value}")
         return value
 
+    def shared_number(self, key: str, other: str, default: float) -> float:
+        """The one number that two keys must agree on, since our model has one field for both."""
+        value, again = self.number(key, default), self.number(other, default)
+        if value != again:
+            raise self.unsupported(other, again, [value])
+        return value
+
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of numbers, empty by default."""
         values = self.get(key, [], list)

@@ -77,13 +77,13 @@ def describe(directory: pathlib.Path) -> Description:
     stored, names = _canonical(architecture, stored_tensors(directory), directory)
     prefix = architecture.prefix if any(name.startswith(architecture.prefix) for name in stored) else ""
     model = _without_repeats(architecture, model, stored, prefix, directory)
-    own = architecture.classes.get(_class_name(config, architecture), ())
+    class_name = _class_name(config, architecture)
+    own = architecture.classes.get(class_name, ())
     heads = _heads(architecture, model, own, stored, prefix)
     placed = _placed(architecture, config, model, heads, prefix)
     _check(placed, stored, names, directory)
     held = {head.name for head in heads}
     asked = [head.name for head in own if head.name in held]
-    class_name = _class_name(config, architecture)
     return Description(
         directory, architecture, config, model, heads,
         tuple(asked if class_name in architecture.averaged else asked[:1]), prefix, placed, stored, names,

@@ -85,8 +85,8 @@ def export_model(
     Raises:
       CheckpointError: no architecture of Hugging Face expresses the model or its head; what differs is named.
     """
-    run, found = _run_and_step(pathlib.Path(path))
-    loaded = _loaded(run, found if step is None else step, "float32", None)
+    run, found = _run_and_step(pathlib.Path(path), step)
+    loaded = _loaded(run, found, "float32", None)
     chosen = _chosen_head(loaded, head)
     origin = run.huggingface()
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
@@ -101,7 +101,7 @@ def export_model(
 
 def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> LoadedModel:
     """A run or an imported model as `load_pretrained` gives it."""
-    run, step = _run_and_step(directory)
+    run, step = _run_and_step(directory, None)
     loaded = _loaded(run, step, dtype, mesh)
     heads = loaded.heads and next((name, head) for name, head in loaded.model.heads if name == loaded.heads[0])
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
@@ -113,23 +113,19 @@ def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Me
     return dataclasses.replace(loaded, form=form)
 
 
-def _run_and_step(path: pathlib.Path) -> tuple[RunDirectory, int]:
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        run = RunDirectory(path.parent.parent)
-        run.checkpoints.verify(int(path.name))
-        return run, int(path.name)
+def _run_and_step(path: pathlib.Path, step: int | None) -> tuple[RunDirectory, int]:
+    """A run, and the step that its path or else the user names."""
     run = RunDirectory(path)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        run, step = RunDirectory(path.parent.parent), int(path.name) if step is None else step
     run.model()
-    return run, run.used_step()
+    return run, run.chosen_step(step)
 
 
 def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
     config, heads = run.model()
     if dtype not in ("float32", "bfloat16"):
         raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
-    if step not in run.checkpoints.steps():
-        there = ", ".join(map(str, run.checkpoints.steps())) or "none"
-        raise CheckpointError(f"{run.path} has no checkpoint of step {step}; there are {there}")
     model = Model(config, tuple(heads.items()), ComputeConfig(precision=dtype))
     parameters, _ = run.checkpoints.restore(step, sharded_target(model, "float32", mesh))
     if dtype != "float32":

@@ -7,11 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from jaxft.errors import CheckpointError
-from jaxft.models.model import abstract_parameters
-from jaxft.parallel.sharding import parameter_shardings
+from jaxft.huggingface.loaded import sharded_target
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.schema import TokenizerSection
 from jaxft.workflows.assembly import Assembly, assemble
@@ -56,15 +52,6 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
         tokenizer=TokenizerSection(path=str(run.tokenizer.absolute())),
     )
     assembly = assemble(recipe, document, run)
-    if step is None:
-        step = run.used_step()
-    elif step not in run.checkpoints.steps():
-        there = ", ".join(map(str, run.checkpoints.steps())) or "none"
-        raise CheckpointError(f"{run.path} has no checkpoint of step {step}; there are {there}")
-    else:
-        run.checkpoints.verify(step)
-    shapes, axes = abstract_parameters(assembly.model)
-    shardings = parameter_shardings(axes, shapes, assembly.mesh)
-    target = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
-    parameters, _ = run.checkpoints.restore(step, target)
+    step = run.chosen_step(step)
+    parameters, _ = run.checkpoints.restore(step, sharded_target(assembly.model, "float32", assembly.mesh))
     return OpenedRun(run, assembly, step, parameters)

@@ -13,7 +13,7 @@ import jax
 
 from jaxft.checkpoint.checkpoints import described_arrays
 from jaxft.errors import CheckpointError
-from jaxft.huggingface.configuration import HuggingFaceConfig, read_config
+from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, describe, flat_paths
 from jaxft.huggingface.exporting import SHARD_BYTES
 from jaxft.huggingface.importing import load_parameters
@@ -209,7 +209,6 @@ def load_pretrained(
         from jaxft.workflows.exported import loaded_checkpoint
 
         return loaded_checkpoint(directory, dtype, mesh)
-    read_config(directory)
     return load_model(directory, dtype, mesh)
 
 

@@ -205,6 +205,20 @@ class RunDirectory:
             raise CheckpointError(f"{self.path} has no checkpoint yet")
         return step
 
+    def chosen_step(self, step: int | None) -> int:
+        """A step that the user named, verified; `used_step` where None.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        if step is None:
+            return self.used_step()
+        if step not in self.checkpoints.steps():
+            there = ", ".join(map(str, self.checkpoints.steps())) or "none"
+            raise CheckpointError(f"{self.path} has no checkpoint of step {step}; there are {there}")
+        self.checkpoints.verify(step)
+        return step
+
     def write_best(self, step: int, metric: str, value: float) -> None:
         """Names the best checkpoint."""
         self._write("best.json", {"step": step, "metric": metric, "value": value})

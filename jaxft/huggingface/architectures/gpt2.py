@@ -40,10 +40,8 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    rates = {config.number(key, 0.1) for key in ("resid_pdrop", "embd_pdrop")}
-    if len(rates) > 1:
-        raise config.unsupported("embd_pdrop", config.number("embd_pdrop", 0.1), [config.number("resid_pdrop", 0.1)])
-    return {"mlp_dim": config.integer("n_inner", 4 * fields["embed_dim"]), "dropout": rates.pop()}
+    dropout = config.shared_number("resid_pdrop", "embd_pdrop", 0.1)
+    return {"mlp_dim": config.integer("n_inner", 4 * fields["embed_dim"]), "dropout": dropout}
 
 
 def _less(model: ModelConfig) -> dict[str, Any]:

@@ -55,15 +55,12 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
             ("sliding_attention", "local_rope_theta", 10000.0),
         )
     }
-    rates = {config.number(key, 0.0) for key in ("embedding_dropout", "mlp_dropout")}
-    if len(rates) > 1:
-        raise config.unsupported("mlp_dropout", config.number("mlp_dropout", 0.0), ["embedding_dropout"])
     return {
         "rotary_base": bases["full_attention"],
         "local_rotary_base": bases["sliding_attention"],
         # The width counts both sides.
         "windows": config.windows(config.integer("local_attention", 128, least=2) // 2, types),
-        "dropout": rates.pop(),
+        "dropout": config.shared_number("embedding_dropout", "mlp_dropout", 0.0),
     }
 
 

@@ -31,11 +31,9 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    rates = {config.number(key, 0.0) for key in ("resid_pdrop", "embd_pdrop")}
-    if len(rates) > 1:
-        raise config.unsupported("embd_pdrop", config.number("embd_pdrop", 0.0), [config.number("resid_pdrop", 0.0)])
+    dropout = config.shared_number("resid_pdrop", "embd_pdrop", 0.0)
     window = config.window_of(config.integer("sliding_window", 0))
-    return config.rotary() | {"windows": window, "dropout": rates.pop()}
+    return config.rotary() | {"windows": window, "dropout": dropout}
 
 
 def _less(model: ModelConfig) -> dict[str, Any]:
