@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxft.data.packing import RowPlan
 from jaxft.data.permutation import permute
-from jaxft.data.store import TOKENS, Record, TokenStore
+from jaxft.data.store import Record, TokenStore, cut
 
 Batch = dict[str, np.ndarray]
 
@@ -32,6 +32,7 @@ class StreamBatches:
       batch_size: rows of a global batch.
       seed: of shuffling and of every random choice; fixed numbers for evaluation give fixed masks.
       shuffle: whether the rows of each epoch are permuted.
+      partner: whether every record is given another one of the store, drawn at random, as its field `partner`.
     """
 
     store: TokenStore
@@ -40,6 +41,7 @@ class StreamBatches:
     batch_size: int
     seed: int
     shuffle: bool = True
+    partner: bool = False
 
     @property
     def rows(self) -> int:
@@ -68,17 +70,30 @@ class StreamBatches:
     def _collate(self, numbers: np.ndarray) -> Batch:
         epochs, places = np.divmod(numbers, self.rows)
         row_pieces = [self.plan.row(row) for row in self._rows_at(epochs, places).tolist()]
-        records = iter(self.store.read([piece.record for pieces in row_pieces for piece in pieces]))
-        rows = []
-        for epoch, pieces in zip(epochs.tolist(), row_pieces, strict=True):
-            cut = []
-            for piece in pieces:
-                record = next(records)
-                cut.append({**record, TOKENS: record[TOKENS][piece.start : piece.stop]})
-            rows.append(self.make_row(cut, [example_generator(self.seed, epoch, piece.index) for piece in pieces]))
+        pieces = [(epoch, piece) for epoch, own in zip(epochs.tolist(), row_pieces, strict=True) for piece in own]
+        keys = [example_generator(self.seed, epoch, piece.index) for epoch, piece in pieces]
+        records = self.store.read([piece.record for _, piece in pieces])
+        records = [cut(record, piece.start, piece.stop) for record, (_, piece) in zip(records, pieces, strict=True)]
+        if self.partner:
+            for record, other in zip(records, self._partners([piece.record for _, piece in pieces], keys), strict=True):
+                record["partner"] = other
+        rows, done = [], 0
+        for own in row_pieces:
+            taken = slice(done, done + len(own))
+            rows.append(self.make_row(records[taken], keys[taken]))
+            done += len(own)
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         batch["row_weight"] = np.ones(len(rows), np.float32)
         return batch
+
+    def _partners(self, records: list[int], keys: list[np.random.Generator]) -> list[Record]:
+        """Another whole record for each, all others equally likely."""
+        count = len(self.store)
+        others = [
+            (record + 1 + int(key.integers(count - 1))) % count if count > 1 else record
+            for record, key in zip(records, keys, strict=True)
+        ]
+        return self.store.read(others)
 
     def _rows_at(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Rows that stand at these places of these epochs."""

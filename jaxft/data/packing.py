@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -77,20 +78,27 @@ def split_records(lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.nda
 
 
 def plan_rows(
-    lengths: np.ndarray, capacity: int, overhead: int, *, pack: bool, truncate: bool, seed: int = 0
+    lengths: np.ndarray,
+    capacity: int,
+    longest: int,
+    room: Callable[[np.ndarray], np.ndarray],
+    *,
+    pack: bool,
+    truncate: bool,
+    seed: int = 0,
 ) -> RowPlan:
     """Plans the rows of a store.
 
     Args:
       lengths: int64 `(records,)`, tokens of each record, without special tokens.
       capacity: tokens of a row.
-      overhead: special tokens that every piece brings with it.
+      longest: tokens of the longest piece that a row can hold.
+      room: from lengths of pieces, int64, to what they take of the capacity, int64.
       pack: whether several pieces may share a row; the pieces are then shuffled before they are laid first-fit.
       truncate: whether a long record is cut to one piece (a classified text) or split into several (plain text).
       seed: of the shuffle before packing.
     """
     lengths = np.asarray(lengths, np.int64)
-    longest = capacity - overhead
     if truncate:
         records, sizes = np.arange(len(lengths)), np.minimum(lengths, longest)
         offsets = np.zeros_like(sizes)
@@ -100,7 +108,7 @@ def plan_rows(
         count = len(records)
         return RowPlan(records, offsets, sizes, np.arange(count), np.arange(count + 1))
     shuffled = permute(np.arange(len(records)), len(records), (seed,))
-    rows = _first_fit(sizes[shuffled] + overhead, capacity)
+    rows = _first_fit(room(sizes[shuffled]), capacity)
     order = shuffled[np.argsort(rows, kind="stable")]
     starts = np.concatenate([[0], np.cumsum(np.bincount(rows))])
     return RowPlan(records, offsets, sizes, order, starts)

@@ -25,8 +25,12 @@ from jaxft.data.sources import Row
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 TOKENS = "tokens"
+# Where each part of a text that was given in parts ends, in tokens: int32, increasing, the last is the length.
+PART_ENDS = "part_ends"
+# Of the text in UTF-8, where an objective counts them.
+BYTES = "bytes"
 _BATCH = 1000
 _SHARD_RECORDS = 1_000_000
 
@@ -36,11 +40,12 @@ class Fields:
     """What an objective takes from a row of a source.
 
     Attributes:
-      texts: texts to tokenize, by field; `tokens` is the one that is cut and packed.
+      texts: texts to tokenize, by field; `tokens` is the one that is cut and packed. It may be given in parts
+        (sentences, or a prompt and its answer), whose ends are then kept.
       values: other fields, kept as they are.
     """
 
-    texts: Mapping[str, str]
+    texts: Mapping[str, str | tuple[str, ...]]
     values: Mapping[str, int | float | str] = dataclasses.field(default_factory=dict)
 
 
@@ -97,14 +102,44 @@ def _records(rows: Iterable[Row], fields, tokenizer: Tokenizer) -> Iterator[Reco
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, _BATCH)):
         taken = [fields(row) for row in batch]
-        names = list(taken[0].texts)
-        tokens = {name: tokenizer.encode([one.texts[name] for one in taken]) for name in names}
+        encoded = {name: encode_fields([one.texts[name] for one in taken], tokenizer) for name in taken[0].texts}
         for i, one in enumerate(taken):
-            if not len(tokens[TOKENS][i]):
-                raise DataError(
-                    f"{batch[i].location}: the tokenizer makes no token of this text: {one.texts[TOKENS][:60]!r}"
-                )
-            yield {**{name: tokens[name][i] for name in names}, **one.values}
+            tokens, ends = encoded[TOKENS][i]
+            if not len(tokens):
+                text = one.texts[TOKENS]
+                shown = text if isinstance(text, str) else "".join(text)
+                raise DataError(f"{batch[i].location}: the tokenizer makes no token of this text: {shown[:60]!r}")
+            parts = {} if ends is None else {PART_ENDS: ends}
+            yield {**{name: encoded[name][i][0] for name in encoded}, **parts, **one.values}
+
+
+def encode_fields(
+    texts: list[str | tuple[str, ...]], tokenizer: Tokenizer
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Tokens of texts, int32, and the ends of the parts of those that come in parts."""
+    parts = [(text,) if isinstance(text, str) else text for text in texts]
+    encoded = iter(tokenizer.encode([part for one in parts for part in one]))
+    out = []
+    for text, own in zip(texts, parts, strict=True):
+        pieces = [next(encoded) for _ in own]
+        ends = None if isinstance(text, str) else np.cumsum([len(piece) for piece in pieces], dtype=np.int32)
+        out.append((np.concatenate(pieces), ends))
+    return out
+
+
+def cut(record: Record, start: int, stop: int) -> Record:
+    """The tokens `start` to `stop` of a record, with their parts and their share of its bytes.
+
+    Adds `begins` and `ends`: whether the piece holds the first and the last token.
+    """
+    length = len(record[TOKENS])
+    piece = {**record, TOKENS: record[TOKENS][start:stop], "begins": start == 0, "ends": stop == length}
+    if PART_ENDS in record:
+        inside = record[PART_ENDS][(record[PART_ENDS] > start) & (record[PART_ENDS] < stop)]
+        piece[PART_ENDS] = np.append(inside, stop).astype(np.int32) - start
+    if BYTES in record:
+        piece[BYTES] = record[BYTES] * (stop - start) / length
+    return piece
 
 
 def _write_shards(directory: pathlib.Path, records: Iterator[Record]) -> tuple[list[int], list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,41 @@ import numpy as np
 
 from jaxft.data.batches import Batch, StreamBatches
 from jaxft.evaluation.classification import CLASSIFICATION_METRICS, confusion_matrix
+from jaxft.evaluation.similarity import alignment, pearson, spearman, uniformity
 from jaxft.models.model import Model
-from jaxft.objectives.objective import Objective
+from jaxft.objectives.objective import Objective, Ratio
 from jaxft.parallel.sharding import put_batch
 from jaxft.training.step import bind
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def _of_similarity(metric: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Outputs], float]:
+    return lambda outputs: metric(outputs["similarity"], outputs["score"])
+
+
+def _of_labels(metric: Callable[[np.ndarray], Any]) -> Callable[[Outputs], Any]:
+    def compute(outputs: Outputs) -> Any:
+        logits = outputs["logits"]
+        return metric(confusion_matrix(outputs["label"], logits.argmax(-1), logits.shape[-1]))
+
+    return compute
+
+
+def _pseudo_perplexity(outputs: Outputs) -> float:
+    loss = -outputs["pseudo_log_likelihood"].sum(dtype=np.float64) / max(outputs["scored_tokens"].sum(), 1)
+    return math.exp(min(loss, 700.0))
+
+
+# Metrics that need the outputs of all rows; all others are ratios of sums that the loss gives.
+_OF_OUTPUTS: dict[str, Callable[[Outputs], Any]] = {
+    **{name: _of_labels(metric) for name, metric in CLASSIFICATION_METRICS.items()},
+    "spearman": _of_similarity(spearman),
+    "pearson": _of_similarity(pearson),
+    "alignment": lambda outputs: alignment(outputs["vectors"]),
+    "uniformity": lambda outputs: uniformity(outputs["vectors"]),
+    "pseudo_perplexity": _pseudo_perplexity,
+}
 
 
 class Evaluator:
@@ -32,36 +63,33 @@ class Evaluator:
     ):
         self.name, self.objective, self.metrics = name, objective, metrics
         self.batches, self._mesh = batches, mesh
-        self._needs_outputs = bool(set(metrics) - {"loss", "perplexity", "accuracy"})
+        self._needs_outputs = any(name in _OF_OUTPUTS for name in metrics if name != "accuracy")
 
         def evaluate_batch(parameters, batch):
             apply = bind(model, parameters)
-            return objective.loss(apply, batch), objective.outputs(apply, batch) if self._needs_outputs else {}
+            sums = objective.loss(apply, objective.balance(batch))
+            return sums, objective.outputs(apply, batch) if self._needs_outputs else {}
 
         self._evaluate_batch = jax.jit(evaluate_batch)
 
     def __call__(self, parameters) -> dict[str, Any]:
         """The metrics of these parameters: floats, and nested lists for a confusion matrix."""
-        loss, weight = 0.0, 0.0
-        sums: dict[str, float] = {}
-        labels, predictions = [], []
-        for batch, (part, outputs) in self._computed(parameters):
-            part = jax.device_get(part)
-            loss, weight = loss + float(part.loss), weight + float(part.weight)
-            for name, value in part.sums.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            if outputs:
-                real = batch["row_weight"] > 0
-                labels.append(np.asarray(outputs["label"])[real])
-                predictions.append(np.asarray(outputs["logits"]).argmax(-1)[real])
-        known = {name: value / max(weight, 1e-9) for name, value in {"loss": loss, **sums}.items()}
+        sums: dict[str, list[float]] = {}
+        outputs: dict[str, list[np.ndarray]] = {}
+        for batch, (part, own) in self._computed(parameters):
+            part, real = jax.device_get(part), batch["row_weight"] > 0
+            for name, ratio in {"loss": Ratio(part.loss, part.weight), **part.ratios}.items():
+                found = sums.setdefault(name, [0.0, 0.0])
+                found[0] += float(ratio.sum)
+                found[1] += float(ratio.weight)
+            for name, array in own.items():
+                outputs.setdefault(name, []).append(np.asarray(array)[real])
+        known = {name: total / max(weight, 1e-9) for name, (total, weight) in sums.items()}
+        known["loss"] = self.objective.total(known)
         # Capped, so that a model that knows nothing has a number too.
-        known["perplexity"] = math.exp(min(known["loss"], 700.0))
-        if labels:
-            count = self.objective.head.num_labels
-            confusion = confusion_matrix(np.concatenate(labels), np.concatenate(predictions), count)
-            known |= {name: metric(confusion) for name, metric in CLASSIFICATION_METRICS.items()}
-        return {name: known[name] for name in self.metrics}
+        known["perplexity"] = math.exp(min(known.get("masked_lm_loss", known["loss"]), 700.0))
+        joined = {name: np.concatenate(arrays) for name, arrays in outputs.items()}
+        return {name: known[name] if name in known else _OF_OUTPUTS[name](joined) for name in self.metrics}
 
     def _computed(self, parameters) -> Iterator[tuple[Batch, Any]]:
         """Each host batch with what the device made of it, one batch behind, so that both work at once."""

@@ -21,11 +21,13 @@ class Head:
       name: of the head in our model.
       config: of the head, or a function from config.json to it.
       tensors: of the head, with the paths of our parameters within the head; or a function from the model to them.
+      keys: keys of config.json that say what the head is, the inverse of `config`.
     """
 
     name: str
     config: HeadConfig | Callable[[HuggingFaceConfig], HeadConfig]
     tensors: tuple[Tensor, ...] | Callable[[ModelConfig], tuple[Tensor, ...]]
+    keys: Callable[[HeadConfig], dict[str, Any]] = lambda head: {}
 
     def config_of(self, config: HuggingFaceConfig) -> HeadConfig:
         """The head of a model."""

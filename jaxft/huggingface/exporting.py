@@ -83,22 +83,56 @@ def form_for(
     problems = []
     for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
         values = _values(architecture, model, origin) | dict(extra)
-        problem = _difference(architecture, values, model)
-        found = None if problem else _class_for(architecture, values, head)
+        differing = _difference(architecture, values, model)
+        found = None if differing else _class_for(architecture, values, head)
         if found is not None:
-            values["architectures"] = [found[0]]
+            values |= {"architectures": [found[0]]} | found[2]
             prefix = "" if head is None or head[1].kind == "pooled" else architecture.prefix
             placed = place_all(architecture, model, found[1], prefix, shapes)
             return Form(values, {tensor.name: tensor for tensor in placed})
-        shape = None if head is None else f"{head[1].kind} with pooling {head[1].pooling}, {head[1].transform}"
-        problems.append(f"{architecture.model_types[0]} {problem or f'has no class with a head of {shape}'}")
-    raise CheckpointError(f"no Hugging Face architecture expresses this model: {'; '.join(problems)}")
+        problem = f"has another {', '.join(differing)}" if differing else f"has no class with {_said(head)}"
+        problems.append((len(differing), f"{architecture.model_types[0]} {problem}"))
+    nearest = "; ".join(problem for _, problem in sorted(problems)[:3])
+    raise CheckpointError(f"no Hugging Face architecture expresses this model; the nearest: {nearest}")
+
+
+def _said(head: tuple[str, HeadConfig]) -> str:
+    shape = head[1]
+    hidden = "no hidden layer" if shape.transform == "none" else f"a hidden layer ({shape.transform})"
+    return f"a {shape.kind} head with pooling {shape.pooling} and {hidden}"
+
+
+def natural_head(name: str, asked: HeadConfig, model: ModelConfig, origin: HuggingFaceConfig | None) -> HeadConfig:
+    """A fresh head in the shape that Hugging Face gives such a model, so that it can be exported.
+
+    Args:
+      name: of the head; where Hugging Face has one of that name, it is the one.
+      asked: its kind, labels, dropout and, unless the architecture decides, pooling.
+      model: the trunk.
+      origin: config.json that the trunk came with; None for a model made here.
+
+    Returns:
+      `asked` with the details of the architecture's head of this kind; where there is none, as it is, with the first
+      token of an encoder and the last one of a decoder.
+    """
+    for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
+        values = _values(architecture, model, origin)
+        if _difference(architecture, values, model):
+            continue
+        heads = {head.name: head for heads in architecture.classes.values() for head in (*heads, *architecture.also)}
+        head = heads.get(name, heads.get(asked.kind))
+        if head is None:
+            continue
+        shape = head.config_of(HuggingFaceConfig({**values, **head.keys(asked)}, "config.json"))
+        if shape.kind == asked.kind and shape.pooling == (asked.pooling or shape.pooling):
+            return dataclasses.replace(shape, num_labels=asked.num_labels, dropout=asked.dropout)
+    return dataclasses.replace(asked, pooling=asked.pooling or ("last" if "decoder" in model.family else "first"))
 
 
 def _values(architecture: Architecture, model: ModelConfig, origin: HuggingFaceConfig | None) -> dict[str, Any]:
     """Keys of config.json; those that the model came with, but for what was changed since."""
     if origin is None:
-        return architecture.config_values(model)
+        return architecture.config_values(model.resolved())
     before = architecture.model_config(origin)
     changed = {
         key.name: key.write(getattr(model, field))
@@ -108,30 +142,32 @@ def _values(architecture: Architecture, model: ModelConfig, origin: HuggingFaceC
     return dict(origin.values) | changed
 
 
-def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> str | None:
-    """In which fields the architecture's reading of the values differs from the model."""
-    try:
-        read = architecture.model_config(HuggingFaceConfig(values, "config.json"))
-    except CheckpointError as error:
-        return f"refuses it ({error})"
+def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> list[str]:
+    """In which fields the architecture's reading of the values differs from the model; all where it refuses them."""
     names = [field.name for field in dataclasses.fields(model) if field.name not in _OF_TRAINING]
-    differing = [name for name in names if getattr(read, name) != getattr(model, name)]
-    return f"has another {', '.join(differing)}" if differing else None
+    try:
+        read = architecture.model_config(HuggingFaceConfig(values, "config.json")).resolved()
+    except CheckpointError:
+        return names
+    model = model.resolved()
+    return [name for name in names if getattr(read, name) != getattr(model, name)]
 
 
 def _class_for(
     architecture: Architecture, values: Mapping[str, Any], head: tuple[str, HeadConfig] | None
-) -> tuple[str, tuple[Head, ...]] | None:
-    """A class with this head alone, and the head under the name that our parameters have."""
+) -> tuple[str, tuple[Head, ...], dict[str, Any]] | None:
+    """A class with this head alone, the head under the name that our parameters have, and its keys of config.json."""
     found = []
     for name, declared in architecture.classes.items():
         own = [one for one in declared if one.name != "pooled" or (head is not None and head[1].kind == "pooled")]
         if head is None and not own:
-            return name, ()
+            return name, (), {}
         if head is not None and len(own) == 1:
-            shape = own[0].config_of(HuggingFaceConfig(values, "config.json"))
+            keys = own[0].keys(head[1])
+            shape = own[0].config_of(HuggingFaceConfig({**values, **keys}, "config.json"))
             if dataclasses.replace(shape, dropout=0.0) == dataclasses.replace(head[1], dropout=0.0):
-                found.append((own[0].name != head[1].kind, name, (dataclasses.replace(own[0], name=head[0]),)))
+                renamed = dataclasses.replace(own[0], name=head[0])
+                found.append((own[0].name != head[1].kind, name, (renamed,), keys))
     # Several classes may have a head of this shape: the one whose purpose it is comes first.
     return min(found, key=lambda entry: entry[0])[1:] if found else None
 

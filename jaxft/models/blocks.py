@@ -73,7 +73,10 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """`(batch, length, embed)`: `x` attends to `source` `(batch, source_length, embed)`."""
         config, compute = self.config, self.compute
-        query_projection = self._heads("query", config.num_heads, "heads")
+        natural = config.width_of_head**-0.5
+        scale = natural if config.attention_scale is None else config.attention_scale
+        # Scores begin equally small whatever the scale: T5, which has none, puts it into its first queries instead.
+        query_projection = self._heads("query", config.num_heads, "heads", config.initializer_range * natural / scale)
         key_projection = self._heads("key", config.kv_heads, "kv_heads")
         query, key = query_projection(x), key_projection(source)
         value = self._heads("value", config.kv_heads, "kv_heads")(source)
@@ -82,7 +85,6 @@ class Attention(nn.Module):
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         query = constrain(query, "batch", "length", "heads", "head_dim")
-        scale = config.width_of_head**-0.5 if config.attention_scale is None else config.attention_scale
         if config.position == "disentangled":
             # Three kinds of scores are summed: content to content, content to position, position to content.
             scale /= math.sqrt(3)
@@ -106,11 +108,11 @@ class Attention(nn.Module):
             config.initializer_range, name="output",
         )(mixed)  # fmt: skip
 
-    def _heads(self, name: str, number: int, axis: str) -> Linear:
+    def _heads(self, name: str, number: int, axis: str, initializer_range: float | None = None) -> Linear:
         config = self.config
         return Linear(
             (number, config.width_of_head), ("embed",), (axis, "head_dim"), config.attention_bias,
-            jnp.dtype(self.compute.precision), config.initializer_range, name=name,
+            jnp.dtype(self.compute.precision), initializer_range or config.initializer_range, name=name,
         )  # fmt: skip
 
     def _normalized(self, x: jax.Array, name: str) -> jax.Array:

@@ -80,6 +80,7 @@ class ModelConfig:
 
     Attributes:
       family: `encoder` (bidirectional), `decoder` (causal), `encoder_decoder`, or `vision` (an encoder of images).
+      bidirectional: a decoder that reads both ways (made an encoder by `masked_next_token`).
       vocab_size: rows of the token embedding.
       embed_dim: width of the residual stream.
       embedding_dim: width of the token embedding, projected to `embed_dim` (ALBERT, ELECTRA, OPT); `embed_dim` where
@@ -143,6 +144,7 @@ class ModelConfig:
     """
 
     family: Literal["encoder", "decoder", "encoder_decoder", "vision"] = "encoder"
+    bidirectional: bool = False
     vocab_size: int = 32000
     embed_dim: int = 256
     embedding_dim: int | None = None
@@ -220,6 +222,8 @@ class ModelConfig:
             raise InvalidField(
                 "head_dim", f"rotary positions need an even number of rotated dimensions, found {self.rotary_dim}"
             )
+        if self.bidirectional and self.family != "decoder":
+            raise InvalidField("bidirectional", f"makes a decoder read both ways; this is of family {self.family}")
         if self.convolution and self.convolution % 2 == 0:
             raise InvalidField("convolution", f"must be odd, or 0 for none, found {self.convolution}")
         if any(window < 0 for window in self.windows):
@@ -254,6 +258,17 @@ class ModelConfig:
     def has_learned_positions(self) -> bool:
         """Whether a learned vector per position is added to the embeddings."""
         return self.position == "learned" or self.learned_positions
+
+    def resolved(self) -> ModelConfig:
+        """The same model with every width and number said that otherwise follows from others."""
+        output_bias = self.attention_bias if self.attention_output_bias is None else self.attention_output_bias
+        scale = self.width_of_head**-0.5 if self.attention_scale is None else self.attention_scale
+        return dataclasses.replace(
+            self, num_kv_heads=self.kv_heads, head_dim=self.width_of_head, embedding_dim=self.width_of_embedding,
+            num_decoder_layers=self.decoder_layers, num_decoder_heads=self.num_decoder_heads or self.num_heads,
+            decoder_mlp_dim=self.decoder_mlp_dim or self.mlp_dim, attention_output_bias=output_bias,
+            attention_scale=scale,
+        )  # fmt: skip
 
     def of_decoder(self) -> ModelConfig:
         """The decoder of an encoder-decoder, where its widths differ from those of the encoder."""

@@ -22,9 +22,12 @@ class HeadConfig:
     Attributes:
       kind: `masked_lm` (BERT's transform, then the vocabulary), `causal_lm` (the vocabulary alone),
         `sequence_classification` (pooling, a hidden layer, labels), `token_classification` (labels of every token: also
-        the start and end of an answer, or whether a token was replaced) or `pooled` (a vector for the sequence).
+        the start and end of an answer, or whether a token was replaced), `pooled` (a vector for the sequence) or
+        `generator` (a smaller masked language model on the trunk's embeddings, ELECTRA's; see
+        `jaxft.models.generator`).
       num_labels: outputs of a classifier.
-      pooling: a sequence's vector is that of its first, second or last token, or the mean over its tokens.
+      pooling: a sequence's vector is that of its first, second or last token, or the mean over its tokens; None where
+        it is still to be chosen as the trunk's architecture has it.
       transform: activation of the hidden layer before the labels; `none` for no such layer.
       transform_bias: whether the hidden layer has a bias.
       transform_norm: whether a norm follows it.
@@ -32,11 +35,12 @@ class HeadConfig:
       vocabulary_bias: whether each token of `causal_lm` has a bias; those of `masked_lm` have.
       activation: of the transform of `masked_lm`; the model's own where None.
       dropout: rate before the last projection of a classifier.
+      size: width of a generator as a share of the trunk's.
     """
 
-    kind: Literal["masked_lm", "causal_lm", "sequence_classification", "token_classification", "pooled"]
+    kind: Literal["masked_lm", "causal_lm", "sequence_classification", "token_classification", "pooled", "generator"]
     num_labels: int = 0
-    pooling: Literal["first", "second", "mean", "last"] = "first"
+    pooling: Literal["first", "second", "mean", "last"] | None = "first"
     transform: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
     transform_bias: bool = True
     transform_norm: bool = False
@@ -44,6 +48,7 @@ class HeadConfig:
     vocabulary_bias: bool = False
     activation: str | None = None
     dropout: float = 0.1
+    size: float = 1.0
 
 
 class VocabularyProjection(nn.Module):
@@ -118,7 +123,7 @@ class LabelHead(nn.Module):
         """
         head = self.head
         if head.kind != "token_classification":
-            x = _pooled(x, segment_ids, head.pooling)
+            x = pool(x, segment_ids, head.pooling)
         if head.transform != "none":
             pooler = self._linear("pooler", self.config.embed_dim, "features", head.transform_bias)
             x = activate(head.transform, pooler(x))
@@ -136,8 +141,17 @@ class LabelHead(nn.Module):
         )  # fmt: skip
 
 
-def _pooled(x: jax.Array, segment_ids: jax.Array | None, pooling: str) -> jax.Array:
-    """`(batch, embed)` from `(batch, length, embed)`."""
+def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str) -> jax.Array:
+    """A vector for each unpacked sequence.
+
+    Args:
+      x: hidden states `(batch, length, embed)`.
+      segment_ids: int32 `(batch, length)`, 0 for padding; None where nothing is padded.
+      pooling: as in `HeadConfig`.
+
+    Returns:
+      `(batch, embed)`.
+    """
     if pooling in ("first", "second"):
         return x[:, ("first", "second").index(pooling)]
     real = jnp.ones(x.shape[:2], x.dtype) if segment_ids is None else (segment_ids > 0).astype(x.dtype)

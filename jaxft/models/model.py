@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.generator import Generator
 from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection
 from jaxft.models.transformer import Images, Sequences, Transformer
 
@@ -18,12 +19,12 @@ class ModelOutput:
 
     Attributes:
       hidden: last hidden states `(batch, length, embed)`.
-      logits: float32 logits of the head that was asked for, or None.
+      logits: float32 logits of the head that was asked for, a tuple of those of several heads, or None.
       pooled: `(batch, embed)` of a head of kind `pooled`, or None.
     """
 
     hidden: jax.Array
-    logits: jax.Array | None = None
+    logits: jax.Array | tuple[jax.Array, ...] | None = None
     pooled: jax.Array | None = None
 
 
@@ -47,6 +48,8 @@ class Model(nn.Module):
     def _make_head(self, head: HeadConfig) -> nn.Module:
         if head.kind == "masked_lm":
             return MaskedLanguageModelHead(self.config, self.compute, head)
+        if head.kind == "generator":
+            return Generator(self.config, self.compute, head)
         if head.kind == "causal_lm":
             return VocabularyProjection(self.config, self.compute, head.vocabulary_bias)
         return LabelHead(self.config, self.compute, head)
@@ -55,29 +58,36 @@ class Model(nn.Module):
         self,
         inputs: Sequences | Images,
         targets: Sequences | None = None,
-        head: str | None = None,
+        head: str | tuple[str, ...] | None = None,
         gather: jax.Array | None = None,
     ) -> ModelOutput:
-        """Runs the trunk and one head.
+        """Runs the trunk and a head, or several heads on one pass of the trunk.
 
         Args:
           inputs: the input, of the encoder in an encoder-decoder.
           targets: the decoder's input in an encoder-decoder.
-          head: name of the head; None for hidden states alone.
+          head: name of the head, or names of several; None for hidden states alone.
           gather: int32 `(batch, places)`: the positions that a vocabulary head is asked for; None for all of them.
 
         Returns:
           Logits `(batch, labels)` of a sequence's labels, `(batch, length, labels)` of tokens', `(batch, places or
-          length, vocab)` of a vocabulary head.
+          length, vocab)` of a vocabulary head. With a generator, its own hidden states: the trunk's blocks do not run.
         """
+        if head is not None and not isinstance(head, tuple) and dict(self.heads)[head].kind == "generator":
+            hidden = self.head[head](self.trunk.embeddings.positioned(inputs), inputs)
+            return ModelOutput(hidden, self.head[head].logits(_at(hidden, gather), self.trunk.embeddings.table()))
         hidden = self.trunk(inputs, targets)
         if head is None:
             return ModelOutput(hidden)
+        read = inputs if targets is None else targets
+        if isinstance(head, tuple):
+            return ModelOutput(hidden, tuple(self._read(name, hidden, read, gather).logits for name in head))
+        return self._read(head, hidden, read, gather)
+
+    def _read(self, head: str, hidden: jax.Array, read: Sequences | Images, gather: jax.Array | None) -> ModelOutput:
         kind = dict(self.heads)[head].kind
         if kind in ("masked_lm", "causal_lm"):
-            places = hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
-            return ModelOutput(hidden, self.head[head](places, self.trunk.embeddings.table()))
-        read = inputs if targets is None else targets
+            return ModelOutput(hidden, self.head[head](_at(hidden, gather), self.trunk.embeddings.table()))
         result = self.head[head](hidden, None if isinstance(read, Images) else read.segment_ids)
         return ModelOutput(hidden, pooled=result) if kind == "pooled" else ModelOutput(hidden, result)
 
@@ -86,6 +96,10 @@ class Model(nn.Module):
         self(inputs, targets)
         for name, _ in self.heads:
             self(inputs, targets, head=name)
+
+
+def _at(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
+    return hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
 
 
 def abstract_parameters(model: Model):

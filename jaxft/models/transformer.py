@@ -29,6 +29,8 @@ class Sequences:
       order: int32 `(batch, length)`: rank of each token in the order in which a permutation language model predicts
         them, or None. With it a model with `transformer_xl` positions runs two streams (Yang et al. 2019) and returns
         that of the queries, each of which knows its own position, but only the content of tokens of a lower rank.
+      causal: whether the only stack of an encoder or a decoder reads from left to right alone, as its family does where
+        None: a decoder can read both ways with the same parameters (static).
     """
 
     token_ids: jax.Array
@@ -37,6 +39,7 @@ class Sequences:
     token_types: jax.Array | None = None
     prefix: jax.Array | None = None
     order: jax.Array | None = None
+    causal: bool | None = flax.struct.field(pytree_node=False, default=None)
 
     def placed(self) -> jax.Array:
         """Positions, counted from 0 where none are given."""
@@ -77,16 +80,19 @@ class TokenEmbeddings(nn.Module):
             )
 
     def __call__(self, sequences: Sequences) -> jax.Array:
-        config = self.config
-        x = self.vectors(sequences)
-        projected = config.width_of_embedding != config.embed_dim
-        if projected and config.embedding_projection == "first":
+        x, config = self.positioned(sequences), self.config
+        last = config.width_of_embedding != config.embed_dim and config.embedding_projection == "last"
+        return self.projection(x) if last else x
+
+    def positioned(self, sequences: Sequences) -> jax.Array:
+        """With everything but a last projection, `(batch, length, embedding or embed)`."""
+        x, config = self.vectors(sequences), self.config
+        if config.width_of_embedding != config.embed_dim and config.embedding_projection == "first":
             x = self.projection(x)
         if config.token_types:
             types = sequences.token_types
             x = x + self.types(jnp.zeros_like(sequences.token_ids) if types is None else types)
-        x = _positioned(self, x, sequences)
-        return self.projection(x) if projected and config.embedding_projection == "last" else x
+        return _positioned(self, x, sequences)
 
     def vectors(self, sequences: Sequences) -> jax.Array:
         """Token embeddings alone, float32 `(batch, length, embedding)`."""
@@ -172,7 +178,7 @@ class PatchEmbeddings(nn.Module):
         return Dropout(config.dropout)(constrain(x, "batch", "length", "features").astype(dtype))
 
 
-class _Side(nn.Module):
+class Side(nn.Module):
     """An encoder or a decoder without its embeddings: positions, blocks, final norm."""
 
     config: ModelConfig
@@ -184,9 +190,10 @@ class _Side(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sequences: Sequences, encoded=None, source: Sequences | None = None) -> jax.Array:
         segments = sequences.segment_ids
+        causal = self.causal if sequences.causal is None else sequences.causal
         mask = AttentionMask(
-            causal=self.causal, query_segments=segments, key_segments=segments,
-            prefix=sequences.prefix if self.causal else None,
+            causal=causal, query_segments=segments, key_segments=segments,
+            prefix=sequences.prefix if causal else None,
         )  # fmt: skip
         inputs = self._with_positions(BlockInputs(mask), sequences)
         if sequences.order is not None:
@@ -240,25 +247,22 @@ class Transformer(nn.Module):
     Attributes:
       config: the model; its `family` decides which of the stacks exist.
       compute: how it is computed.
-      causal: overrides whether the only stack of an encoder or decoder is causal: a decoder with `causal=False`
-        reads both ways with the same parameters.
     """
 
     config: ModelConfig
     compute: ComputeConfig = ComputeConfig()
-    causal: bool | None = None
 
     def setup(self):
         config, compute = self.config, self.compute
         embeddings = PatchEmbeddings if config.family == "vision" else TokenEmbeddings
         self.embeddings = embeddings(config, compute)
         if config.family == "encoder_decoder":
-            self.encoder = _Side(config, compute, config.num_layers, causal=False)
+            self.encoder = Side(config, compute, config.num_layers, causal=False)
             self.target_embeddings = TargetEmbeddings(config, compute)
-            self.decoder = _Side(config.of_decoder(), compute, config.decoder_layers, causal=True, cross=True)
+            self.decoder = Side(config.of_decoder(), compute, config.decoder_layers, causal=True, cross=True)
         else:
-            causal = config.family == "decoder" if self.causal is None else self.causal
-            self.body = _Side(config, compute, config.num_layers, causal=causal)
+            causal = config.family == "decoder" and not config.bidirectional
+            self.body = Side(config, compute, config.num_layers, causal=causal)
             if self._narrow_output:
                 self.output_projection = Linear(
                     (config.width_of_embedding,), ("embed",), ("features",),

@@ -1,9 +1,12 @@
-"""The protocol that every objective follows."""
+"""What every objective offers."""
 
 from __future__ import annotations
 
+import abc
+import copy
+import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import flax.struct
 import jax
@@ -13,9 +16,37 @@ import numpy as np
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
+from jaxft.data.tokenizers import Tokenizer
+from jaxft.errors import RecipeError
+from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Sequences
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What an objective stands in.
+
+    Attributes:
+      tokenizer: of the run.
+      model: the trunk; its `max_length` is the length of rows where an objective's config has none.
+      stream: name of the stream, which names the head of a task: two tasks never share a head.
+      decoder_start_id: what a decoder that reads an encoder begins with; None where its weights do not say.
+    """
+
+    tokenizer: Tokenizer
+    model: ModelConfig
+    stream: str = "stream"
+    decoder_start_id: int | None = None
+
+
+@flax.struct.dataclass
+class Ratio:
+    """A sum over a sum, so that any split of the data adds up to the same."""
+
+    sum: jax.Array
+    weight: jax.Array
 
 
 @flax.struct.dataclass
@@ -26,55 +57,101 @@ class StreamLoss:
       loss: float32 scalar, sum of the weighted losses in nats.
       weight: float32 scalar, sum of the weights: masked tokens, examples, ...
       tokens: float32 scalar, tokens read, without padding.
-      sums: further sums that are reported divided by `weight`, such as `accuracy`.
+      ratios: what is reported besides, such as `accuracy`.
     """
 
     loss: jax.Array
     weight: jax.Array
     tokens: jax.Array
-    sums: Mapping[str, jax.Array]
+    ratios: Mapping[str, Ratio]
 
 
 class Apply(Protocol):
-    """A model with its parameters and random keys bound."""
+    """A model with its parameters and random keys bound.
+
+    Attributes:
+      key: random key for what an objective samples itself; None where nothing may be random.
+    """
+
+    key: jax.Array | None
 
     def __call__(
         self,
         sequences: Sequences,
         targets: Sequences | None = None,
-        head: str | None = None,
+        head: str | tuple[str, ...] | None = None,
         gather: jax.Array | None = None,
     ) -> ModelOutput:
         """As `jaxft.models.model.Model.__call__`."""
 
 
-class Objective(Protocol):
-    """An objective, ready for a tokenizer and a length.
+class Objective(abc.ABC):
+    """An objective, ready for a tokenizer, a model and a length.
 
     Attributes:
-      head_name: name of its head on the trunk; objectives with the same name share the head.
-      head: what that head is.
-      length: tokens of a row.
+      families: of the models that it can train.
+      heads: the heads that it needs, by name, the most telling first; objectives with the same name share the head.
+      length: tokens of a row, of the encoder's in an encoder-decoder.
+      target_length: tokens of a row of the decoder's in an encoder-decoder, else 0.
       overhead: special tokens that every piece of text brings with it.
       pack: whether several pieces may share a row.
       truncate: whether a long text is cut rather than split into several pieces.
+      partner: whether every example needs another document, as the field `partner` of its record.
+      whole_batch: whether the loss compares the examples of a batch, which then cannot be computed in parts.
+      trains: whether there is anything to train; some objectives only measure.
       metrics: names of the metrics that its evaluation can report, the most telling first.
       default_metrics: those that it reports where a recipe names none.
       lower_is_better: those of them that are better when lower.
       labels: names of a classifier's outputs; empty for other objectives.
+      evaluating: whether it is as evaluation uses it.
     """
 
-    head_name: str
-    head: HeadConfig
-    length: int
-    overhead: int
-    pack: bool
-    truncate: bool
-    metrics: tuple[str, ...]
-    default_metrics: tuple[str, ...]
-    lower_is_better: frozenset[str]
-    labels: tuple[str, ...]
+    families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder", "encoder_decoder"})
+    target_length: int = 0
+    overhead: int = 2
+    pack: bool = True
+    truncate: bool = False
+    partner: bool = False
+    whole_batch: bool = False
+    trains: bool = True
+    metrics: tuple[str, ...] = ("loss", "perplexity", "accuracy")
+    default_metrics: tuple[str, ...] = metrics
+    lower_is_better: frozenset[str] = frozenset({"loss", "perplexity", "bits_per_byte", "pseudo_perplexity"})
+    labels: tuple[str, ...] = ()
+    evaluating: bool = False
 
+    def __init__(self, kind: str, setting: Setting, length: int | None, heads: Mapping[str, HeadConfig]):
+        """
+        Args:
+          kind: what a recipe calls the objective.
+          setting: what it stands in.
+          length: tokens of a row; the model's `max_length` where None.
+          heads: that it needs.
+
+        Raises:
+          RecipeError: a model of this family cannot be trained so.
+        """
+        if setting.model.family not in self.families:
+            known = " or ".join(sorted(self.families)).replace("_", "-")
+            raise RecipeError(f"objective {kind}: needs a model of family {known}, not {setting.model.family}")
+        self.kind, self.tokenizer, self.heads = kind, setting.tokenizer, dict(heads)
+        self.length = length or setting.model.max_length
+
+    @property
+    def head_name(self) -> str:
+        """The first of its heads."""
+        return next(iter(self.heads))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest piece of text that a row can hold."""
+        return self.length - self.overhead
+
+    def room(self, lengths: np.ndarray) -> np.ndarray:
+        """How much of a row, of `length` in all, pieces of so many tokens take."""
+        return lengths + self.overhead
+
+    @abc.abstractmethod
     def fields(self, row: Row) -> Fields:
         """What to keep of a row of the source.
 
@@ -82,50 +159,37 @@ class Objective(Protocol):
           DataError: a column is missing or its value cannot be used.
         """
 
+    @abc.abstractmethod
     def record_options(self) -> str:
         """All options that `fields` depends on, for the fingerprint of the store."""
 
+    @abc.abstractmethod
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One row of a batch; a pure function on the host (see `jaxft.data.batches.MakeRow`)."""
 
+    def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """The batch with whatever weights depend on all of it; called before it is computed in parts."""
+        return batch
+
+    @abc.abstractmethod
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
-        """The loss of a batch; pure and differentiable in what `apply` binds."""
+        """The loss of a balanced batch; pure and differentiable in what `apply` binds."""
+
+    def total(self, means: Mapping[str, float]) -> float:
+        """The loss of a whole data set from the means over it of all that `loss` reports."""
+        return means["loss"]
 
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Per-row outputs `(batch, ...)` that metrics beyond `StreamLoss` need; empty where there are none."""
+        return {}
 
-    def for_evaluation(self) -> Objective:
+    def for_evaluation(self) -> Self:
         """The same objective with what evaluation fixes (a mask rate that all recipes share, say)."""
+        other = copy.copy(self)
+        other.evaluating = True
+        return other
 
 
-def count_tokens(segment_ids: jax.Array) -> jax.Array:
+def count_tokens(*segment_ids: jax.Array) -> jax.Array:
     """Tokens that are not padding, float32 scalar."""
-    return (segment_ids > 0).sum(dtype=jnp.float32)
-
-
-def concatenate(records: list[np.ndarray], length: int, start_id: int, separator_id: int, pad_id: int) -> Batch:
-    """Lays pieces of text side by side in a row: `[start] piece [separator]` for each.
-
-    Args:
-      records: int32 arrays of tokens.
-      length: tokens of the row, at least the pieces with two special tokens each.
-      start_id: id before each piece.
-      separator_id: id after it.
-      pad_id: id that fills the row.
-
-    Returns:
-      `token_ids`, `segment_ids` (1, 2, ... and 0 for padding) and `positions` (restarting), int32 `(length,)`.
-    """
-    token_ids = np.full(length, pad_id, np.int32)
-    segment_ids = np.zeros(length, np.int32)
-    positions = np.zeros(length, np.int32)
-    place = 0
-    for number, tokens in enumerate(records, 1):
-        end = place + len(tokens) + 2
-        token_ids[place] = start_id
-        token_ids[place + 1 : end - 1] = tokens
-        token_ids[end - 1] = separator_id
-        segment_ids[place:end] = number
-        positions[place:end] = np.arange(end - place)
-        place = end
-    return {"token_ids": token_ids, "segment_ids": segment_ids, "positions": positions}
+    return sum((ids > 0).sum(dtype=jnp.float32) for ids in segment_ids)

@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
-from jaxft.data.tokenizers import Tokenizer
-from jaxft.errors import RecipeError
+from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
+from jaxft.objectives.contrastive import Contrastive, ContrastiveConfig
+from jaxft.objectives.instruction import Instruction, InstructionConfig
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
-from jaxft.objectives.objective import Objective
+from jaxft.objectives.masked_next_token import MaskedNextToken, MaskedNextTokenConfig
+from jaxft.objectives.minimal_pairs import MinimalPairs, MinimalPairsConfig
+from jaxft.objectives.mixture_of_denoisers import MixtureOfDenoisers, MixtureOfDenoisersConfig
+from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
+from jaxft.objectives.objective import Objective, Setting
+from jaxft.objectives.permutation_lm import PermutationLM, PermutationLMConfig
+from jaxft.objectives.prefix_lm import PrefixLM, PrefixLMConfig
+from jaxft.objectives.replaced_token import ReplacedToken, ReplacedTokenConfig
+from jaxft.objectives.sentence_order import SentenceOrder, SentenceOrderConfig
+from jaxft.objectives.sentence_similarity import SentenceSimilarity, SentenceSimilarityConfig
+from jaxft.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
+from jaxft.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
+from jaxft.objectives.text_infilling import TextInfilling, TextInfillingConfig
 
-ObjectiveConfig = MaskedLMConfig | SequenceClassificationConfig
+ObjectiveConfig = (
+    MaskedLMConfig
+    | NextSentenceConfig
+    | SentenceOrderConfig
+    | CausalLMConfig
+    | PrefixLMConfig
+    | SpanCorruptionConfig
+    | MixtureOfDenoisersConfig
+    | TextInfillingConfig
+    | PermutationLMConfig
+    | ReplacedTokenConfig
+    | ContrastiveConfig
+    | MaskedNextTokenConfig
+    | SequenceClassificationConfig
+    | Seq2SeqConfig
+    | InstructionConfig
+    | MinimalPairsConfig
+    | SentenceSimilarityConfig
+)
+
+_OBJECTIVES: dict[type, type[Objective]] = {
+    MaskedLMConfig: MaskedLM,
+    NextSentenceConfig: NextSentence,
+    SentenceOrderConfig: SentenceOrder,
+    CausalLMConfig: CausalLM,
+    PrefixLMConfig: PrefixLM,
+    SpanCorruptionConfig: SpanCorruption,
+    MixtureOfDenoisersConfig: MixtureOfDenoisers,
+    TextInfillingConfig: TextInfilling,
+    PermutationLMConfig: PermutationLM,
+    ReplacedTokenConfig: ReplacedToken,
+    ContrastiveConfig: Contrastive,
+    MaskedNextTokenConfig: MaskedNextToken,
+    SequenceClassificationConfig: SequenceClassification,
+    Seq2SeqConfig: Seq2Seq,
+    InstructionConfig: Instruction,
+    MinimalPairsConfig: MinimalPairs,
+    SentenceSimilarityConfig: SentenceSimilarity,
+}
 
 
-def make_objective(config: ObjectiveConfig, tokenizer: Tokenizer, longest: int, stream: str) -> Objective:
+def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
+    """Columns of a source that an objective reads text from."""
+    names = ("text", "pair", "source", "target", "prompt", "response")
+    return tuple(column for name in names if (column := getattr(config, name, None)) is not None)
+
+
+def make_objective(config: ObjectiveConfig, setting: Setting) -> Objective:
     """An objective ready for its data.
 
     Args:
       config: what the recipe says.
-      tokenizer: of the run.
-      longest: tokens that the model can read; the length where the config has none.
-      stream: name of the stream, which names the head of a task: two tasks never share a head.
+      setting: tokenizer, model and name of the stream.
 
     Raises:
-      RecipeError: the tokenizer lacks a special token that the objective needs.
+      RecipeError: the tokenizer lacks a special token that the objective needs, or the model is of another family.
     """
-    if tokenizer.start_id is None:
-        raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS), which it needs")
-    length = config.length or longest
-    if isinstance(config, MaskedLMConfig):
-        return MaskedLM(config, tokenizer, length)
-    return SequenceClassification(config, tokenizer, length, head_name=stream)
+    return _OBJECTIVES[type(config)](config, setting)

@@ -14,12 +14,12 @@ import numpy as np
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column, text_column
 from jaxft.data.store import TOKENS, Fields, Record
-from jaxft.data.tokenizers import Tokenizer
-from jaxft.errors import DataError, InvalidField
+from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import Apply, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
 
 _PAIR = "pair"
 
@@ -34,7 +34,8 @@ class SequenceClassificationConfig:
       label: column with the label: text or a whole number.
       labels: all labels in the order of their ids; found in the training data where None.
       length: tokens of a row, special tokens included, longer texts are cut; the model's `max_length` where None.
-      pooling: a text's vector is that of its first token or the mean over its tokens.
+      pooling: a text's vector is that of its first or last token or the mean over its tokens; the one that the
+        model's architecture has where None.
       dropout: rate before the last projection.
       label_smoothing: share of the target that is spread over all labels while training.
     """
@@ -45,7 +46,7 @@ class SequenceClassificationConfig:
     label: str = "label"
     labels: tuple[str, ...] | None = None
     length: int | None = None
-    pooling: Literal["first", "mean"] = "first"
+    pooling: Literal["first", "last", "mean"] | None = None
     dropout: float = 0.1
     label_smoothing: float = 0.0
 
@@ -84,20 +85,23 @@ def find_labels(rows: Iterable[Row], column: str, said: str) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-class SequenceClassification:
-    """Predicts one label for each text; see `jaxft.objectives.objective.Objective`."""
+class SequenceClassification(Objective):
+    """Predicts one label for each text."""
 
-    overhead = 2
+    families = frozenset({"encoder", "decoder"})
     pack = False
     truncate = True
     metrics = ("loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1")
     default_metrics = metrics[:-1]
     lower_is_better = frozenset({"loss"})
 
-    def __init__(self, config: SequenceClassificationConfig, tokenizer: Tokenizer, length: int, head_name: str):
-        self._config, self._tokenizer, self.length, self.head_name = config, tokenizer, length, head_name
-        self.labels = config.labels
-        self.head = HeadConfig("sequence_classification", len(self.labels), config.pooling, dropout=config.dropout)
+    def __init__(self, config: SequenceClassificationConfig, setting: Setting):
+        head = HeadConfig("sequence_classification", len(config.labels), config.pooling, dropout=config.dropout)
+        super().__init__(config.kind, setting, config.length, {setting.stream: head})
+        if setting.tokenizer.start_id is None and setting.model.family == "encoder":
+            raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
+        self._config, self._setting, self.labels = config, setting, config.labels
+        self.overhead = 1 + (setting.tokenizer.start_id is not None)
         self._ids = {label: number for number, label in enumerate(self.labels)}
 
     def fields(self, row: Row) -> Fields:
@@ -123,43 +127,34 @@ class SequenceClassification:
     def record_options(self) -> str:
         """The columns and the labels."""
         config = self._config
-        return (
-            f"sequence_classification text={config.text} pair={config.pair} label={config.label} labels={self.labels}"
-        )
+        return f"text={config.text} pair={config.pair} label={config.label} labels={self.labels}"
 
     def for_evaluation(self) -> SequenceClassification:
         """Without label smoothing, so that losses compare."""
         config = dataclasses.replace(self._config, label_smoothing=0.0)
-        return SequenceClassification(config, self._tokenizer, self.length, self.head_name)
+        return SequenceClassification(config, self._setting)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)` and `label` int32 `()`."""
-        (record,), tokenizer = records, self._tokenizer
+        (record,), tokenizer = records, self.tokenizer
         tokens, pair = record[TOKENS], record.get(_PAIR)
         if pair is not None:
-            tokens, pair = _cut_longest(tokens, pair, self.length - 3)
-        ids = [[tokenizer.start_id], tokens, [tokenizer.separator_id]]
-        first = len(tokens) + 2
+            tokens, pair = cut_longest(tokens, pair, self.longest - 1)
+        pieces = [enclose(tokenizer.start_id, tokens, tokenizer.separator_id)]
         if pair is not None:
-            ids += [pair, [tokenizer.separator_id]]
-        joined = np.concatenate(ids)
-        token_ids = np.full(self.length, tokenizer.pad_id, np.int32)
-        token_ids[: len(joined)] = joined
-        places = np.arange(self.length)
-        return {
-            "token_ids": token_ids,
-            "segment_ids": (places < len(joined)).astype(np.int32),
-            "token_types": ((places >= first) & (places < len(joined))).astype(np.int32),
-            "label": np.int32(record["label"]),
-        }
+            pieces.append(enclose(None, pair, tokenizer.separator_id))
+        types = lay([np.full(len(piece), number) for number, piece in enumerate(pieces)], self.length)
+        row = lay_out([np.concatenate(pieces)], self.length, tokenizer.pad_id)
+        del row["positions"]
+        return {**row, "token_types": types, "label": np.int32(record["label"])}
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the labels, one weight for each row."""
         logits, weights = self._logits(apply, batch), batch["row_weight"]
         losses = cross_entropy(logits, batch["label"], label_smoothing=self._config.label_smoothing)
         hits = is_first(logits, batch["label"])
-        tokens = count_tokens(batch["segment_ids"])
-        return StreamLoss((losses * weights).sum(), weights.sum(), tokens, {"accuracy": (hits * weights).sum()})
+        tokens, accuracy = count_tokens(batch["segment_ids"]), Ratio((hits * weights).sum(), weights.sum())
+        return StreamLoss((losses * weights).sum(), weights.sum(), tokens, {"accuracy": accuracy})
 
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`logits` float32 `(batch, labels)` and `label` int32 `(batch,)`."""
@@ -168,15 +163,3 @@ class SequenceClassification:
     def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=batch["token_types"])
         return apply(sequences, head=self.head_name).logits
-
-
-def _cut_longest(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the longer of two texts, then both alike, until they fit into `room` tokens together."""
-    half = room // 2
-    if len(first) + len(second) <= room:
-        return first, second
-    if len(first) <= half:
-        return first, second[: room - len(first)]
-    if len(second) <= room - half:
-        return first[: room - len(second)], second
-    return first[:half], second[: room - half]

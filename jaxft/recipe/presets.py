@@ -1,14 +1,21 @@
-"""Model sizes by name."""
+"""Model sizes by name.
+
+Each is a shape that Hugging Face has a class for, so that what is trained here can leave: `encoder-*` are ModernBERT's,
+`decoder-*` Llama's, `encoder-decoder-*` those of T5 1.1.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-_ENCODER = {"family": "encoder", "position": "rotary", "norm_bias": False, "activation": "gelu"}
+_ENCODER = {
+    "family": "encoder", "position": "rotary", "norm_bias": False, "embedding_norm": True,
+    "first_attention_norm": False, "activation": "gelu", "gated": True,
+}  # fmt: skip
 _DECODER = {"family": "decoder", "position": "rotary", "norm": "rmsnorm", "activation": "silu", "gated": True}
 _ENCODER_DECODER = {
     "family": "encoder_decoder", "position": "relative_bias", "norm": "rmsnorm", "activation": "gelu_tanh",
-    "gated": True,
+    "gated": True, "norm_epsilon": 1e-6, "attention_scale": 1.0, "tied_embeddings": False,
 }  # fmt: skip
 
 # BERT's initial deviation of 0.02 suits its width; a narrow model that starts so small first spends hundreds of steps
@@ -20,10 +27,10 @@ _SIZES = {
 }
 
 
-def _family(shape: dict[str, Any], mlp_factor: float) -> dict[str, dict[str, Any]]:
-    # Gated feed-forwards have three matrices, so that two thirds of the width cost the same; to a multiple of 64.
+def _family(shape: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    # A gated feed-forward has three matrices: at 8/3 of the model's width it costs what two cost at 4 times the width.
     return {
-        size: {**shape, **sizes, "mlp_dim": round(sizes["embed_dim"] * mlp_factor / 64) * 64}
+        size: {**shape, **sizes, "mlp_dim": round(sizes["embed_dim"] * 8 / 3 / 64) * 64}
         for size, sizes in _SIZES.items()
     }
 
@@ -36,9 +43,9 @@ _BERT = {
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
-    **{f"encoder-{size}": fields for size, fields in _family(_ENCODER, 4).items()},
-    **{f"decoder-{size}": fields for size, fields in _family(_DECODER, 8 / 3).items()},
-    **{f"encoder-decoder-{size}": fields for size, fields in _family(_ENCODER_DECODER, 8 / 3).items()},
+    **{f"encoder-{size}": fields for size, fields in _family(_ENCODER).items()},
+    **{f"decoder-{size}": fields for size, fields in _family(_DECODER).items()},
+    **{f"encoder-decoder-{size}": fields for size, fields in _family(_ENCODER_DECODER).items()},
     "bert-base": {**_BERT, "embed_dim": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
     "bert-large": {**_BERT, "embed_dim": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
 }

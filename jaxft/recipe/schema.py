@@ -47,7 +47,7 @@ class TokenizerSection:
 
     Attributes:
       path: a directory in Hugging Face layout, or one that `jaxft tokenizer train` wrote.
-      train: trains one on the texts of the recipe's masked_lm streams when the run first starts.
+      train: trains one on the texts of the recipe's streams when the run first starts.
     """
 
     path: str | None = None

@@ -163,14 +163,13 @@ def summarize(steps: list[Metrics]) -> dict[str, float]:
     for stream in steps[0]["streams"]:
         rows = [metrics["streams"][stream] for metrics in steps]
         weight = float(sum(row["weight_sum"] for row in rows))
-        for name in rows[0]:
-            if name == "gradient_norm":
-                out[f"{stream}.gradient_norm"] = _mean(row[name] for row in rows)
-            elif name in ("weight_sum", "tokens"):
-                out[f"{stream}.{name.removesuffix('_sum')}"] = float(sum(row[name] for row in rows))
-            else:
-                label = "loss" if name == "loss_sum" else name
-                out[f"{stream}.{label}"] = float(sum(row[name] for row in rows)) / max(weight, 1e-9)
+        out[f"{stream}.loss"] = float(sum(row["loss_sum"] for row in rows)) / max(weight, 1e-9)
+        out[f"{stream}.weight"] = weight
+        out[f"{stream}.tokens"] = float(sum(row["tokens"] for row in rows))
+        for name in rows[0]["ratios"]:
+            parts = [row["ratios"][name] for row in rows]
+            out[f"{stream}.{name}"] = float(sum(r.sum for r in parts)) / max(float(sum(r.weight for r in parts)), 1e-9)
+        out[f"{stream}.gradient_norm"] = _mean(row["gradient_norm"] for row in rows)
     return out
 
 

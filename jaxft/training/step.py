@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.errors import InvalidField
-from jaxft.models.model import Model
+from jaxft.models.model import Model, ModelOutput
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
 from jaxft.training.state import TrainState
 
@@ -38,14 +38,29 @@ class ClipConfig:
             raise InvalidField("norm", f"must not be negative (0 clips nothing), found {self.norm}")
 
 
-def bind(model: Model, parameters, dropout_key: jax.Array | None = None) -> Apply:
+def bind(model: Model, parameters, key: jax.Array | None = None) -> Apply:
     """A model as an objective calls it; without a key it is deterministic."""
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return _Bound(model, parameters, key)
 
-    def apply(sequences, targets=None, head=None, gather=None):
-        return model.apply({"params": parameters}, sequences, targets, head, gather, rngs=rngs)
 
-    return apply
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """See `jaxft.objectives.objective.Apply`.
+
+    Attributes:
+      model: trunk and heads.
+      parameters: of it.
+      key: random key of dropout and of what an objective samples.
+    """
+
+    model: Model
+    parameters: Any
+    key: jax.Array | None = None
+
+    def __call__(self, sequences, targets=None, head=None, gather=None) -> ModelOutput:
+        # Dropout never sees the very key that an objective samples with.
+        rngs = None if self.key is None else {"dropout": jax.random.fold_in(self.key, 1)}
+        return self.model.apply({"params": self.parameters}, sequences, targets, head, gather, rngs=rngs)
 
 
 def make_train_step(
@@ -72,7 +87,7 @@ def make_train_step(
       micro_batches: parts in which each stream's batch is computed one after the other; it must divide the batch.
 
     Returns:
-      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, further sums and
+      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, `ratios` and
       `gradient_norm`; for all `loss`, `gradient_norm`, `learning_rate`, `skipped` (0 or 1), float32 scalars.
     """
 
@@ -93,7 +108,7 @@ def make_train_step(
             norm = stream_norm * factor
             metrics["streams"][name] = {
                 "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": stream_norm,
-                **sums.sums,
+                "ratios": sums.ratios,
             }  # fmt: skip
         if len(objectives) > 1:
             norm = global_norm(total)
@@ -133,6 +148,7 @@ def _stream_gradient(model, objective, parameters, batch, key, micro_batches: in
         sums = objective.loss(bind(model, parameters, key), part)
         return sums.loss, sums
 
+    batch = objective.balance(batch)
     compute = jax.grad(loss_of, has_aux=True)
     if micro_batches == 1:
         gradient, sums = compute(parameters, batch, jax.random.fold_in(key, 0))

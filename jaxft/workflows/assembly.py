@@ -23,12 +23,13 @@ from jaxft.data.store import TokenStore, fingerprint_of, open_or_build
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
+from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
-from jaxft.objectives.masked_lm import MaskedLMConfig
-from jaxft.objectives.objective import Objective
-from jaxft.objectives.registry import make_objective
+from jaxft.objectives.objective import Objective, Setting
+from jaxft.objectives.registry import make_objective, text_columns
 from jaxft.objectives.sequence_classification import SequenceClassificationConfig, find_labels
 from jaxft.parallel.mesh import batch_shards, make_mesh
 from jaxft.recipe.decoding import fail
@@ -76,9 +77,8 @@ class Assembly:
         objective, where = self.objectives[name], f"streams.{name}"
         store = self._store(where, stream.source, objective)
         seed = self.recipe.training.seed
-        batches = StreamBatches(
-            store, _plan(where, store, objective, seed), objective.make_row, stream.batch_size, seed
-        )
+        plan = _plan(where, store, objective, seed)
+        batches = StreamBatches(store, plan, objective.make_row, stream.batch_size, seed, partner=objective.partner)
         if batches.rows < stream.batch_size:
             what = "packed rows" if objective.pack else "examples"
             fail(
@@ -99,14 +99,16 @@ class Assembly:
         shards = batch_shards(self.mesh)
         size = section.batch_size or min(len(plan), max(s.batch_size for s in self.recipe.streams.values()))
         size = -(-size // shards) * shards
-        batches = StreamBatches(store, plan, objective.make_row, size, EVALUATION_SEED, shuffle=False)
+        batches = StreamBatches(
+            store, plan, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
+        )
         return Evaluator(name, self.model, objective, batches, section.metrics or objective.default_metrics, self.mesh)
 
     def _store(self, where: str, sources: tuple[SourceConfig, ...], objective: Objective) -> TokenStore:
         name = fingerprint_of(
             source=self.source_fingerprints[where],
             tokenizer=self.tokenizer.fingerprint,
-            options=objective.record_options(),
+            options=f"{objective.kind} {objective.record_options()}",
         )
         rows = functools.partial(_rows, sources, pathlib.Path(self.recipe.data.directory))
         return open_or_build(_cache(self.recipe) / "stores" / name, rows, objective.fields, self.tokenizer, where)
@@ -141,12 +143,17 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
     recipe = _with_labels(recipe, directory)
-    objectives = _objectives(recipe, document, tokenizer, config)
+    origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
+    objectives = _objectives(recipe, document, tokenizer, config, origin)
     _check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh)
     _check_batches(recipe, document, mesh)
     known = run.model()[1] if started else pretrained.heads if pretrained is not None else {}
-    heads = {o.head_name: _head(o.head, known.get(o.head_name)) for o in objectives.values()}
+    heads = {
+        name: _head(name, head, known.get(name), config, origin)
+        for objective in objectives.values()
+        for name, head in objective.heads.items()
+    }
     compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
     resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **_fields(config)))
     return Assembly(
@@ -161,9 +168,15 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     )
 
 
-def _head(asked: HeadConfig, known: HeadConfig | None) -> HeadConfig:
-    """A head of the pretrained model in its own shape, where it is of the kind that the objective asks for."""
-    return known if known is not None and known.kind == asked.kind == "masked_lm" else asked
+def _head(
+    name: str, asked: HeadConfig, known: HeadConfig | None, model: ModelConfig, origin: HuggingFaceConfig | None
+) -> HeadConfig:
+    """A head in the shape that its weights have, where there are any of the kind that is asked for; else in the one
+    that the trunk's architecture gives it."""
+    fits = known is not None and (known.kind, known.num_labels) == (asked.kind, asked.num_labels)
+    if fits and (not asked.num_labels or asked.pooling in (None, known.pooling)):
+        return dataclasses.replace(known, dropout=asked.dropout)
+    return natural_head(name, asked, model, origin)
 
 
 def _fields(config: ModelConfig) -> dict[str, Any]:
@@ -200,15 +213,16 @@ def _fingerprints(recipe: Recipe, directory: pathlib.Path) -> dict[str, str]:
 
 
 def _plan(where: str, store: TokenStore, objective: Objective, seed: int):
-    longest = objective.length - objective.overhead
+    longest = objective.longest
     if objective.truncate and (cut := int((store.lengths > longest).sum())):
         _logger.warning(
             "%s: %d of %d texts are longer than %d tokens and were cut (the longest has %d)",
             where, cut, len(store), longest, int(store.lengths.max()),
         )  # fmt: skip
     return plan_rows(
-        store.lengths, objective.length, objective.overhead, pack=objective.pack, truncate=objective.truncate, seed=seed
-    )
+        store.lengths, objective.length, longest, objective.room, pack=objective.pack, truncate=objective.truncate,
+        seed=seed,
+    )  # fmt: skip
 
 
 def _tokenizer(recipe: Recipe, directory: pathlib.Path, pretrained: Pretrained | None, run_tokenizer) -> Tokenizer:
@@ -223,11 +237,11 @@ def _tokenizer(recipe: Recipe, directory: pathlib.Path, pretrained: Pretrained |
 
 
 def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
-    """Trains on the texts of the masked_lm streams, or finds what an earlier start trained."""
-    streams = [(s.source, s.objective.text) for s in recipe.streams.values() if isinstance(s.objective, MaskedLMConfig)]
-    if not streams:
-        raise RecipeError(f"{recipe.name}: tokenizer.train needs a stream with objective masked_lm to learn from")
-    sources = "+".join(source_fingerprint(source, directory) for group, _ in streams for source in group)
+    """Trains on the texts of all streams, or finds what an earlier start trained."""
+    streams = [(s.source, column) for s in recipe.streams.values() for column in text_columns(s.objective)]
+    sources = "+".join(
+        f"{source_fingerprint(source, directory)}.{column}" for group, column in streams for source in group
+    )
     name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.train))
     target = _cache(recipe) / "tokenizers" / name
     if not target.is_dir():
@@ -266,7 +280,10 @@ def _with_labels(recipe: Recipe, directory: pathlib.Path) -> Recipe:
     return dataclasses.replace(recipe, streams=streams)
 
 
-def _objectives(recipe: Recipe, document: Document, tokenizer: Tokenizer, model: ModelConfig) -> dict[str, Objective]:
+def _objectives(
+    recipe: Recipe, document: Document, tokenizer: Tokenizer, model: ModelConfig, origin: HuggingFaceConfig | None
+) -> dict[str, Objective]:
+    decoder_start_id = None if origin is None else origin.get("decoder_start_token_id", None, int)
     sections = [("streams", name, stream.objective) for name, stream in recipe.streams.items()]
     sections += [("evaluation", name, e.objective) for name, e in recipe.evaluation.items() if e.objective is not None]
     objectives = {}
@@ -277,7 +294,12 @@ def _objectives(recipe: Recipe, document: Document, tokenizer: Tokenizer, model:
                 document, (section, name, "objective", "length"),
                 f"must lie between 4 and the model's max_length {model.max_length}, found {length}",
             )  # fmt: skip
-        objectives[name] = make_objective(config, tokenizer, model.max_length, name)
+        objectives[name] = make_objective(config, Setting(tokenizer, model, name, decoder_start_id))
+        if section == "streams" and not objectives[name].trains:
+            fail(document, (section, name, "objective", "kind"), f"{config.kind} only measures: use it in evaluation")
+        if section == "streams" and objectives[name].whole_batch and recipe.training.micro_batches > 1:
+            problem = f"must be 1: {config.kind} compares all rows of streams.{name} with each other"
+            fail(document, ("training", "micro_batches"), problem)
     return objectives
 
 

@@ -75,7 +75,7 @@ def _records(rows: list[Row], objective: SequenceClassification, opened: OpenedR
     fields = [objective.unlabelled_fields(row) for row in rows]
     names = list(fields[0].texts)
     tokens = {name: opened.assembly.tokenizer.encode([one.texts[name] for one in fields]) for name in names}
-    longest = objective.length - objective.overhead
+    longest = objective.longest
     return [{**{name: tokens[name][i][:longest] for name in names}, **one.values} for i, one in enumerate(fields)]
 
 

@@ -151,7 +151,7 @@ class _Training:
         """State at the step to continue from, laid out on the mesh, and the compiled step."""
         assembly, training = self._assembly, self._recipe.training
         schedule = make_schedule(self._recipe.schedule, self._recipe.optimizer.learning_rate, self._total)
-        trained = frozenset(assembly.objectives[name].head_name for name in self._recipe.streams)
+        trained = frozenset(head for name in self._recipe.streams for head in assembly.objectives[name].heads)
         optimizer = make_optimizer(self._recipe.optimizer, schedule, *abstract_parameters(assembly.model), trained)
         target = abstract_state(assembly.model, optimizer, assembly.mesh)
         step = self._run.checkpoints.newest_good()
@@ -362,6 +362,6 @@ def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun
         recipe=assembly.recipe,
         parameters={name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()},
         batches={name: {key: array.shape for key, array in batch.items()} for name, batch in first.items()},
-        tokens_per_step=sum(batch["token_ids"].size for batch in first.values()),
+        tokens_per_step=sum(b[name].size for b in first.values() for name in b if name.endswith("token_ids")),
         steps=assembly.total_steps(batches),
     )

@@ -79,11 +79,11 @@ class JaxftStep:
         return float(metrics["loss"])
 
 
-class _MaskedLoss:
+class _MaskedLoss(MaskedLM):
     """The loss of the masked_lm objective, which needs no tokenizer where the batch is ready."""
 
-    head_name = MaskedLM.head_name
-    loss = MaskedLM.loss
+    def __init__(self):
+        self.heads = {"masked_lm": HeadConfig("masked_lm")}
 
 
 class TorchStep:

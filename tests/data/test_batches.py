@@ -58,7 +58,9 @@ def make_row(records, keys):
 
 
 def batches_of(store, batch_size=5, seed=0, *, pack=False, shuffle=True, **options) -> StreamBatches:
-    plan = plan_rows(store.lengths, LENGTH, 0, pack=pack, truncate=not pack, seed=seed)
+    plan = plan_rows(
+        store.lengths, LENGTH, LENGTH - 0, lambda sizes: sizes + 0, pack=pack, truncate=not pack, seed=seed
+    )
     return StreamBatches(store, plan, make_row, batch_size, seed, shuffle, **options)
 
 
@@ -138,7 +140,10 @@ def test_random_choices_belong_to_seed_epoch_and_example_alone(store, pack):
     def draws(batch_size: int, seed: int, epochs: int) -> dict:
         batches = batches_of(store, batch_size, seed, pack=pack)
         if pack:  # the same packing for all seeds, so that rows can be compared
-            batches = dataclasses.replace(batches, plan=plan_rows(store.lengths, LENGTH, 0, pack=True, truncate=False))
+            batches = dataclasses.replace(
+                batches,
+                plan=plan_rows(store.lengths, LENGTH, LENGTH - 0, lambda sizes: sizes + 0, pack=True, truncate=False),
+            )
         rows = [batches.batch(step) for step in range(-(-epochs * batches.rows // batch_size))]
         rows = joined(rows)
         epoch = lambda place: place // batches.rows  # noqa: E731

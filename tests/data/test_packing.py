@@ -31,7 +31,7 @@ SHAPES = [
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize(("lengths", "capacity", "overhead"), SHAPES)
 def test_every_token_stands_in_exactly_one_row(lengths, capacity, overhead, pack):
-    plan = plan_rows(lengths, capacity, overhead, pack=pack, truncate=False)
+    plan = plan_rows(lengths, capacity, capacity - overhead, lambda sizes: sizes + overhead, pack=pack, truncate=False)
     seen = [np.zeros(length, int) for length in lengths]
     for piece in pieces_of(plan):
         assert 0 <= piece.start < piece.stop <= lengths[piece.record]
@@ -43,7 +43,9 @@ def test_every_token_stands_in_exactly_one_row(lengths, capacity, overhead, pack
 @pytest.mark.parametrize("truncate", [True, False])
 @pytest.mark.parametrize(("lengths", "capacity", "overhead"), SHAPES)
 def test_no_row_holds_too_much_or_nothing(lengths, capacity, overhead, pack, truncate):
-    plan = plan_rows(lengths, capacity, overhead, pack=pack, truncate=truncate)
+    plan = plan_rows(
+        lengths, capacity, capacity - overhead, lambda sizes: sizes + overhead, pack=pack, truncate=truncate
+    )
     for number in range(len(plan)):
         row = plan.row(number)
         assert row
@@ -52,7 +54,7 @@ def test_no_row_holds_too_much_or_nothing(lengths, capacity, overhead, pack, tru
 
 @pytest.mark.parametrize("pack", [True, False])
 def test_pieces_have_numbers_of_their_own(pack):
-    plan = plan_rows(realistic_lengths(300), 64, 2, pack=pack, truncate=False)
+    plan = plan_rows(realistic_lengths(300), 64, 64 - 2, lambda sizes: sizes + 2, pack=pack, truncate=False)
     indices = [piece.index for piece in pieces_of(plan)]
     assert sorted(indices) == list(range(len(indices)))
 
@@ -61,7 +63,7 @@ def test_the_number_of_a_piece_does_not_depend_on_packing():
     """It keys the piece's random choices, which must be the same in packed and unpacked rows."""
     lengths = realistic_lengths(300)
     plans = [
-        plan_rows(lengths, 64, 2, pack=pack, truncate=False, seed=seed)
+        plan_rows(lengths, 64, 64 - 2, lambda sizes: sizes + 2, pack=pack, truncate=False, seed=seed)
         for pack, seed in ((True, 0), (True, 1), (False, 0))
     ]
     named = [{piece.index: (piece.record, piece.start, piece.stop) for piece in pieces_of(plan)} for plan in plans]
@@ -81,12 +83,12 @@ def test_pieces_of_a_record_are_as_few_and_as_equal_as_can_be():
 
 def test_truncation_keeps_the_beginning_of_each_record():
     lengths = np.array([5, 14, 15, 300])
-    plan = plan_rows(lengths, 16, 2, pack=False, truncate=True)
+    plan = plan_rows(lengths, 16, 16 - 2, lambda sizes: sizes + 2, pack=False, truncate=True)
     assert [(p.record, p.start, p.stop) for p in pieces_of(plan)] == [(0, 0, 5), (1, 0, 14), (2, 0, 14), (3, 0, 14)]
 
 
 def test_without_packing_each_piece_has_a_row_and_records_keep_their_order():
-    plan = plan_rows(np.array([3, 40, 2]), 16, 2, pack=False, truncate=False)
+    plan = plan_rows(np.array([3, 40, 2]), 16, 16 - 2, lambda sizes: sizes + 2, pack=False, truncate=False)
     assert all(len(plan.row(number)) == 1 for number in range(len(plan)))
     assert [piece.record for piece in pieces_of(plan)] == [0, 1, 1, 1, 2]
 
@@ -94,7 +96,9 @@ def test_without_packing_each_piece_has_a_row_and_records_keep_their_order():
 @pytest.mark.parametrize(("capacity", "seed"), [(256, 0), (512, 1), (1024, 2)])
 def test_rows_are_at_least_95_percent_full(capacity, seed):
     """Where a row holds several typical texts; the median here is 67 tokens."""
-    plan = plan_rows(realistic_lengths(4000, seed), capacity, 2, pack=True, truncate=False)
+    plan = plan_rows(
+        realistic_lengths(4000, seed), capacity, capacity - 2, lambda sizes: sizes + 2, pack=True, truncate=False
+    )
     filled = sum(piece.stop - piece.start + 2 for piece in pieces_of(plan))
     assert filled / (len(plan) * capacity) >= 0.95
 
@@ -102,7 +106,9 @@ def test_rows_are_at_least_95_percent_full(capacity, seed):
 @pytest.mark.parametrize("capacity", [64, 96, 128, 192, 256, 512])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_packing_could_do_with_much_fewer_rows(capacity, seed):
-    plan = plan_rows(realistic_lengths(3000, seed), capacity, 2, pack=True, truncate=False)
+    plan = plan_rows(
+        realistic_lengths(3000, seed), capacity, capacity - 2, lambda sizes: sizes + 2, pack=True, truncate=False
+    )
     sizes = np.array([piece.stop - piece.start + 2 for piece in pieces_of(plan)])
     assert len(plan) <= 1.04 * fewest_rows(sizes, capacity)
 
@@ -120,12 +126,15 @@ def fewest_rows(sizes: np.ndarray, capacity: int) -> int:
 
 def test_small_pieces_fill_the_rows_of_large_ones():
     lengths = np.array([10] * 50 + [2] * 50)  # 12 and 4 with their special tokens
-    assert 50 <= len(plan_rows(lengths, 16, 2, pack=True, truncate=False)) <= 53
+    assert 50 <= len(plan_rows(lengths, 16, 16 - 2, lambda sizes: sizes + 2, pack=True, truncate=False)) <= 53
 
 
 def test_the_same_seed_packs_the_same_rows_and_another_mixes_others():
     lengths = realistic_lengths(500)
-    one, again, other = (plan_rows(lengths, 128, 2, pack=True, truncate=False, seed=seed) for seed in (4, 4, 5))
+    one, again, other = (
+        plan_rows(lengths, 128, 128 - 2, lambda sizes: sizes + 2, pack=True, truncate=False, seed=seed)
+        for seed in (4, 4, 5)
+    )
     rows = lambda plan: [[p.index for p in plan.row(number)] for number in range(len(plan))]  # noqa: E731
     assert rows(one) == rows(again)
     together = lambda plan: {tuple(sorted(row)) for row in rows(plan) if len(row) > 1}  # noqa: E731
@@ -133,6 +142,6 @@ def test_the_same_seed_packs_the_same_rows_and_another_mixes_others():
 
 
 def test_neighbouring_records_are_not_packed_together_more_than_by_chance():
-    plan = plan_rows(np.full(1000, 6), 16, 2, pack=True, truncate=False)  # pairs
+    plan = plan_rows(np.full(1000, 6), 16, 16 - 2, lambda sizes: sizes + 2, pack=True, truncate=False)  # pairs
     neighbours = sum(abs(a.record - b.record) == 1 for a, b in (plan.row(number) for number in range(len(plan))))
     assert neighbours < 10  # one is expected, 500 without a shuffle

@@ -47,6 +47,7 @@ def make_stream(
     """Unshuffled batches of these rows."""
     store = open_or_build(directory, lambda: rows, objective.fields, tokenizer, "made")
     plan = plan_rows(
-        store.lengths, objective.length, objective.overhead, pack=objective.pack, truncate=objective.truncate
-    )
+        store.lengths, objective.length, objective.longest, objective.room, pack=objective.pack,
+        truncate=objective.truncate,
+    )  # fmt: skip
     return StreamBatches(store, plan, objective.make_row, batch_size, seed=0, shuffle=False)

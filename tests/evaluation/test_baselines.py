@@ -7,6 +7,7 @@ import math
 
 import pytest
 from heldout import LABELS, make_rows, make_stream, make_tokenizer
+from settings import setting_of
 
 from jaxft.evaluation.baselines import majority_share, unigram_loss
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
@@ -16,7 +17,7 @@ from jaxft.objectives.sequence_classification import SequenceClassification, Seq
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_majority_share_is_the_share_of_the_most_frequent_label(tmp_path, batch_size):
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
-    objective = SequenceClassification(SequenceClassificationConfig(labels=LABELS), tokenizer, 16, "task")
+    objective = SequenceClassification(SequenceClassificationConfig(labels=LABELS), setting_of(tokenizer, 16, "task"))
     rows = make_rows(23)
     heldout = make_stream(objective, tokenizer, rows, tmp_path / "store", batch_size)
     counts = collections.Counter(row.values["label"] for row in rows)
@@ -32,7 +33,7 @@ def predicted_tokens(stream) -> list[int]:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_unigram_loss_is_the_entropy_of_the_predicted_tokens_under_training_counts(tmp_path, batch_size):
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
-    objective = MaskedLM(MaskedLMConfig(), tokenizer, 16)
+    objective = MaskedLM(MaskedLMConfig(), setting_of(tokenizer, 16))
     rows = make_rows(40, seed=1)
     training = make_stream(objective, tokenizer, rows, tmp_path / "training", 1)
     heldout = make_stream(objective, tokenizer, make_rows(15, seed=2), tmp_path / "heldout", batch_size)

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from heldout import LABELS, make_rows, make_stream, make_tokenizer
+from settings import setting_of
 from sklearn import metrics as sklearn
 
 from jaxft.evaluation.evaluator import Evaluator
+from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
@@ -31,13 +33,16 @@ class Setting:
         self.tokenizer = make_tokenizer(directory / "tokenizer")
         task = SequenceClassificationConfig(labels=LABELS, length=LENGTH, label_smoothing=0.1)
         self.objectives = {
-            "task": SequenceClassification(task, self.tokenizer, LENGTH, "task").for_evaluation(),
-            "masked_lm": MaskedLM(MaskedLMConfig(length=LENGTH), self.tokenizer, LENGTH).for_evaluation(),
+            "task": SequenceClassification(task, setting_of(self.tokenizer, LENGTH, "task")).for_evaluation(),
+            "masked_lm": MaskedLM(MaskedLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
         }
         config = ModelConfig(
             vocab_size=self.tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, mlp_dim=24, dropout=0.5
         )
-        self.model = Model(config, tuple((name, o.head) for name, o in self.objectives.items()))
+        heads = {name: head for objective in self.objectives.values() for name, head in objective.heads.items()}
+        self.model = Model(
+            config, tuple((name, natural_head(name, head, config, None)) for name, head in heads.items())
+        )
         draw = np.random.default_rng(0).normal
         self.parameters = jax.tree.map(
             lambda x: jnp.asarray(draw(0, 0.5, x.shape), jnp.float32), abstract_parameters(self.model)[0]
@@ -89,7 +94,7 @@ def test_the_loss_is_that_of_all_weights_together(setting, name):
         assert len(set(weights)) > 1
     metrics = setting.evaluate(name, 4)
     assert metrics["loss"] == pytest.approx(sum(float(part.loss) for part in parts) / sum(weights), rel=1e-5)
-    hits = sum(float(part.sums["accuracy"]) for part in parts)
+    hits = sum(float(part.ratios["accuracy"].sum) for part in parts)
     assert metrics["accuracy"] == pytest.approx(hits / sum(weights), rel=1e-5)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bert_reference import our_tree
+from settings import setting_of
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from jaxft.kernels.cross_entropy import cross_entropy
@@ -308,7 +309,7 @@ def torch_losses(batches) -> list[float]:
 def our_losses(batches) -> list[float]:
     model = our_model("three heads", "task")
     config = SequenceClassificationConfig(labels=("a", "b", "c"), dropout=0.0)
-    objective = SequenceClassification(config, None, batches[0]["token_ids"].shape[1], "task")
+    objective = SequenceClassification(config, setting_of(None, batches[0]["token_ids"].shape[1], "task"))
     schedule = make_schedule(ScheduleConfig("constant", warmup=0), LEARNING_RATE, STEPS)
     settings = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=DECAY, b2=0.98, epsilon=1e-6)
     optimizer = make_optimizer(settings, schedule, *abstract_parameters(model), frozenset({"task"}))

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
+from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, initialize
 
@@ -42,7 +43,8 @@ def make_model(tokenizer, jit):
             max_length=64, token_types=2,
             position="learned",
         )  # fmt: skip
-        model = Model(config, tuple((objective.head_name, objective.head) for objective in objectives))
+        heads = {name: natural_head(name, head, config, None) for one in objectives for name, head in one.heads.items()}
+        model = Model(config, tuple(heads.items()))
         return model, jit(lambda: initialize(model, jax.random.key(0)))()
 
     return make

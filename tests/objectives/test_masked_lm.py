@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from settings import setting_of
 
 from jaxft.data.batches import StreamBatches, example_generator
 from jaxft.data.packing import plan_rows
@@ -37,7 +38,7 @@ def store(tokenizer, addresses, tmp_path_factory):
     def rows():
         return (Row({"text": sentence}, f"sentences:{i + 1}") for i, sentence in enumerate(sentences))
 
-    fields = MaskedLM(MaskedLMConfig(), tokenizer, LENGTH).fields
+    fields = MaskedLM(MaskedLMConfig(), setting_of(tokenizer, LENGTH)).fields
     return open_or_build(tmp_path_factory.mktemp("stores") / "a", rows, fields, tokenizer, "streams.replay")
 
 
@@ -66,7 +67,7 @@ def laid_out(tokenizer, parts, length=LENGTH) -> np.ndarray:
 
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.3, 0.5])
 def test_the_exact_number_of_tokens_is_predicted_in_every_piece(tokenizer, tokens, rate):
-    objective = MaskedLM(MaskedLMConfig(mask_rate=rate), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(mask_rate=rate), setting_of(tokenizer, LENGTH))
     for size in range(1, LENGTH - 1):
         row = row_of(objective, pieces(tokens, size), seed=size)
         assert len(predicted(row)) == max(1, round(rate * size)), size
@@ -78,7 +79,7 @@ def test_the_exact_number_of_tokens_is_predicted_in_every_piece(tokenizer, token
 
 @pytest.mark.parametrize("sizes", [(62,), (20, 18, 10), (1,), (30, 28)])
 def test_text_alone_is_predicted_labels_are_the_original_and_nothing_else_changes(tokenizer, tokens, sizes):
-    objective = MaskedLM(MaskedLMConfig(mask_rate=0.3), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(mask_rate=0.3), setting_of(tokenizer, LENGTH))
     for seed in range(50):
         parts = pieces(tokens, *sizes, seed=seed)
         row, original = row_of(objective, parts, seed), laid_out(tokenizer, parts)
@@ -99,7 +100,7 @@ def test_text_alone_is_predicted_labels_are_the_original_and_nothing_else_change
 
 
 def test_shapes_and_dtypes_are_fixed(tokenizer, tokens):
-    objective = MaskedLM(MaskedLMConfig(), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(), setting_of(tokenizer, LENGTH))
     rows = [row_of(objective, pieces(tokens, *sizes)) for sizes in ((1,), (62,), (10, 10, 10))]
     described = [{name: (array.shape, array.dtype) for name, array in row.items()} for row in rows]
     assert described[0] == described[1] == described[2]
@@ -125,7 +126,7 @@ def fates(objective, tokenizer, tokens, rows: int) -> Counter:
 @pytest.mark.parametrize(("masked", "randomized"), [(0.8, 0.1), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.4, 0.4)])
 def test_predicted_tokens_are_masked_randomized_and_kept_at_their_rates(tokenizer, tokens, masked, randomized):
     config = MaskedLMConfig(mask_rate=0.5, masked=masked, randomized=randomized)
-    counts = fates(MaskedLM(config, tokenizer, LENGTH), tokenizer, tokens, 300)
+    counts = fates(MaskedLM(config, setting_of(tokenizer, LENGTH)), tokenizer, tokens, 300)
     total = counts.total()
     assert total == 300 * 31
     same = 1 / (tokenizer.vocab_size - len(tokenizer.special_ids))  # a random token that is the original by chance
@@ -136,7 +137,7 @@ def test_predicted_tokens_are_masked_randomized_and_kept_at_their_rates(tokenize
 
 
 def test_random_tokens_are_uniform_over_all_that_are_not_special(tokenizer, tokens):
-    objective = MaskedLM(MaskedLMConfig(mask_rate=0.9, masked=0.0, randomized=1.0), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(mask_rate=0.9, masked=0.0, randomized=1.0), setting_of(tokenizer, LENGTH))
     found = np.zeros(tokenizer.vocab_size, int)
     for seed in range(400):
         row = row_of(objective, pieces(tokens, 62, seed=seed), seed)
@@ -148,7 +149,7 @@ def test_random_tokens_are_uniform_over_all_that_are_not_special(tokenizer, toke
 
 @pytest.mark.parametrize(("size", "count"), [(6, 3), (10, 2), (7, 1)])
 def test_each_set_of_tokens_is_as_likely_as_any_other(tokenizer, tokens, size, count):
-    objective = MaskedLM(MaskedLMConfig(mask_rate=count / size), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(mask_rate=count / size), setting_of(tokenizer, LENGTH))
     (part,) = pieces(tokens, size)
     sets = dict.fromkeys(itertools.combinations(range(1, size + 1), count), 0)
     for i in range(100 * len(sets)):
@@ -168,7 +169,7 @@ def word_spans(tokenizer, part) -> list[range]:
 
 
 def test_words_are_predicted_whole(tokenizer, tokens):
-    objective = MaskedLM(MaskedLMConfig(mask_rate=0.3, whole_words=True), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(mask_rate=0.3, whole_words=True), setting_of(tokenizer, LENGTH))
     shares, split = [], 0
     for seed in range(200):
         (part,) = pieces(tokens, 62, seed=seed)
@@ -185,7 +186,7 @@ def test_words_are_predicted_whole(tokenizer, tokens):
 
 
 def test_single_tokens_cut_words_where_whole_words_are_not_asked_for(tokenizer, tokens):
-    objective = MaskedLM(MaskedLMConfig(mask_rate=0.3), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(mask_rate=0.3), setting_of(tokenizer, LENGTH))
     cut = 0
     for seed in range(50):
         (part,) = pieces(tokens, 62, seed=seed)
@@ -197,16 +198,16 @@ def test_single_tokens_cut_words_where_whole_words_are_not_asked_for(tokenizer, 
 def test_a_word_longer_than_the_budget_is_predicted_whole_where_there_is_no_other(tokenizer):
     (part,) = tokenizer.encode(["congressional"])
     assert len(word_spans(tokenizer, part)) == 1 and len(part) > 3
-    objective = MaskedLM(MaskedLMConfig(whole_words=True), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(whole_words=True), setting_of(tokenizer, LENGTH))
     assert predicted(row_of(objective, [part])).tolist() == list(range(1, len(part) + 1))
 
 
 @pytest.mark.parametrize("whole_words", [False, True])
 def test_packed_pieces_get_the_masks_of_unpacked_ones(tokenizer, store, whole_words):
-    objective = MaskedLM(MaskedLMConfig(whole_words=whole_words), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(whole_words=whole_words), setting_of(tokenizer, LENGTH))
 
     def masks(pack: bool, epoch: int) -> dict:
-        plan = plan_rows(store.lengths, LENGTH, 2, pack=pack, truncate=False)
+        plan = plan_rows(store.lengths, LENGTH, LENGTH - 2, lambda sizes: sizes + 2, pack=pack, truncate=False)
         batches = StreamBatches(store, plan, objective.make_row, len(plan), seed=3)
         batch = batches.batch(epoch)
         found = {}
@@ -228,7 +229,7 @@ def test_packed_pieces_get_the_masks_of_unpacked_ones(tokenizer, store, whole_wo
 
 
 def test_rows_of_tiny_pieces_stay_within_the_budget(tokenizer, tokens):
-    objective = MaskedLM(MaskedLMConfig(), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(), setting_of(tokenizer, LENGTH))
     sizes = (1,) * 21
     places_of = []
     for seed in range(60):
@@ -248,7 +249,7 @@ def test_rows_of_tiny_pieces_stay_within_the_budget(tokenizer, tokens):
 @pytest.mark.parametrize("rate", [0.15, 0.2, 0.4])
 def test_rows_of_pieces_of_sixteen_tokens_lose_no_prediction(tokenizer, tokens, rate):
     for length in (20, 64, 128, 512):
-        objective = MaskedLM(MaskedLMConfig(mask_rate=rate), tokenizer, length)
+        objective = MaskedLM(MaskedLMConfig(mask_rate=rate), setting_of(tokenizer, length))
         for size in (16, 17, 18, 23, 30):
             parts = pieces(tokens, *[size] * (length // (size + 2)))
             if parts:
@@ -258,13 +259,15 @@ def test_rows_of_pieces_of_sixteen_tokens_lose_no_prediction(tokenizer, tokens, 
 def test_evaluation_has_its_own_rate_and_the_same_masks_for_all_recipes(tokenizer, tokens):
     parts = pieces(tokens, 40)
     rows = [
-        row_of(MaskedLM(MaskedLMConfig(mask_rate=rate), tokenizer, LENGTH).for_evaluation(), parts, 7)
+        row_of(MaskedLM(MaskedLMConfig(mask_rate=rate), setting_of(tokenizer, LENGTH)).for_evaluation(), parts, 7)
         for rate in (0.15, 0.3, 0.5)
     ]
     assert len(predicted(rows[0])) == 6
     for row in rows[1:]:
         assert all(np.array_equal(row[name], rows[0][name]) for name in rows[0])
-    other = MaskedLM(MaskedLMConfig(mask_rate=0.3, evaluation_mask_rate=0.4), tokenizer, LENGTH).for_evaluation()
+    other = MaskedLM(
+        MaskedLMConfig(mask_rate=0.3, evaluation_mask_rate=0.4), setting_of(tokenizer, LENGTH)
+    ).for_evaluation()
     assert len(predicted(row_of(other, parts))) == 16
 
 
@@ -286,16 +289,16 @@ def test_impossible_values_are_refused(tokenizer):
             vars(self).update(vars(tokenizer))
 
     with pytest.raises(RecipeError, match="mask token"):
-        MaskedLM(MaskedLMConfig(), Causal(), LENGTH)
+        MaskedLM(MaskedLMConfig(), setting_of(Causal(), LENGTH))
 
 
 def test_fields_keep_the_text_alone(tokenizer):
-    objective = MaskedLM(MaskedLMConfig(text="body"), tokenizer, LENGTH)
+    objective = MaskedLM(MaskedLMConfig(text="body"), setting_of(tokenizer, LENGTH))
     kept = objective.fields(Row({"body": "a text", "label": 3}, "a.jsonl:1"))
     assert dict(kept.texts) == {TOKENS: "a text"} and not kept.values
     with pytest.raises(DataError, match=r"a\.jsonl:2.*body"):
         objective.fields(Row({"text": "a text"}, "a.jsonl:2"))
-    assert objective.record_options() != MaskedLM(MaskedLMConfig(), tokenizer, LENGTH).record_options()
+    assert objective.record_options() != MaskedLM(MaskedLMConfig(), setting_of(tokenizer, LENGTH)).record_options()
 
 
 # --- The loss ---
@@ -303,7 +306,7 @@ def test_fields_keep_the_text_alone(tokenizer):
 
 @pytest.fixture(scope="module")
 def objective(tokenizer):
-    return MaskedLM(MaskedLMConfig(), tokenizer, LENGTH)
+    return MaskedLM(MaskedLMConfig(), setting_of(tokenizer, LENGTH))
 
 
 @pytest.fixture(scope="module")
@@ -315,14 +318,14 @@ def loss_of(make_model, objective, jit):
 
 
 def whole_pass(objective, store, pack: bool):
-    plan = plan_rows(store.lengths, LENGTH, 2, pack=pack, truncate=False)
+    plan = plan_rows(store.lengths, LENGTH, LENGTH - 2, lambda sizes: sizes + 2, pack=pack, truncate=False)
     return StreamBatches(store, plan, objective.make_row, len(plan), seed=3, shuffle=False).batch(0)
 
 
 def test_a_fresh_model_knows_nothing(loss_of, objective, store, tokenizer):
     part = loss_of(whole_pass(objective, store, pack=True))
     assert part.loss / part.weight == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02)
-    assert part.sums["accuracy"] / part.weight < 0.1
+    assert part.ratios["accuracy"].sum / part.weight < 0.1
 
 
 def test_packed_is_unpacked(loss_of, objective, store):
@@ -336,7 +339,7 @@ def test_packed_is_unpacked(loss_of, objective, store):
         == (store.lengths.sum() + 2 * sum(len(set(s)) - (0 in s) for s in packed["segment_ids"].tolist()))
     )
     assert one.loss == pytest.approx(float(other.loss), rel=2e-5)
-    assert one.sums["accuracy"] == other.sums["accuracy"]
+    assert one.ratios["accuracy"].sum == other.ratios["accuracy"].sum
 
 
 def test_the_loss_is_the_cross_entropy_of_the_original_tokens(make_model, loss_of, objective, store, jit):
@@ -356,7 +359,7 @@ def test_the_loss_is_the_cross_entropy_of_the_original_tokens(make_model, loss_o
             total += weight * (np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[label])
             hits += weight * (scores.argmax() == label)
     assert part.loss == pytest.approx(total, rel=1e-5)
-    assert part.sums["accuracy"] == hits
+    assert part.ratios["accuracy"].sum == hits
 
 
 def test_places_without_weight_count_nothing(loss_of, objective, store, tokenizer):
@@ -370,7 +373,11 @@ def test_places_without_weight_count_nothing(loss_of, objective, store, tokenize
     )
     changed["gather"] = np.where(empty, rng.integers(0, LENGTH, empty.shape), batch["gather"]).astype(np.int32)
     one, other = loss_of(batch), loss_of(changed)
-    assert (one.loss, one.weight, one.sums["accuracy"]) == (other.loss, other.weight, other.sums["accuracy"])
+    assert (one.loss, one.weight, one.ratios["accuracy"].sum) == (
+        other.loss,
+        other.weight,
+        other.ratios["accuracy"].sum,
+    )
     changed = {**batch, "labels": np.where(empty, batch["labels"], (batch["labels"] + 1) % tokenizer.vocab_size)}
     assert loss_of(changed).loss != one.loss
 
@@ -384,7 +391,10 @@ def test_rows_without_weight_count_nothing(loss_of, objective, store):
     changed["token_ids"] = np.where(keep[:, None], batch["token_ids"], 7).astype(np.int32)
     changed["labels"] = np.where(keep[:, None], batch["labels"], 9).astype(np.int32)
     other = loss_of(changed)
-    assert one.loss == pytest.approx(float(other.loss), rel=1e-6) and one.sums["accuracy"] == other.sums["accuracy"]
+    assert (
+        one.loss == pytest.approx(float(other.loss), rel=1e-6)
+        and one.ratios["accuracy"].sum == other.ratios["accuracy"].sum
+    )
     assert loss_of(batch).loss == pytest.approx(
         float(one.loss + loss_of({**batch, "row_weight": 1.0 - keep}).loss), rel=1e-5
     )

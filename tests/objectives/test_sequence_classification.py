@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.sources import Row
@@ -29,7 +30,7 @@ def rows(*labels, column="label"):
 
 def make(tokenizer, **options) -> SequenceClassification:
     config = SequenceClassificationConfig(**{"labels": ("bad", "fair", "good"), **options})
-    return SequenceClassification(config, tokenizer, LENGTH, "task")
+    return SequenceClassification(config, setting_of(tokenizer, LENGTH, "task"))
 
 
 # --- Labels ---
@@ -151,7 +152,7 @@ def test_a_pair_that_fits(tokenizer, first, second):
 @pytest.mark.parametrize("length", [23, 24])
 def test_the_longer_text_of_a_pair_is_cut_first(tokenizer, length):
     config = SequenceClassificationConfig(labels=("a", "b"), pair="second")
-    objective, room = SequenceClassification(config, tokenizer, length, "task"), length - 3
+    objective, room = SequenceClassification(config, setting_of(tokenizer, length, "task")), length - 3
     for first in range(1, 40):
         for second in range(40):
             row = row_of(objective, range(10, 10 + first), range(60, 60 + second))
@@ -222,7 +223,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_the_labels(loss_of, logits_of
     losses, hits = by_hand(logits_of, batch, 0.2)
     assert np.ptp(losses) > 0.1
     assert part.loss == pytest.approx(losses.sum(), rel=1e-5)
-    assert (part.weight, part.sums["accuracy"], part.tokens) == (8, hits.sum(), (batch["segment_ids"] > 0).sum())
+    assert (part.weight, part.ratios["accuracy"].sum, part.tokens) == (8, hits.sum(), (batch["segment_ids"] > 0).sum())
 
 
 def test_labels_are_not_smoothed_in_evaluation(loss_of, logits_of, objective, batch):
@@ -238,7 +239,7 @@ def test_rows_without_weight_count_nothing(loss_of, logits_of, objective, batch)
     part = loss_of(objective, {**batch, "row_weight": keep.astype(np.float32)})
     losses, hits = by_hand(logits_of, batch, 0.2)
     assert part.loss == pytest.approx(losses[keep].sum(), rel=1e-5)
-    assert (part.weight, part.sums["accuracy"]) == (4, hits[keep].sum())
+    assert (part.weight, part.ratios["accuracy"].sum) == (4, hits[keep].sum())
 
 
 def test_padding_and_the_rest_of_the_batch_change_no_logits(logits_of, batch):

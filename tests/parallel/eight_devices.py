@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 import optax
+from settings import setting_of
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
@@ -42,7 +43,7 @@ class MaskedLMWithoutText(MaskedLM):
     """The objective for batches that are made here: its loss alone, without a tokenizer."""
 
     def __init__(self):
-        self.length = LENGTH
+        self.heads = {"masked_lm": HeadConfig("masked_lm")}
 
 
 def model_with(dropout: float) -> Model:
@@ -84,7 +85,10 @@ def train(mesh_name: str, dropout: float, micro_batches: int):
     mesh = make_mesh(config, jax.devices()[:1] if mesh_name == "one" else None)
     model = model_with(dropout)
     task = SequenceClassificationConfig(labels=("a", "b", "c"), dropout=dropout)
-    objectives = {"replay": MaskedLMWithoutText(), "task": SequenceClassification(task, None, LENGTH, "task")}
+    objectives = {
+        "replay": MaskedLMWithoutText(),
+        "task": SequenceClassification(task, setting_of(None, LENGTH, "task")),
+    }
     schedule = make_schedule(ScheduleConfig("constant", warmup=0), 1e-2, STEPS)
     # A large epsilon, so that gradients that are zero but for rounding do not become full steps.
     settings = OptimizerConfig(learning_rate=1e-2, epsilon=1e-3)

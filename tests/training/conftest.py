@@ -9,10 +9,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.store import TOKENS
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
+from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.model import Model, initialize
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
@@ -53,8 +55,8 @@ def objectives(tokenizer):
     """`task` classifies, `replay` predicts masked tokens; no dropout."""
     task = SequenceClassificationConfig(labels=("bad", "fair", "good"), dropout=0.0)
     return {
-        "task": SequenceClassification(task, tokenizer, LENGTH, "task"),
-        "replay": MaskedLM(MaskedLMConfig(), tokenizer, LENGTH),
+        "task": SequenceClassification(task, setting_of(tokenizer, LENGTH, "task")),
+        "replay": MaskedLM(MaskedLMConfig(), setting_of(tokenizer, LENGTH)),
     }
 
 
@@ -67,8 +69,10 @@ def make_model(tokenizer, objectives):
             vocab_size=tokenizer.vocab_size, embed_dim=32, num_layers=1, num_heads=2, mlp_dim=48, max_length=LENGTH,
             token_types=2, attention_bias=True, mlp_bias=True, position="learned", activation="relu",
         )  # fmt: skip
-        heads = tuple((objective.head_name, objective.head) for objective in objectives.values())
-        return Model(dataclasses.replace(config, **changes), heads, ComputeConfig(precision))
+        config = dataclasses.replace(config, **changes)
+        asked = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
+        heads = tuple((name, natural_head(name, head, config, None)) for name, head in asked.items())
+        return Model(config, heads, ComputeConfig(precision))
 
     return make
 

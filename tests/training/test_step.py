@@ -146,7 +146,7 @@ def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams(
         )
         found = metrics["streams"][name]
         assert found["loss_sum"] == pytest.approx(float(part.loss), rel=1e-5)
-        assert found["accuracy"] == float(part.sums["accuracy"])
+        assert found["accuracy"] == float(part.ratios["accuracy"].sum)
         assert found["tokens"] == (batches[name]["segment_ids"] > 0).sum()
         wanted += WEIGHTS[name] * float(part.loss) / found["weight_sum"]
     assert metrics["streams"]["task"]["weight_sum"] == batches["task"]["row_weight"].sum() == 5

@@ -55,24 +55,48 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
             ("sliding_attention", "local_rope_theta", 10000.0),
         )
     }
+    # The width counts both sides.
+    windows = config.windows(config.integer("local_attention", 128, least=2) // 2, types)
     return {
         "rotary_base": bases["full_attention"],
-        "local_rotary_base": bases["sliding_attention"],
-        # The width counts both sides.
-        "windows": config.windows(config.integer("local_attention", 128, least=2) // 2, types),
+        "local_rotary_base": bases["sliding_attention"] if windows else None,
+        "windows": windows,
         "dropout": config.shared_number("embedding_dropout", "mlp_dropout", 0.0),
     }
 
 
-def _head_config(kind: str, labels: bool = True):
+def _less(model: ModelConfig) -> dict[str, Any]:
+    windows = [(model.windows or (0,))[i % len(model.windows or (0,))] for i in range(model.num_layers)]
+    local = model.rotary_base if model.local_rotary_base is None else model.local_rotary_base
+    return {
+        "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
+        "local_attention": 2 * max(windows) or 128,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": model.rotary_base},
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        },
+        "embedding_dropout": model.dropout,
+        "mlp_dropout": model.dropout,
+    }
+
+
+_POOLINGS = {"first": "cls", "mean": "mean"}
+
+
+def _labels_head(name: str, kind: str, labels: bool = True) -> Head:
     def config(values: HuggingFaceConfig) -> HeadConfig:
-        pooling = {"cls": "first", "mean": "mean"}[values.only("classifier_pooling", "cls", "mean")]
+        said = values.only("classifier_pooling", "cls", "mean")
         return HeadConfig(
-            kind, values.num_labels if labels else 2, pooling, values.activation("classifier_activation", "gelu"),
-            transform_bias=values.flag("classifier_bias", False), transform_norm=True,
+            kind, values.num_labels if labels else 2,
+            next(pooling for pooling, name in _POOLINGS.items() if name == said),
+            values.activation("classifier_activation", "gelu"), transform_bias=values.flag("classifier_bias", False),
+            transform_norm=True,
         )  # fmt: skip
 
-    return config
+    def keys(head: HeadConfig) -> dict[str, Any]:
+        return {"classifier_pooling": _POOLINGS[head.pooling]} if head.pooling in _POOLINGS else {}
+
+    return Head(name, config, _labels, keys)
 
 
 def _masked_lm_config(values: HuggingFaceConfig) -> HeadConfig:
@@ -130,19 +154,14 @@ ARCHITECTURE = Architecture(
     },
     supported={"classifier_bias": (False,)},
     more=_more,
+    less=_less,
     trunk=_trunk,
     classes={
         "ModernBertModel": (),
         "ModernBertForMaskedLM": (MASKED_LM,),
-        "ModernBertForSequenceClassification": (
-            Head("sequence_classification", _head_config("sequence_classification"), _labels),
-        ),
-        "ModernBertForTokenClassification": (
-            Head("token_classification", _head_config("token_classification"), _labels),
-        ),
-        "ModernBertForQuestionAnswering": (
-            Head("question_answering", _head_config("token_classification", labels=False), _labels),
-        ),
+        "ModernBertForSequenceClassification": (_labels_head("sequence_classification", "sequence_classification"),),
+        "ModernBertForTokenClassification": (_labels_head("token_classification", "token_classification"),),
+        "ModernBertForQuestionAnswering": (_labels_head("question_answering", "token_classification", labels=False),),
     },
     also=(MASKED_LM,),
     tied={"decoder.weight": "{trunk}embeddings.tok_embeddings.weight"},

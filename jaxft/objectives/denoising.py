@@ -1,0 +1,87 @@
+"""What all objectives of encoder-decoders share: rows of sources and targets, and the loss of the targets."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from jaxft.data.batches import Batch
+from jaxft.data.store import BYTES, Record
+from jaxft.errors import RecipeError
+from jaxft.models.heads import HeadConfig
+from jaxft.models.transformer import Sequences
+from jaxft.objectives.language_loss import token_loss
+from jaxft.objectives.objective import Apply, Objective, Setting, StreamLoss, count_tokens
+from jaxft.objectives.rows import enclose, lay, lay_out
+
+# Of the source and the target of a piece, with all special tokens.
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class SequenceToSequence(Objective):
+    """An objective whose examples are a source for the encoder and a target for the decoder.
+
+    Attributes:
+      label_smoothing: share of the target that is spread over the vocabulary while training.
+      starts_with_padding: whether the decoder begins with the padding token, as T5's does, or the separator, as BART's.
+    """
+
+    families = frozenset({"encoder_decoder"})
+    label_smoothing = 0.0
+    starts_with_padding = True
+
+    def __init__(self, kind: str, setting: Setting, length: int | None):
+        super().__init__(kind, setting, length, {"seq2seq_lm": HeadConfig("causal_lm")})
+        usual = setting.tokenizer.pad_id if self.starts_with_padding else setting.tokenizer.separator_id
+        self._decoder_start_id = usual if setting.decoder_start_id is None else setting.decoder_start_id
+
+    @abc.abstractmethod
+    def example(self, record: Record, key: np.random.Generator) -> Pair:
+        """Source and target of a piece."""
+
+    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """A packed row; source and target of a piece have the same segment.
+
+        Returns:
+          `token_ids`, `segment_ids`, `positions` int32 `(length,)`, the same with the prefix `target_`, and `labels`
+          int32 and `label_weights` float32 `(target_length,)`; `bytes` float32 `()`.
+        """
+        pairs = [self.example(record, key) for record, key in zip(records, keys, strict=True)]
+        targets = [target for _, target in pairs]
+        shifted = [enclose(self._decoder_start_id, target[:-1]) for target in targets]
+        pad_id = self.tokenizer.pad_id
+        return {
+            **lay_out([source for source, _ in pairs], self.length, pad_id),
+            **lay_out(shifted, self.target_length, pad_id, "target_"),
+            "labels": lay(targets, self.target_length),
+            "label_weights": lay([np.ones(len(target)) for target in targets], self.target_length, dtype=np.float32),
+            "bytes": np.float32(sum(record.get(BYTES, 0) for record in records)),
+        }
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
+        """Cross entropy of the targets."""
+        source = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
+        target = Sequences(batch["target_token_ids"], batch["target_segment_ids"], batch["target_positions"])
+        logits = apply(source, target, head=self.head_name).logits
+        weights = batch["label_weights"] * batch["row_weight"][:, None]
+        tokens = count_tokens(batch["segment_ids"], batch["target_segment_ids"])
+        smoothing = 0.0 if self.evaluating else self.label_smoothing
+        return token_loss(logits, batch["labels"], weights, tokens, label_smoothing=smoothing)
+
+
+def sentinels_of(kind: str, setting: Setting) -> np.ndarray:
+    """Ids of the tokens that stand for spans, the first one first, int32.
+
+    Raises:
+      RecipeError: the tokenizer has none.
+    """
+    ids = np.array(setting.tokenizer.sentinel_ids, np.int32)
+    if not len(ids):
+        raise RecipeError(
+            f"objective {kind}: this tokenizer has no sentinels (<extra_id_0>, ...); use T5's, or train one with "
+            "`tokenizer: {train: {sentinels: 100}}`"
+        )
+    return ids

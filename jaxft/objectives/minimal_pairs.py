@@ -1,0 +1,98 @@
+"""Which of two sentences a language model finds likelier; measures only.
+
+BLiMP, Warstadt et al. 2019, arXiv 1912.00582.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import numpy as np
+
+from jaxft.data.batches import Batch
+from jaxft.data.sources import Row, text_column
+from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.errors import RecipeError
+from jaxft.kernels.cross_entropy import cross_entropy
+from jaxft.models.heads import HeadConfig
+from jaxft.models.transformer import Sequences
+from jaxft.objectives.masked_lm import is_special
+from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.pseudo_likelihood import pseudo_log_likelihood
+from jaxft.objectives.rows import enclose, lay
+
+
+@dataclasses.dataclass(frozen=True)
+class MinimalPairsConfig:
+    """Minimal pairs in a recipe's evaluation.
+
+    Attributes:
+      good: column with the acceptable sentence.
+      bad: column with the other one.
+      length: tokens of a row, special tokens included, longer texts are cut; the model's `max_length` where None.
+    """
+
+    kind: Literal["minimal_pairs"] = "minimal_pairs"
+    good: str = "sentence_good"
+    bad: str = "sentence_bad"
+    length: int | None = None
+
+
+class MinimalPairs(Objective):
+    """Likelihoods from left to right in a decoder; in an encoder, of every token where it alone is masked."""
+
+    families = frozenset({"encoder", "decoder"})
+    pack = False
+    truncate = True
+    trains = False
+    metrics = ("accuracy", "loss")
+    default_metrics = metrics
+
+    def __init__(self, config: MinimalPairsConfig, setting: Setting):
+        self._masked = setting.model.family == "encoder"
+        name = "masked_lm" if self._masked else "causal_lm"
+        super().__init__(config.kind, setting, config.length, {name: HeadConfig(name)})
+        if self._masked and setting.tokenizer.mask_id is None:
+            raise RecipeError(f"objective {config.kind}: this tokenizer has no mask token, which an encoder needs")
+        self._config = config
+
+    def fields(self, row: Row) -> Fields:
+        """Both sentences."""
+        return Fields({TOKENS: text_column(row, self._config.good), "bad": text_column(row, self._config.bad)})
+
+    def record_options(self) -> str:
+        """The columns."""
+        return f"good={self._config.good} bad={self._config.bad}"
+
+    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """The good and the bad sentence: `token_ids` and `segment_ids` int32 `(2, length)`."""
+        (record,), tokenizer = records, self.tokenizer
+        texts = (record[TOKENS], record["bad"][: self.longest])
+        rows = [enclose(tokenizer.start_id, text, tokenizer.separator_id) for text in texts]
+        return {
+            "token_ids": np.stack([lay([row], self.length, tokenizer.pad_id) for row in rows]),
+            "segment_ids": np.stack([lay([np.ones(len(row))], self.length) for row in rows]),
+        }
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
+        """Negative log-likelihood of the good sentences, in nats per sentence; `accuracy`: how many are likelier."""
+        rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids")}
+        score = self._pseudo_scores if self._masked else self._scores
+        good, bad = score(apply, Sequences(**rows)).reshape(-1, 2).T
+        weights = batch["row_weight"]
+        accuracy = Ratio(((good > bad) * weights).sum(), weights.sum())
+        tokens = count_tokens(batch["segment_ids"])
+        return StreamLoss((-good * weights).sum(), weights.sum(), tokens, {"accuracy": accuracy})
+
+    def _scores(self, apply: Apply, sequences: Sequences) -> jax.Array:
+        logits = apply(sequences, head=self.head_name).logits[:, :-1]
+        losses = cross_entropy(logits, sequences.token_ids[:, 1:])
+        return -(losses * (sequences.segment_ids[:, 1:] > 0)).sum(1)
+
+    def _pseudo_scores(self, apply: Apply, sequences: Sequences) -> jax.Array:
+        ids = sequences.token_ids
+        text = (sequences.segment_ids > 0) & ~is_special(ids, self.tokenizer.special_ids)
+        return pseudo_log_likelihood(apply, sequences, text, self.head_name, self.tokenizer.mask_id)

@@ -1,0 +1,146 @@
+"""Replaced-token detection (ELECTRA, Clark et al. 2020, arXiv 2003.10555)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.data.batches import Batch
+from jaxft.data.sources import Row, text_column
+from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.errors import InvalidField, RecipeError
+from jaxft.models.heads import HeadConfig
+from jaxft.models.transformer import Sequences
+from jaxft.objectives.language_loss import token_loss
+from jaxft.objectives.masked_lm import restored
+from jaxft.objectives.masking import Masking, MaskingConfig
+from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.rows import enclose, lay_out, starts_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokenConfig(MaskingConfig):
+    """Replaced-token detection in a recipe; the fields of `MaskingConfig` too.
+
+    Attributes:
+      text: column with the text; long texts are split, short ones packed.
+      length: tokens of a row, special tokens included; the model's `max_length` where None.
+      generator_size: width of the generator as a share of the discriminator's.
+      discriminator_weight: of the discriminator's loss beside the generator's.
+    """
+
+    kind: Literal["replaced_token"] = "replaced_token"
+    text: str = "text"
+    length: int | None = None
+    masked: float = 0.85
+    randomized: float = 0.0
+    generator_size: float = 0.25
+    discriminator_weight: float = 50.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.generator_size <= 1:
+            raise InvalidField("generator_size", f"must be more than 0 and at most 1, found {self.generator_size}")
+        if self.discriminator_weight <= 0:
+            raise InvalidField("discriminator_weight", f"must be positive, found {self.discriminator_weight}")
+
+
+class ReplacedToken(Objective):
+    """A small masked language model fills masked places; the trunk tells which tokens are not the original ones.
+
+    Both share the embeddings. No gradient passes through the samples.
+    """
+
+    families = frozenset({"encoder"})
+    metrics = ("loss", "f1", "accuracy", "discriminator_loss", "generator_loss", "generator_accuracy")
+    default_metrics = metrics
+    lower_is_better = frozenset({"loss", "discriminator_loss", "generator_loss"})
+
+    def __init__(self, config: ReplacedTokenConfig, setting: Setting):
+        model = setting.model
+        discriminator = HeadConfig("token_classification", 1, transform=model.activation, dropout=0.0)
+        generator = HeadConfig("generator", size=config.generator_size)
+        heads = {"replaced_token": discriminator, "generator": generator}
+        super().__init__(config.kind, setting, config.length, heads)
+        if model.position in ("relative_bias", "disentangled", "transformer_xl") or (
+            model.embedding_projection == "first" and model.width_of_embedding != model.embed_dim
+        ):
+            raise RecipeError(f"objective {config.kind}: its generator cannot share the embeddings of this model")
+        self._config, self._setting = config, setting
+        self._masking = Masking(config.kind, config, setting.tokenizer, self.length)
+
+    def fields(self, row: Row) -> Fields:
+        """The text alone."""
+        return Fields({TOKENS: text_column(row, self._config.text)})
+
+    def record_options(self) -> str:
+        """The column."""
+        return f"text={self._config.text}"
+
+    def for_evaluation(self) -> ReplacedToken:
+        """With the mask rate of evaluation."""
+        return ReplacedToken(self._config.for_evaluation(), self._setting)
+
+    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """A packed row as that of `masked_lm`: what the generator reads and predicts."""
+        tokenizer = self.tokenizer
+        pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
+        row = lay_out(pieces, self.length, tokenizer.pad_id)
+        return self._masking.apply(row, starts_of(pieces) + (tokenizer.start_id is not None), records, keys)
+
+    def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """With the weight of each masked token against one of the discriminator's: the sum of sums is one of means."""
+        masked = (batch["label_weights"] * batch["row_weight"][:, None]).sum()
+        seen = ((batch["segment_ids"] > 0) * batch["row_weight"][:, None]).sum()
+        return {**batch, "generator_weight": batch["row_weight"] * seen / jnp.maximum(masked, 1.0)}
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
+        """The generator's cross entropy and the discriminator's binary one."""
+        masked = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
+        logits = apply(masked, head="generator", gather=batch["gather"]).logits
+        weights = batch["label_weights"] * batch["row_weight"][:, None]
+        generator = token_loss(logits, batch["labels"], weights, count_tokens(batch["segment_ids"]))
+
+        original = restored(batch)
+        filled = self._filled(batch, original, sample(logits, apply.key))
+        replaced = (filled != original).astype(jnp.float32)
+        found = apply(masked.replace(token_ids=filled), head="replaced_token").logits[..., 0]
+        losses = jax.nn.softplus(found) - found * replaced
+        seen = (batch["segment_ids"] > 0) * batch["row_weight"][:, None]
+        discriminator, count = (losses * seen).sum(), seen.sum()
+        said = (found > 0).astype(jnp.float32)
+        agreed = (said * replaced * seen).sum()
+        ratios = {
+            "f1": Ratio(2 * agreed, ((said + replaced) * seen).sum()),
+            "accuracy": Ratio(((said == replaced) * seen).sum(), count),
+            "discriminator_loss": Ratio(discriminator, count),
+            "generator_loss": Ratio(generator.loss, generator.weight),
+            "generator_accuracy": generator.ratios["accuracy"],
+        }
+        share = batch["generator_weight"].sum() / jnp.maximum(batch["row_weight"].sum(), 1.0)
+        total = self._config.discriminator_weight * discriminator + share * generator.loss
+        return StreamLoss(total, count, generator.tokens, ratios)
+
+    def total(self, means: Mapping[str, float]) -> float:
+        """Both means."""
+        return means["generator_loss"] + self._config.discriminator_weight * means["discriminator_loss"]
+
+    def _filled(self, batch: Mapping[str, jax.Array], original: jax.Array, samples: jax.Array) -> jax.Array:
+        """The original with the generator's samples in the masked places; what the mask kept stays."""
+        is_mask = batch["token_ids"] == self._masking.mask_id
+
+        def one(ids, mask, places, drawn, weights):
+            used = (weights > 0) & mask[places]
+            return ids.at[jnp.where(used, places, len(ids))].set(drawn, mode="drop")
+
+        return jax.vmap(one)(original, is_mask, batch["gather"], samples, batch["label_weights"])
+
+
+def sample(logits: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Ids drawn from the softmax, int32 `(...)`, without a gradient; the same ones every time where there is no key."""
+    return jax.random.categorical(jax.random.key(0) if key is None else key, jax.lax.stop_gradient(logits))

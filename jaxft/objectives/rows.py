@@ -1,0 +1,59 @@
+"""Pieces of text side by side in rows of a fixed length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxft.data.batches import Batch
+
+
+def enclose(start_id: int | None, tokens: np.ndarray, *end_ids: int) -> np.ndarray:
+    """Tokens between special ones, int32; without a start where the tokenizer has none."""
+    return np.concatenate([[] if start_id is None else [start_id], tokens, end_ids]).astype(np.int32)
+
+
+def lay(pieces: Sequence[np.ndarray], length: int, fill: float = 0, dtype=np.int32) -> np.ndarray:
+    """Pieces one after the other in a row, `(length,)`, the rest filled."""
+    row = np.full(length, fill, dtype)
+    joined = np.concatenate(pieces)
+    row[: len(joined)] = joined
+    return row
+
+
+def lay_out(pieces: Sequence[np.ndarray], length: int, pad_id: int, prefix: str = "") -> Batch:
+    """A row of token ids, and what says where its pieces are.
+
+    Args:
+      pieces: int32 arrays of tokens, special ones among them.
+      length: tokens of the row, at least those of all pieces.
+      pad_id: id that fills the row.
+      prefix: before the names.
+
+    Returns:
+      `token_ids`, `segment_ids` (1, 2, ... and 0 for padding) and `positions` (restarting), int32 `(length,)`.
+    """
+    sizes = [len(piece) for piece in pieces]
+    return {
+        f"{prefix}token_ids": lay(pieces, length, pad_id),
+        f"{prefix}segment_ids": lay([np.repeat(np.arange(1, len(sizes) + 1), sizes)], length),
+        f"{prefix}positions": lay([np.arange(size) for size in sizes], length),
+    }
+
+
+def starts_of(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Where each of the pieces begins in their row."""
+    return np.cumsum([0, *(len(piece) for piece in pieces)])[:-1]
+
+
+def cut_longest(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the longer of two texts, then both alike, until they fit into `room` tokens together."""
+    half = room // 2
+    if len(first) + len(second) <= room:
+        return first, second
+    if len(first) <= half:
+        return first, second[: room - len(first)]
+    if len(second) <= room - half:
+        return first[: room - len(second)], second
+    return first[:half], second[: room - half]

@@ -1,0 +1,71 @@
+"""One text to another with an encoder-decoder: summaries, translations, answers (Sutskever et al. 2014)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from jaxft.data.sources import Row, text_column
+from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.errors import InvalidField
+from jaxft.objectives.denoising import Pair, SequenceToSequence
+from jaxft.objectives.objective import Setting
+from jaxft.objectives.rows import enclose
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqConfig:
+    """A text-to-text task in a recipe.
+
+    Attributes:
+      source: column with what is read.
+      target: column with what is to be written.
+      prefix: text before every source ("summarize: ").
+      length: tokens of a source, special tokens included, longer ones are cut; the model's `max_length` where None.
+      target_length: tokens of a target, likewise.
+      label_smoothing: share of the target that is spread over the vocabulary while training.
+    """
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    source: str = "source"
+    target: str = "target"
+    prefix: str = ""
+    length: int | None = None
+    target_length: int = 128
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        if self.target_length < 2:
+            raise InvalidField("target_length", f"must be at least 2, found {self.target_length}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InvalidField("label_smoothing", f"must be in [0, 1), found {self.label_smoothing}")
+
+
+class Seq2Seq(SequenceToSequence):
+    """Writes the target of each source."""
+
+    overhead = 1
+    pack = False
+    truncate = True
+
+    def __init__(self, config: Seq2SeqConfig, setting: Setting):
+        super().__init__(config.kind, setting, config.length)
+        self._config, self.target_length = config, config.target_length
+        self.label_smoothing = config.label_smoothing
+
+    def fields(self, row: Row) -> Fields:
+        """Source and target."""
+        source = self._config.prefix + text_column(row, self._config.source)
+        return Fields({TOKENS: source, "target": text_column(row, self._config.target)})
+
+    def record_options(self) -> str:
+        """The columns and the prefix."""
+        return f"source={self._config.source} target={self._config.target} prefix={self._config.prefix}"
+
+    def example(self, record: Record, key: np.random.Generator) -> Pair:
+        """Source and target, each with its end."""
+        end = self.tokenizer.separator_id
+        target = record["target"][: self.target_length - 1]
+        return enclose(None, record[TOKENS], end), enclose(None, target, end)

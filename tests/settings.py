@@ -1,0 +1,17 @@
+"""What objectives stand in, for tests that need no more of it than a tokenizer and a length."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from jaxft.models.config import ModelConfig
+from jaxft.objectives.objective import Setting
+
+# For objectives whose batches are made without text.
+WITHOUT_TEXT = types.SimpleNamespace(start_id=0, separator_id=0, pad_id=0)
+
+
+def setting_of(tokenizer: Any, length: int, stream: str = "stream", **model: Any) -> Setting:
+    """A model with rows of this length; `model` holds further fields of its config."""
+    return Setting(WITHOUT_TEXT if tokenizer is None else tokenizer, ModelConfig(max_length=length, **model), stream)
