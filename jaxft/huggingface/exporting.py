@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -102,6 +102,21 @@ def _said(head: tuple[str, HeadConfig]) -> str:
     return f"a {shape.kind} head with pooling {shape.pooling} and {hidden}"
 
 
+def expressing(
+    model: ModelConfig, origin: HuggingFaceConfig | None = None
+) -> Iterator[tuple[Architecture, dict[str, Any]]]:
+    """The architectures that express a trunk, each with its keys of config.json, the usual ones first.
+
+    Args:
+      model: the trunk.
+      origin: config.json that it came with, whose architecture alone is tried; None for a model made here.
+    """
+    for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
+        values = _values(architecture, model, origin)
+        if not _difference(architecture, values, model):
+            yield architecture, values
+
+
 def natural_head(name: str, asked: HeadConfig, model: ModelConfig, origin: HuggingFaceConfig | None) -> HeadConfig:
     """A fresh head in the shape that Hugging Face gives such a model, so that it can be exported.
 
@@ -115,10 +130,7 @@ def natural_head(name: str, asked: HeadConfig, model: ModelConfig, origin: Huggi
       `asked` with the details of the architecture's head of this kind; where there is none, as it is, with the first
       token of an encoder and the last one of a decoder.
     """
-    for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
-        values = _values(architecture, model, origin)
-        if _difference(architecture, values, model):
-            continue
+    for architecture, values in expressing(model, origin):
         heads = {head.name: head for heads in architecture.classes.values() for head in (*heads, *architecture.also)}
         head = heads.get(name, heads.get(asked.kind))
         if head is None:
@@ -144,7 +156,10 @@ def _values(architecture: Architecture, model: ModelConfig, origin: HuggingFaceC
 
 def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> list[str]:
     """In which fields the architecture's reading of the values differs from the model; all where it refuses them."""
-    names = [field.name for field in dataclasses.fields(model) if field.name not in _OF_TRAINING]
+    ignored = _OF_TRAINING
+    if model.position == "transformer_xl":  # whose configs know no longest sequence
+        ignored = (*ignored, "max_length")
+    names = [field.name for field in dataclasses.fields(model) if field.name not in ignored]
     try:
         read = architecture.model_config(HuggingFaceConfig(values, "config.json")).resolved()
     except CheckpointError:
@@ -214,7 +229,7 @@ def write_model(
 
     write_tensors(directory, described, value, shard_bytes)
     if tokenizer is not None:
-        tokenizer.save(directory)
+        tokenizer.export(directory, token_types=form.config.get("type_vocab_size", 0) > 1)
     for name in TRAVELLING_FILES:
         if form.directory is not None and (form.directory / name).is_file():
             (directory / name).parent.mkdir(exist_ok=True)

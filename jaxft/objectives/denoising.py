@@ -10,7 +10,9 @@ import numpy as np
 
 from jaxft.data.batches import Batch
 from jaxft.data.store import BYTES, Record
+from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
+from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
@@ -26,17 +28,16 @@ class SequenceToSequence(Objective):
 
     Attributes:
       label_smoothing: share of the target that is spread over the vocabulary while training.
-      starts_with_padding: whether the decoder begins with the padding token, as T5's does, or the separator, as BART's.
     """
 
     families = frozenset({"encoder_decoder"})
     label_smoothing = 0.0
-    starts_with_padding = True
 
     def __init__(self, kind: str, setting: Setting, length: int | None):
         super().__init__(kind, setting, length, {"seq2seq_lm": HeadConfig("causal_lm")})
-        usual = setting.tokenizer.pad_id if self.starts_with_padding else setting.tokenizer.separator_id
-        self._decoder_start_id = usual if setting.decoder_start_id is None else setting.decoder_start_id
+        self._decoder_start_id = setting.decoder_start_id
+        if self._decoder_start_id is None:
+            self._decoder_start_id = decoder_start_id(setting.tokenizer, setting.model)
 
     @abc.abstractmethod
     def example(self, record: Record, key: np.random.Generator) -> Pair:
@@ -70,6 +71,11 @@ class SequenceToSequence(Objective):
         tokens = count_tokens(batch["segment_ids"], batch["target_segment_ids"])
         smoothing = 0.0 if self.evaluating else self.label_smoothing
         return token_loss(logits, batch["labels"], weights, tokens, label_smoothing=smoothing)
+
+
+def decoder_start_id(tokenizer: Tokenizer, model: ModelConfig) -> int:
+    """What the decoder of a model that was made here begins with: padding, as T5's does, or a separator, as BART's."""
+    return tokenizer.pad_id if model.position == "relative_bias" else tokenizer.separator_id
 
 
 def sentinels_of(kind: str, setting: Setting) -> np.ndarray:

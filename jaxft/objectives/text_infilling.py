@@ -47,8 +47,6 @@ class TextInfillingConfig:
 class TextInfilling(SequenceToSequence):
     """Spans of words are replaced by one mask each, sentences are shuffled, and the decoder writes the whole text."""
 
-    starts_with_padding = False
-
     def __init__(self, config: TextInfillingConfig, setting: Setting):
         super().__init__(config.kind, setting, config.length)
         if setting.tokenizer.mask_id is None:

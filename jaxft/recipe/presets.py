@@ -1,7 +1,7 @@
 """Model sizes by name.
 
 Each is a shape that Hugging Face has a class for, so that what is trained here can leave: `encoder-*` are ModernBERT's,
-`decoder-*` Llama's, `encoder-decoder-*` those of T5 1.1.
+`decoder-*` Llama's, `encoder-decoder-*` those of T5 1.1; the others are published models.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ def _family(shape: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+# What the published models below have in common besides their own fields.
+_BASE = {"embed_dim": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072, "max_length": 512}
+
 # BERT as published (Devlin et al. 2018): learned positions, norms after each residual, biases everywhere.
 _BERT = {
     "family": "encoder", "position": "learned", "norm_placement": "post", "norm_epsilon": 1e-12, "embedding_norm": True,
@@ -42,10 +45,49 @@ _BERT = {
     "dropout": 0.1, "attention_dropout": 0.1, "max_length": 512,
 }  # fmt: skip
 
+# Shapes of single models, under the names that they have on the hub, where their config.json has these values.
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "bert-base": {**_BERT, **_BASE},
+    "bert-large": {**_BERT, "embed_dim": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
+    # One block, used twelve times (Lan et al. 2019).
+    "albert-base": {
+        **_BERT, **_BASE, "embedding_dim": 128, "share_layers": True, "activation": "gelu_tanh", "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "electra-small": {
+        **_BERT, "embedding_dim": 128, "embed_dim": 256, "num_layers": 12, "num_heads": 4, "mlp_dim": 1024,
+    },
+    "modernbert-base": {
+        **_ENCODER, "embed_dim": 768, "num_layers": 22, "num_heads": 12, "mlp_dim": 1152, "max_length": 8192,
+        "windows": (0, 64, 64), "rotary_base": 160000.0, "local_rotary_base": 10000.0,
+    },
+    "xlnet-base": {
+        **_BASE, "family": "encoder", "position": "transformer_xl", "norm_placement": "post", "norm_epsilon": 1e-12,
+        "final_norm": False, "mlp_bias": True, "activation": "gelu", "dropout": 0.1, "attention_dropout": 0.1,
+    },
+    "gpt2-small": {
+        **_BASE, "family": "decoder", "position": "learned", "attention_bias": True, "mlp_bias": True,
+        "activation": "gelu_tanh", "max_length": 1024, "dropout": 0.1, "attention_dropout": 0.1,
+    },
+    # Llama 3.2 1B (Grattafiori et al. 2024), at the length of its first pretraining.
+    "llama-1b": {
+        **_DECODER, "embed_dim": 2048, "num_layers": 16, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 8192,
+        "max_length": 8192, "rotary_base": 500000.0,
+    },
+    # T5 1.1; T5's rate of dropout while pretraining is 0.
+    "t5-base": {**_ENCODER_DECODER, **_BASE, "mlp_dim": 2048},
+    "ul2-base": {**_ENCODER_DECODER, **_BASE, "mlp_dim": 2048, "activation": "silu"},
+    "bart-base": {
+        **_BASE, "family": "encoder_decoder", "num_layers": 6, "num_decoder_layers": 6, "position": "learned",
+        "position_offset": 2, "embedding_norm": True, "norm_placement": "post", "final_norm": False,
+        "attention_bias": True, "mlp_bias": True, "activation": "gelu", "max_length": 1024, "dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     **{f"encoder-{size}": fields for size, fields in _family(_ENCODER).items()},
     **{f"decoder-{size}": fields for size, fields in _family(_DECODER).items()},
     **{f"encoder-decoder-{size}": fields for size, fields in _family(_ENCODER_DECODER).items()},
-    "bert-base": {**_BERT, "embed_dim": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
-    "bert-large": {**_BERT, "embed_dim": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
+    **_PUBLISHED,
 }

@@ -21,6 +21,7 @@ from jaxft.huggingface.pooling import read_pooling
 from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
+from jaxft.objectives.denoising import decoder_start_id
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.tables import format_value
@@ -90,7 +91,8 @@ def export_model(
     chosen = _chosen_head(loaded, head)
     origin = run.huggingface()
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
-    form = form_for(loaded.config, chosen, origin, _labels(run, chosen), shapes)
+    extra = _labels(run, chosen) | (_special_ids(loaded) if origin is None else {})
+    form = form_for(loaded.config, chosen, origin, extra, shapes)
     form = dataclasses.replace(form, directory=run.settings)
     if dtype is None and origin is not None and not (run.path / "recipe.yaml").is_file():
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
@@ -165,6 +167,17 @@ def _labels(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str,
     elif origin is not None and origin.num_labels == len(names):
         return {}
     return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+
+
+def _special_ids(loaded: LoadedModel) -> dict[str, int]:
+    """Ids that `transformers` looks up in the config.json of a model made here."""
+    tokenizer = loaded.tokenizer
+    if tokenizer is None:
+        return {}
+    ids = {"pad": tokenizer.pad_id, "bos": tokenizer.start_id, "eos": tokenizer.separator_id}
+    if loaded.config.family == "encoder_decoder":
+        ids["decoder_start"] = decoder_start_id(tokenizer, loaded.config)
+    return {f"{name}_token_id": number for name, number in ids.items() if number is not None}
 
 
 def _card(run: RunDirectory, form: Form) -> str:

@@ -1,0 +1,146 @@
+"""What every pretraining objective learns from real text in a few hundred steps, beside guessing by frequency.
+
+    python tests/benchmarks/objectives.py --data ../shared/data --steps 300
+
+Trains a small model of the family that the objective is for, and prints held-out losses before and after, the loss of the
+best guess that knows only how often each token occurs (of a constant guess where labels are not tokens), and the metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+from jaxft.evaluation.baselines import unigram_loss
+from jaxft.reporting.tables import text_table
+from jaxft.reporting.writers import read_rows
+from jaxft.workflows.opened import open_run
+from jaxft.workflows.train import train
+
+_SIZE = "max_length: 128, dropout: 0, attention_dropout: 0"
+_BERT = f"{{preset: bert-base, embed_dim: 128, num_layers: 2, num_heads: 2, mlp_dim: 512, initializer_range: 0.06, {_SIZE}}}"
+_ENCODER = f"{{preset: encoder-tiny, {_SIZE}}}"
+_DECODER = f"{{preset: decoder-tiny, {_SIZE}}}"
+_BOTH = f"{{preset: encoder-decoder-tiny, {_SIZE}}}"
+_BART = (
+    f"{{preset: bart-base, embed_dim: 128, num_layers: 2, num_decoder_layers: 2, num_heads: 2, mlp_dim: 512, "
+    f"initializer_range: 0.06, {_SIZE}}}"
+)
+_XLNET = f"{{preset: xlnet-base, embed_dim: 128, num_layers: 2, num_heads: 2, mlp_dim: 512, initializer_range: 0.06, {_SIZE}}}"
+_ELECTRA = (
+    f"{{preset: electra-small, embed_dim: 128, embedding_dim: 64, num_layers: 2, num_heads: 4, mlp_dim: 512, "
+    f"initializer_range: 0.06, {_SIZE}}}"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An objective and the model it trains; `metric` tells more than the loss."""
+
+    name: str
+    model: str
+    objective: str
+    metric: str = "accuracy"
+    constant: float | None = None
+
+
+_CASES = (
+    Case("masked_lm", _ENCODER, "{kind: masked_lm, mask_rate: 0.3}"),
+    Case("masked_lm, spans", _ENCODER, "{kind: masked_lm, mask_rate: 0.3, span_length: 3}"),
+    Case("next_sentence", _BERT, "{kind: next_sentence}", "pair_accuracy"),
+    Case("sentence_order", _BERT, "{kind: sentence_order}", "pair_accuracy"),
+    Case("causal_lm", _DECODER, "{kind: causal_lm}", "bits_per_byte"),
+    Case("prefix_lm", _DECODER, "{kind: prefix_lm}"),
+    Case("span_corruption", _BOTH, "{kind: span_corruption}"),
+    Case("mixture_of_denoisers", _BOTH, "{kind: mixture_of_denoisers}"),
+    Case("text_infilling", _BART, "{kind: text_infilling}"),
+    Case("permutation_lm", _XLNET, "{kind: permutation_lm}"),
+    Case("replaced_token", _ELECTRA, "{kind: replaced_token}", "f1"),
+    Case("masked_next_token", _DECODER, "{kind: masked_next_token}"),
+    Case("contrastive", _ENCODER.replace("dropout: 0,", "dropout: 0.1,"), "{kind: contrastive, length: 64}", "uniformity",
+         math.log(16)),
+)  # fmt: skip
+_LANGUAGES = ("English", "Chinese")
+
+
+def _texts(language: str, data: pathlib.Path, directory: pathlib.Path) -> None:
+    """Writes `train.jsonl` and `heldout.jsonl`: addresses, or poems of which every twentieth is held out."""
+    if language == "English":
+        parts = [(data / f"lm/state_union_{part}.jsonl").read_text().splitlines() for part in ("train", "heldout")]
+        parts[1] = parts[1][:3]
+    else:
+        lines = (data / "lm/tang_poems_zh.jsonl").read_text().splitlines()
+        parts = [[line for i, line in enumerate(lines) if (i % 20 == 0) == held] for held in (False, True)]
+    for name, part in zip(("train", "heldout"), parts, strict=True):
+        (directory / f"{name}.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")
+
+
+def _recipe(case: Case, options: argparse.Namespace) -> str:
+    vocabulary = "{vocab_size: 6000, sentinels: 60}"
+    return f"""
+name: objective
+model: {case.model}
+tokenizer: {{train: {vocabulary}}}
+streams:
+  text: {{source: {{jsonl: train.jsonl}}, objective: {case.objective}, batch_size: 16}}
+evaluation:
+  heldout: {{stream: text, source: {{jsonl: heldout.jsonl}}}}
+optimizer: {{name: adamw, learning_rate: 2e-3, b2: 0.98}}
+schedule: {{name: cosine, warmup: 0.1}}
+training: {{steps: {options.steps}, evaluate_every: {options.steps}}}
+"""
+
+
+def _measure(case: Case, language: str, options: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
+    _texts(language, pathlib.Path(options.data), directory)
+    recipe = directory / "recipe.yaml"
+    recipe.write_text(_recipe(case, options), encoding="utf-8")
+    started = time.time()
+    train(recipe, (), directory / "run", quiet=True)
+    rows = [row for row in read_rows(directory / "run" / "metrics.jsonl") if row["kind"] == "evaluation"]
+    loss = "masked_lm_loss" if "heldout.masked_lm_loss" in rows[0] else "loss"
+    if case.name == "replaced_token":
+        loss = "generator_loss"
+    opened = open_run(directory / "run")
+    baseline = case.constant
+    if baseline is None:
+        training, evaluator = opened.assembly.batches()["text"], opened.assembly.evaluators()["heldout"]
+        baseline = unigram_loss(training, evaluator.batches, opened.assembly.tokenizer.vocab_size)
+    return {
+        "objective": case.name,
+        "text": language,
+        "before": rows[0][f"heldout.{loss}"],
+        "after": rows[-1][f"heldout.{loss}"],
+        "guess": baseline,
+        "metric": f"{case.metric} {rows[-1][f'heldout.{case.metric}']:.3f}",
+        "seconds": round(time.time() - started),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="../shared/data", help="directory with lm/")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--only", help="name of one objective")
+    parser.add_argument("--text", choices=_LANGUAGES, nargs="*", default=_LANGUAGES)
+    options = parser.parse_args()
+    found = []
+    for language in options.text:
+        for case in _CASES:
+            if options.only not in (None, case.name):
+                continue
+            with tempfile.TemporaryDirectory() as directory:
+                found.append(_measure(case, language, options, pathlib.Path(directory)))
+                print(json.dumps(found[-1]), flush=True)
+    columns = list(found[0])
+    print(text_table(columns, [[row[column] for column in columns] for row in found]))
+
+
+if __name__ == "__main__":
+    main()

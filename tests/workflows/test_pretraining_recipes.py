@@ -1,0 +1,62 @@
+"""The recipes of pretraining: each as it is written resolves, and each runs on a CPU with the overrides that it names."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import shlex
+
+import pytest
+from processes import finish
+
+from jaxft.huggingface.exporting import expressing
+from jaxft.models.config import ModelConfig
+from jaxft.recipe.library import load_recipe, path_of
+from jaxft.recipe.presets import PRESETS
+
+RECIPES = sorted(path.stem for path in path_of("pretrain/bert-base").parent.glob("*.yaml"))
+
+
+def tiny_overrides(name: str) -> list[str]:
+    """The overrides that the recipe's own comment gives."""
+    lines = path_of(f"pretrain/{name}").read_text(encoding="utf-8").splitlines()
+    return shlex.split(" ".join(line.removeprefix("# tiny:") for line in lines if line.startswith("# tiny:")))
+
+
+TINY = [name for name in RECIPES if tiny_overrides(name)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_read_and_short(name):
+    recipe, _ = load_recipe(f"pretrain/{name}")
+    assert recipe.name == name
+    assert len(path_of(f"pretrain/{name}").read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_most_recipes_have_a_tiny_form():
+    # The others begin from weights of the hub or take minutes anyway.
+    assert set(RECIPES) - set(TINY) == {"encoder-small", "llm2vec", "simcse"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_a_recipe_learns_on_a_cpu(name, tmp_path):
+    run = tmp_path / "run"
+    summary = json.loads(
+        finish("train", f"pretrain/{name}", "--run-dir", str(run), "--json", "--quiet", *tiny_overrides(name))
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = next(row for row in rows if row["kind"] == "evaluation")
+    for evaluation, metrics in summary["evaluation"].items():
+        assert math.isfinite(metrics["loss"])
+        assert metrics["loss"] < first[f"{evaluation}.loss"] - 0.3
+    # What was trained can leave.
+    exported = json.loads(finish("export", str(run), str(tmp_path / "exported"), "--json"))
+    assert (pathlib.Path(exported["output"]) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_an_architecture_of_hugging_face(name):
+    model = ModelConfig(vocab_size=512, **PRESETS[name])
+    assert list(expressing(model))
