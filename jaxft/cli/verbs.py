@@ -93,6 +93,8 @@ def export_weights(options: argparse.Namespace) -> None:
 
     result = export_model(options.run, options.output, options.head, options.dtype, options.step)
     said = f"{result['output']}: {result['class']}, {result['parameters']:,} parameters"
+    if result["left_out"]:
+        said += f"; without the head {', '.join(result['left_out'])} (choose one with --head)"
     print(_json(result) if options.json else said)
 
 

@@ -51,7 +51,7 @@ class CausalLM(Objective):
     metrics = ("loss", "perplexity", "accuracy", "bits_per_byte")
     default_metrics = metrics
 
-    def __init__(self, config: CausalLMConfig, setting: Setting):
+    def __init__(self, config, setting: Setting):
         super().__init__(config.kind, setting, config.length, {"causal_lm": HeadConfig("causal_lm")})
         self._config = config
         self.overhead = int(setting.tokenizer.start_id is not None)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import InvalidField
-from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
+from jaxft.objectives.causal_lm import CausalLM
 from jaxft.objectives.objective import Setting
 
 
@@ -44,17 +44,16 @@ class Instruction(CausalLM):
     metrics = default_metrics = ("loss", "perplexity", "accuracy")
 
     def __init__(self, config: InstructionConfig, setting: Setting):
-        super().__init__(CausalLMConfig(length=config.length), setting)
-        self.kind, self._instruction = config.kind, config
+        super().__init__(config, setting)
 
     def fields(self, row: Row) -> Fields:
         """Prompt and answer."""
-        prompt = self._instruction.template.replace("{prompt}", text_column(row, self._instruction.prompt))
-        return Fields({TOKENS: (prompt, text_column(row, self._instruction.response))})
+        prompt = self._config.template.replace("{prompt}", text_column(row, self._config.prompt))
+        return Fields({TOKENS: (prompt, text_column(row, self._config.response))})
 
     def record_options(self) -> str:
         """The columns and the template."""
-        config = self._instruction
+        config = self._config
         return f"prompt={config.prompt} response={config.response} template={config.template}"
 
     def _weights(self, record: Record, key: np.random.Generator) -> np.ndarray:

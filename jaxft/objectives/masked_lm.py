@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxft.data.batches import Batch
@@ -86,14 +87,19 @@ class MaskedLM(Objective):
 
 def restored(batch: Mapping[str, jax.Array]) -> jax.Array:
     """The token ids of masked rows as they were, int32 `(batch, length)`."""
+    return put_tokens(batch["token_ids"], batch, batch["labels"])
 
-    def one(ids, places, labels, weights):
+
+def put_tokens(ids: jax.Array, batch: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
+    """Rows `(batch, length)` with tokens `(batch, budget)` in the predicted places."""
+
+    def one(row, places, new, weights):
         # Unused entries of the budget are sent out of the row, where they change nothing.
-        return ids.at[jax.numpy.where(weights > 0, places, len(ids))].set(labels, mode="drop")
+        return row.at[jnp.where(weights > 0, places, len(row))].set(new, mode="drop")
 
-    return jax.vmap(one)(batch["token_ids"], batch["gather"], batch["labels"], batch["label_weights"])
+    return jax.vmap(one)(ids, batch["gather"], tokens, batch["label_weights"])
 
 
 def is_special(ids: jax.Array, special_ids: frozenset[int]) -> jax.Array:
     """Which of the tokens are no text."""
-    return jax.numpy.isin(ids, np.array(sorted(special_ids), np.int32))
+    return jnp.isin(ids, np.array(sorted(special_ids), np.int32))

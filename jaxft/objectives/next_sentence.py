@@ -100,8 +100,10 @@ class SentencePairs(Objective):
         opening = enclose(tokenizer.start_id, first, tokenizer.separator_id)
         closing = enclose(None, second, tokenizer.separator_id)
         row = lay_out([np.concatenate([opening, closing])], self.length, tokenizer.pad_id)
-        segments = [{TOKENS: segment} for segment in (first, second) if len(segment)]
-        row = self._masking.apply(row, np.array([1, len(opening)]), segments, [key] * len(segments))
+        # A piece of one token leaves no second segment.
+        segments = [(1, first), (len(opening), second)] if len(second) else [(1, first)]
+        texts = [{TOKENS: segment} for _, segment in segments]
+        row = self._masking.apply(row, np.array([start for start, _ in segments]), texts, [key] * len(segments))
         types = lay([np.zeros(len(opening)), np.ones(len(closing))], self.length)
         return {**row, "token_types": types, "label": np.int32(label)}
 
@@ -132,6 +134,12 @@ class SentencePairs(Objective):
         return means["masked_lm_loss"] + self._config.pair_weight * means["pair_loss"]
 
 
+def sentence_ends(record: Record) -> np.ndarray:
+    """Where the sentences of a record end, those without a token left out, int32."""
+    ends = np.unique(record[PART_ENDS])
+    return ends[ends > 0]
+
+
 class NextSentence(SentencePairs):
     """Does the second segment follow the first one (0), or is it from another document (1)?
 
@@ -143,12 +151,12 @@ class NextSentence(SentencePairs):
 
     def pair(self, record: Record, key: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """Both segments, and whether the second one is random."""
-        tokens, ends = record[TOKENS], record[PART_ENDS]
+        tokens, ends = record[TOKENS], sentence_ends(record)
         split = int(ends[key.integers(len(ends) - 1)]) if len(ends) > 1 else len(tokens)
         if len(ends) > 1 and key.random() < 0.5:
             return tokens[:split], tokens[split:], 0
         other = record["partner"]
-        begins = np.concatenate([[0], other[PART_ENDS][:-1]])
+        begins = np.concatenate([[0], sentence_ends(other)[:-1]])
         begin = int(begins[key.integers(len(begins))])
         # The rest of a piece of many sentences is as long as a random segment may be.
         room = max(self.longest - split, 1)

@@ -17,7 +17,7 @@ from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.masked_lm import restored
+from jaxft.objectives.masked_lm import put_tokens, restored
 from jaxft.objectives.masking import Masking, MaskingConfig
 from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay_out, starts_of
@@ -107,7 +107,7 @@ class ReplacedToken(Objective):
         generator = token_loss(logits, batch["labels"], weights, count_tokens(batch["segment_ids"]))
 
         original = restored(batch)
-        filled = self._filled(batch, original, sample(logits, apply.key))
+        filled = put_tokens(original, batch, sample(logits, apply.key))
         replaced = (filled != original).astype(jnp.float32)
         found = apply(masked.replace(token_ids=filled), head="replaced_token").logits[..., 0]
         losses = jax.nn.softplus(found) - found * replaced
@@ -129,16 +129,6 @@ class ReplacedToken(Objective):
     def total(self, means: Mapping[str, float]) -> float:
         """Both means."""
         return means["generator_loss"] + self._config.discriminator_weight * means["discriminator_loss"]
-
-    def _filled(self, batch: Mapping[str, jax.Array], original: jax.Array, samples: jax.Array) -> jax.Array:
-        """The original with the generator's samples in the masked places; what the mask kept stays."""
-        is_mask = batch["token_ids"] == self._masking.mask_id
-
-        def one(ids, mask, places, drawn, weights):
-            used = (weights > 0) & mask[places]
-            return ids.at[jnp.where(used, places, len(ids))].set(drawn, mode="drop")
-
-        return jax.vmap(one)(original, is_mask, batch["gather"], samples, batch["label_weights"])
 
 
 def sample(logits: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxft.data.store import PART_ENDS, TOKENS, Record
-from jaxft.objectives.next_sentence import SentencePairConfig, SentencePairs
+from jaxft.data.store import TOKENS, Record
+from jaxft.objectives.next_sentence import SentencePairConfig, SentencePairs, sentence_ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class SentenceOrder(SentencePairs):
 
     def pair(self, record: Record, key: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """Both segments, and whether they were swapped."""
-        tokens, ends = record[TOKENS], record[PART_ENDS]
-        split = int(ends[key.integers(len(ends) - 1)]) if len(ends) > 1 else len(tokens) // 2
-        if key.random() < 0.5:
+        tokens, ends = record[TOKENS], sentence_ends(record)
+        split = int(ends[key.integers(len(ends) - 1)]) if len(ends) > 1 else (len(tokens) + 1) // 2
+        if len(tokens) == 1 or key.random() < 0.5:
             return tokens[:split], tokens[split:], 0
         return tokens[split:], tokens[:split], 1

@@ -21,7 +21,7 @@ from jaxft.data.packing import plan_rows
 from jaxft.data.sources import Row, SourceConfig, read_rows, resolve_paths, source_fingerprint, text_column
 from jaxft.data.store import TokenStore, fingerprint_of, open_or_build
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
-from jaxft.errors import InvalidField, RecipeError
+from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import natural_head
@@ -213,6 +213,8 @@ def _fingerprints(recipe: Recipe, directory: pathlib.Path) -> dict[str, str]:
 
 
 def _plan(where: str, store: TokenStore, objective: Objective, seed: int):
+    if objective.partner and len(store) < 2:
+        raise DataError(f"{where}: objective {objective.kind} needs at least two documents, found {len(store)}")
     longest = objective.longest
     if objective.truncate and (cut := int((store.lengths > longest).sum())):
         _logger.warning(
@@ -295,6 +297,9 @@ def _objectives(
                 f"must lie between 4 and the model's max_length {model.max_length}, found {length}",
             )  # fmt: skip
         objectives[name] = make_objective(config, Setting(tokenizer, model, name, decoder_start_id))
+        if model.has_learned_positions and objectives[name].target_length > model.max_length:
+            problem = f"must be at most the model's max_length {model.max_length}"
+            fail(document, (section, name, "objective", "target_length"), problem)
         if section == "streams" and not objectives[name].trains:
             fail(document, (section, name, "objective", "kind"), f"{config.kind} only measures: use it in evaluation")
         if section == "streams" and objectives[name].whole_batch and recipe.training.micro_batches > 1:

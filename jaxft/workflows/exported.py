@@ -81,7 +81,7 @@ def export_model(
       step: which checkpoint of a run.
 
     Returns:
-      `output`, `class` (of transformers) and `parameters`.
+      `output`, `class` (of transformers), `parameters`, and `left_out`: heads that this class does not have.
 
     Raises:
       CheckpointError: no architecture of Hugging Face expresses the model or its head; what differs is named.
@@ -98,7 +98,9 @@ def export_model(
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
     write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(run, form))
     count = sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())
-    return {"output": str(output), "class": form.config["architectures"][0], "parameters": count}
+    left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
+    name = form.config["architectures"][0]
+    return {"output": str(output), "class": name, "parameters": count, "left_out": left_out}
 
 
 def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> LoadedModel:

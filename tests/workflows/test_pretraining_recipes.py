@@ -36,7 +36,7 @@ def test_a_recipe_is_read_and_short(name):
 
 def test_most_recipes_have_a_tiny_form():
     # The others begin from weights of the hub or take minutes anyway.
-    assert set(RECIPES) - set(TINY) == {"encoder-small", "llm2vec", "simcse"}
+    assert set(RECIPES) - set(TINY) == {"decoder-tiny", "encoder-decoder-tiny", "encoder-small", "llm2vec", "simcse"}
 
 
 @pytest.mark.slow
