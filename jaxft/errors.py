@@ -20,9 +20,17 @@ class RecipeError(JaxftError):
 
 
 class DataError(JaxftError):
-    """The data is wrong: a malformed row, a missing column, an unseen label. Exit status 3."""
+    """The data is wrong: a malformed row, a missing column, an unseen label. Exit status 3.
+
+    Attributes:
+      reason: kind of defect, by which bad rows are counted where a recipe lets them be skipped.
+    """
 
     exit_status = 3
+
+    def __init__(self, message: str, reason: str = "other"):
+        super().__init__(message)
+        self.reason = reason
 
 
 class CheckpointError(JaxftError):
