@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -67,6 +68,12 @@ class HuggingFaceTokenizer:
         return max(self._tokenizer.get_vocab().values()) + 1
 
     @cached_property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        vocabulary = self._tokenizer.get_vocab()
+        named = itertools.takewhile(vocabulary.__contains__, map("<extra_id_{}>".format, itertools.count()))
+        return tuple(vocabulary[name] for name in named)
+
+    @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, content in sorted(self._files.items()):
@@ -128,6 +135,10 @@ class HuggingFaceTokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
             (directory / name).write_bytes(content)
+
+    def export(self, directory: Path, token_types: bool = True) -> None:
+        """Writes the same files; see the protocol."""
+        self.save(directory)
 
 
 def _read_files(directory: Path, class_name: str) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ class Tokenizer(Protocol):
       start_id: CLS or BOS; None where a tokenizer has none.
       separator_id: SEP or EOS.
       mask_id: stands for a masked token; None where a tokenizer has none.
+      sentinel_ids: ids that stand for spans of a corrupted text (T5's <extra_id_0>, <extra_id_1>, ...), in order.
       special_ids: all ids that are no text, these and others.
       fingerprint: SHA-256 (hexadecimal) of the files that define the tokenizer.
     """
@@ -35,6 +36,8 @@ class Tokenizer(Protocol):
     def separator_id(self) -> int: ...
     @property
     def mask_id(self) -> int | None: ...
+    @property
+    def sentinel_ids(self) -> tuple[int, ...]: ...
     @property
     def special_ids(self) -> frozenset[int]: ...
     @property
@@ -58,3 +61,12 @@ class Tokenizer(Protocol):
 
     def save(self, directory: Path) -> None:
         """Writes the files from which ``load_tokenizer(directory)`` gives the same tokenizer."""
+
+    def export(self, directory: Path, token_types: bool = True) -> None:
+        """Writes files from which transformers' AutoTokenizer gives the same ids, beside all that ``save`` writes.
+
+        Args:
+          directory: is made if absent.
+          token_types: whether AutoTokenizer tells the two texts of a pair apart by token types, which a model without
+            them doesn't take. A tokenizer of Hugging Face does as its own files say.
+        """

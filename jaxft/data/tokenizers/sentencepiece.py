@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
+from jaxft.data.tokenizers.conversion import write_converted
 from jaxft.errors import DataError, InvalidField, RecipeError
 
 MODEL_FILE = "tokenizer.model"
@@ -43,6 +44,7 @@ class SentencePieceConfig:
       character_coverage: fraction of the corpus's characters that get a piece of their own.
       byte_fallback: write other characters as bytes instead of the unknown token (costs 256 ids).
       lowercase: fold case, beside the NFKC normalization that is always done.
+      sentinels: special tokens <extra_id_0>, <extra_id_1>, ... that stand for spans of text, as in T5 (which has 100).
       user_symbols: strings that are always one token. Line breaks are kept only if "\\n" is among them; otherwise
         a run of whitespace becomes one space.
 
@@ -55,10 +57,13 @@ class SentencePieceConfig:
     character_coverage: float = 0.9995
     byte_fallback: bool = False
     lowercase: bool = False
+    sentinels: int = 0
     user_symbols: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.vocab_size <= len(SPECIAL_TOKENS) + len(self.user_symbols):
+        if self.sentinels < 0:
+            raise InvalidField("sentinels", f"must not be negative; found {self.sentinels}")
+        if self.vocab_size <= len(SPECIAL_TOKENS) + len(self.user_symbols) + self.sentinels:
             raise InvalidField("vocab_size", f"must exceed the special and user symbols; found {self.vocab_size}")
         if self.model_type not in ("unigram", "bpe"):
             raise InvalidField("model_type", f"expected unigram or bpe; found {self.model_type!r}")
@@ -67,6 +72,11 @@ class SentencePieceConfig:
         for symbol in self.user_symbols:
             if not symbol or symbol in SPECIAL_TOKENS or self.user_symbols.count(symbol) > 1:
                 raise InvalidField("user_symbols", f"{symbol!r} is empty, given twice or a special token")
+
+
+def sentinel(number: int) -> str:
+    """The token that stands for span `number` of a corrupted text, as T5 calls it."""
+    return f"<extra_id_{number}>"
 
 
 def train_sentencepiece(
@@ -125,7 +135,7 @@ def _options(config: SentencePieceConfig) -> dict[str, object]:
         "pad_id": PAD_ID, "unk_id": UNKNOWN_ID, "bos_id": START_ID, "eos_id": SEPARATOR_ID,
         "pad_piece": pad, "unk_piece": unknown, "bos_piece": start, "eos_piece": separator,
         # Control symbols are never found in text. The first one takes the first free id, MASK_ID.
-        "control_symbols": [mask],
+        "control_symbols": [mask, *map(sentinel, range(config.sentinels))],
         "user_defined_symbols": list(config.user_symbols),
         # In bytes. By default longer lines (4,192) are dropped.
         "max_sentence_length": 2**30,
@@ -170,7 +180,9 @@ class SentencePieceTokenizer:
     def __init__(self, directory: Path):
         try:
             self._description = (Path(directory) / DESCRIPTION_FILE).read_bytes()
-            self._user_symbols = frozenset(json.loads(self._description)["training"]["user_symbols"])
+            training = json.loads(self._description)["training"]
+            self._model_type, self._user_symbols = training["model_type"], frozenset(training["user_symbols"])
+            self._sentinels = int(training.get("sentinels", 0))
             self._model = (Path(directory) / MODEL_FILE).read_bytes()
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -188,7 +200,11 @@ class SentencePieceTokenizer:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        return frozenset(range(len(SPECIAL_TOKENS)))
+        return frozenset((*range(len(SPECIAL_TOKENS)), *self.sentinel_ids))
+
+    @property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        return tuple(range(len(SPECIAL_TOKENS), len(SPECIAL_TOKENS) + self._sentinels))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -217,3 +233,11 @@ class SentencePieceTokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / MODEL_FILE).write_bytes(self._model)
         (directory / DESCRIPTION_FILE).write_bytes(self._description)
+
+    def export(self, directory: Path, token_types: bool = True) -> None:
+        """Writes ``tokenizer.json`` and ``tokenizer_config.json`` beside both files; see the protocol.
+
+        In which corners transformers gives other ids, :mod:`jaxft.data.tokenizers.conversion` says.
+        """
+        self.save(directory)
+        write_converted(directory, self._processor, self._model_type, self._user_symbols, token_types)
