@@ -282,7 +282,7 @@ def test_what_the_texts_raise_comes_through(tmp_path):
         ({"vocab_size": 5}, "vocab_size"),
         ({"vocab_size": 7, "user_symbols": ("a", "b")}, "vocab_size"),
         ({"model_type": "word"}, "model_type"),
-        ({"character_coverage": 0.0}, "character_coverage"),
+        ({"character_coverage": 0.97}, "character_coverage"),
         ({"character_coverage": 1.1}, "character_coverage"),
         ({"user_symbols": ("[MASK]",)}, "user_symbols"),
         ({"user_symbols": ("[PAD]",)}, "user_symbols"),

@@ -41,7 +41,7 @@ class SentencePieceConfig:
     Attributes:
       vocab_size: number of ids, the five special ones included.
       model_type: ``unigram`` (Kudo 2018) or ``bpe``.
-      character_coverage: fraction of the corpus's characters that get a piece of their own.
+      character_coverage: fraction of the corpus's characters that get a piece of their own, from 0.98 to 1.
       byte_fallback: write other characters as bytes instead of the unknown token (costs 256 ids).
       lowercase: fold case, beside the NFKC normalization that is always done.
       sentinels: special tokens <extra_id_0>, <extra_id_1>, ... that stand for spans of text, as in T5 (which has 100).
@@ -67,8 +67,9 @@ class SentencePieceConfig:
             raise InvalidField("vocab_size", f"must exceed the special and user symbols; found {self.vocab_size}")
         if self.model_type not in ("unigram", "bpe"):
             raise InvalidField("model_type", f"expected unigram or bpe; found {self.model_type!r}")
-        if not 0.0 < self.character_coverage <= 1.0:
-            raise InvalidField("character_coverage", f"expected a fraction in (0, 1]; found {self.character_coverage}")
+        if not 0.98 <= self.character_coverage <= 1.0:  # as SentencePiece demands
+            problem = f"expected a fraction from 0.98 to 1; found {self.character_coverage}"
+            raise InvalidField("character_coverage", problem)
         for symbol in self.user_symbols:
             if not symbol or symbol in SPECIAL_TOKENS or self.user_symbols.count(symbol) > 1:
                 raise InvalidField("user_symbols", f"{symbol!r} is empty, given twice or a special token")
