@@ -23,7 +23,7 @@ class MaskingConfig:
       masked: share of the predicted tokens that the input replaces by the mask token.
       randomized: share that it replaces by a random token; the rest it keeps.
       whole_words: whether all pieces of a word are predicted together.
-      span_length: mean length of masked spans of tokens, geometric and at most 10 (SpanBERT, Joshi et al. 2019, arXiv
+      span_length: mean length of masked spans of tokens, geometric over 1 to 10 (SpanBERT, Joshi et al. 2019, arXiv
         1907.10529: 3.8); single tokens where None.
     """
 
@@ -79,6 +79,7 @@ class Masking:
             raise RecipeError(f"objective {kind}: this tokenizer has no mask token; use one that has, such as BERT's")
         self._config = config
         self._continues = tokenizer.is_continuation() if config.whole_words else None
+        self._span_shares = None if config.span_length is None else _span_shares(config.span_length)
         self._ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids)).astype(np.int32)
         # Rounding to whole tokens adds at most half a token for each piece: this holds rows of pieces of 16 tokens or
         # more.
@@ -114,8 +115,8 @@ class Masking:
     def choose(self, tokens: np.ndarray, key: np.random.Generator) -> np.ndarray:
         """Sorted places of `max(1, round(rate * length))` tokens, a uniform choice among all such sets or spans."""
         count = max(1, round(len(tokens) * self._config.mask_rate))
-        if self._config.span_length is not None:
-            return _choose_spans(len(tokens), count, self._config.span_length, key)
+        if self._span_shares is not None:
+            return _choose_spans(len(tokens), count, self._span_shares, key)
         if self._continues is None:
             return np.sort(key.permutation(len(tokens))[:count])
         words = np.cumsum(~self._continues[tokens])
@@ -139,9 +140,20 @@ class Masking:
         return np.where(fate < config.masked, self.mask_id, out).astype(np.int32)
 
 
-def _choose_spans(length: int, count: int, mean: float, key: np.random.Generator) -> np.ndarray:
-    """`count` places in spans of geometric lengths, apart from each other where there is room."""
-    lengths = np.minimum(key.geometric(1 / mean, count), LONGEST_SPAN)
+def _span_shares(mean: float) -> np.ndarray:
+    """Probabilities of spans of 1 to `LONGEST_SPAN` tokens: a geometric distribution over these alone, of this mean."""
+    sizes = np.arange(1, LONGEST_SPAN + 1)
+    low, high = 0.0, 1.0
+    for _ in range(60):  # the mean grows with the ratio of neighbours
+        ratio = (low + high) / 2
+        shares = ratio**sizes / (ratio**sizes).sum()
+        low, high = (ratio, high) if shares @ sizes < mean else (low, ratio)
+    return shares
+
+
+def _choose_spans(length: int, count: int, shares: np.ndarray, key: np.random.Generator) -> np.ndarray:
+    """`count` places in spans of lengths with these probabilities, apart from each other where there is room."""
+    lengths = key.choice(np.arange(1, len(shares) + 1), count, p=shares)
     ends = np.cumsum(lengths)
     lengths = lengths[: np.searchsorted(ends, count) + 1]
     lengths[-1] -= lengths.sum() - count

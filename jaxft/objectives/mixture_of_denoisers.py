@@ -74,9 +74,9 @@ class MixtureOfDenoisers(SequenceToSequence):
             weights += [getattr(config, name) / len(noises)] * len(noises)
         self._weights = np.array(weights) / sum(weights)
         self._mode_length = max(map(len, self._modes))
-        used = [noise for noise, weight in zip(self._noises, weights, strict=True) if weight]
-        self._longest = longest_piece(used, self.length - self._mode_length, self.target_length)
-        spans = max(int(noise.counts(np.array(self._longest))[1]) for noise in used)
+        self._used = [noise for noise, weight in zip(self._noises, weights, strict=True) if weight]
+        self._longest = longest_piece(self._used, self.length - self._mode_length, self.target_length)
+        spans = max(int(noise.counts(np.array(self._longest))[1]) for noise in self._used)
         if spans > len(self._sentinels):
             raise RecipeError(
                 f"objective {config.kind}: rows of {self.length} tokens have up to {spans} spans, but the tokenizer "
@@ -90,8 +90,7 @@ class MixtureOfDenoisers(SequenceToSequence):
 
     def room(self, lengths: np.ndarray) -> np.ndarray:
         """What pieces take of a row, whichever denoiser they get."""
-        room = room_of(self._noises, lengths, self.length - self._mode_length, self.target_length)
-        return np.minimum(room + self._mode_length, self.length)
+        return self._mode_length + room_of(self._used, lengths, self.length - self._mode_length, self.target_length)
 
     def fields(self, row: Row) -> Fields:
         """The text alone."""

@@ -7,11 +7,10 @@ import json
 
 import jax
 import pytest
+from handmade import model_for
 
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
-from jaxft.huggingface.exporting import natural_head
-from jaxft.models.config import ModelConfig
-from jaxft.models.model import Model, initialize
+from jaxft.models.model import initialize
 
 
 @pytest.fixture(scope="session")
@@ -28,23 +27,38 @@ def tokenizer(addresses, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sentinel_tokenizer(addresses, tmp_path_factory):
+    """The same with T5's hundred sentinels, 400 ids in all."""
+    config = SentencePieceConfig(vocab_size=400, sentinels=100)
+    return train_sentencepiece(addresses, config, tmp_path_factory.mktemp("sentinels"))
+
+
+@pytest.fixture(scope="session")
+def poems(shared_data) -> list[str]:
+    """Tang poems."""
+    with (shared_data / "lm" / "tang_poems_zh.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(next(lines))["text"] for _ in range(200)]
+
+
+@pytest.fixture(scope="session")
+def chinese_tokenizer(poems, tmp_path_factory):
+    """SentencePiece of the commonest characters of the poems."""
+    config = SentencePieceConfig(vocab_size=1000, character_coverage=0.9)
+    return train_sentencepiece(poems, config, tmp_path_factory.mktemp("chinese"))
+
+
+@pytest.fixture(scope="session")
 def jit():
     """`jax.jit` that compiles in a third of the time; the tests' models are so small that fast code gains nothing."""
     return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="session")
-def make_model(tokenizer, jit):
-    """A function from objectives to a model with their heads, and its fresh parameters."""
+def make_model(jit):
+    """A function from objectives, and changes of the config, to a model with their heads, and its fresh parameters."""
 
-    def make(*objectives, layers=2):
-        config = ModelConfig(
-            vocab_size=tokenizer.vocab_size, embed_dim=32, num_layers=layers, num_heads=2, mlp_dim=48,
-            max_length=64, token_types=2,
-            position="learned",
-        )  # fmt: skip
-        heads = {name: natural_head(name, head, config, None) for one in objectives for name, head in one.heads.items()}
-        model = Model(config, tuple(heads.items()))
+    def make(*objectives, **changes):
+        model = model_for(*objectives, **changes)
         return model, jit(lambda: initialize(model, jax.random.key(0)))()
 
     return make
