@@ -1,4 +1,4 @@
-"""Batches of one stream as a pure function of the step."""
+"""Batches of one stream, of one source or of a mixture, as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxft.data.mixing import Mixture
 from jaxft.data.packing import RowPlan
 from jaxft.data.permutation import permute
 from jaxft.data.store import Record, TokenStore, cut
@@ -54,7 +55,12 @@ class StreamBatches:
         Rows follow each other over epochs without a gap, so no example is lost at the end of one.
         """
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)[part]
-        return self._collate(numbers)
+        return collate(self.make_rows(numbers))
+
+    @property
+    def stores(self) -> tuple[TokenStore, ...]:
+        """What the batches are made of."""
+        return (self.store,)
 
     def final_batches(self) -> int:
         """Number of batches that hold each row once, the last one padded."""
@@ -63,11 +69,12 @@ class StreamBatches:
     def padded_batch(self, number: int, part: slice = slice(None)) -> Batch:
         """Batch `number` of one pass over all rows; rows past the end repeat the last one with `row_weight` 0."""
         numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size, dtype=np.int64)[part]
-        batch = self._collate(np.minimum(numbers, self.rows - 1))
+        batch = collate(self.make_rows(np.minimum(numbers, self.rows - 1)))
         batch["row_weight"] = (numbers < self.rows).astype(np.float32)
         return batch
 
-    def _collate(self, numbers: np.ndarray) -> Batch:
+    def make_rows(self, numbers: np.ndarray) -> list[Batch]:
+        """Rows by their numbers, which go on over the epochs."""
         epochs, places = np.divmod(numbers, self.rows)
         row_pieces = [self.plan.row(row) for row in self._rows_at(epochs, places).tolist()]
         pieces = [(epoch, piece) for epoch, own in zip(epochs.tolist(), row_pieces, strict=True) for piece in own]
@@ -82,9 +89,7 @@ class StreamBatches:
             taken = slice(done, done + len(own))
             rows.append(self.make_row(records[taken], keys[taken]))
             done += len(own)
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        batch["row_weight"] = np.ones(len(rows), np.float32)
-        return batch
+        return rows
 
     def _partners(self, records: list[int], keys: list[np.random.Generator]) -> list[Record]:
         """Another whole record for each, all others equally likely."""
@@ -103,6 +108,48 @@ class StreamBatches:
         for epoch in np.unique(epochs):
             rows[epochs == epoch] = permute(places[epochs == epoch], self.rows, (self.seed, int(epoch)))
         return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedBatches:
+    """The batches of a stream of several sources, each row from the one that the mixture says.
+
+    Attributes:
+      parts: batches of each source; their sizes do not matter.
+      mixture: which source gives which row.
+      batch_size: rows of a global batch.
+    """
+
+    parts: tuple[StreamBatches, ...]
+    mixture: Mixture
+    batch_size: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of all sources together."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def stores(self) -> tuple[TokenStore, ...]:
+        """What the batches are made of."""
+        return tuple(part.store for part in self.parts)
+
+    def batch(self, step: int, part: slice = slice(None)) -> Batch:
+        """The global batch of a step, or the rows of it that one process holds."""
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)[part]
+        sources, indices = self.mixture.rows(numbers)
+        rows: list[Batch] = [{}] * len(numbers)
+        for source in np.unique(sources).tolist():
+            places = np.flatnonzero(sources == source)
+            for place, row in zip(places, self.parts[source].make_rows(indices[places]), strict=True):
+                rows[place] = row
+        return collate(rows)
+
+
+def collate(rows: list[Batch]) -> Batch:
+    """Rows as a batch, each with `row_weight` 1."""
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return {**batch, "row_weight": np.ones(len(rows), np.float32)}
 
 
 def example_generator(seed: int, epoch: int, index: int) -> np.random.Generator:

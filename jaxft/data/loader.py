@@ -1,30 +1,60 @@
-"""Batches made ahead of time on a thread, while the device computes."""
+"""Batches made ahead of time, on a thread or by processes, while the device computes."""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+MakeBatch = Callable[[int], Any]
+
 
 class Prefetcher:
-    """Calls `make(step)` for `first, first + 1, ..., last - 1` on a thread and hands the results out in order."""
+    """Hands out `put(make(step))` for `first, first + 1, ..., last - 1`, in order.
 
-    def __init__(self, make: Callable[[int], Any], first: int, last: int, depth: int = 2):
+    `put` runs on a thread of this process, and `make` there too or, with workers, in processes of their own: a batch is
+    a function of its step, so that whoever makes it makes the same.
+    """
+
+    def __init__(
+        self,
+        make: MakeBatch,
+        first: int,
+        last: int,
+        *,
+        put: Callable[[Any], Any] = lambda batch: batch,
+        workers: int = 0,
+        depth: int = 2,
+    ):
+        """
+        Args:
+          make: a batch on the host; to be sent to other processes where there are workers.
+          first: step.
+          last: one past the last step.
+          put: lays a batch out on the devices.
+          workers: processes that make batches.
+          depth: batches that are ready at most.
+        """
         self._waited = 0.0
         self._queue: queue.Queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(make, first, last), name="prefetch", daemon=True)
+        arguments = (make, put, range(first, last), workers)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 
-    def _run(self, make, first: int, last: int) -> None:
+    def _run(self, make: MakeBatch, put, steps: range, workers: int) -> None:
         try:
-            for step in range(first, last):
-                self._put((make(step), None))
-                if self._stop.is_set():
-                    return
+            with _making(make, steps, workers) as batches:
+                for batch in batches:
+                    self._put((put(batch), None))
+                    if self._stop.is_set():
+                        return
             self._put((None, StopIteration()))
         except BaseException as error:
             self._put((None, error))
@@ -53,6 +83,42 @@ class Prefetcher:
         return waited
 
     def close(self) -> None:
-        """Stops the thread; what it made and nobody took is dropped."""
+        """Stops the thread and the processes; what they made and nobody took is dropped."""
         self._stop.set()
         self._thread.join()
+
+
+_make_of_worker: MakeBatch | None = None
+
+
+def _start_worker(make: MakeBatch) -> None:
+    global _make_of_worker
+    _make_of_worker = make
+
+
+def _make_in_worker(step: int) -> Any:
+    return _make_of_worker(step)
+
+
+@contextlib.contextmanager
+def _making(make: MakeBatch, steps: range, workers: int):
+    """The batches of these steps, in order, each processes' work a few steps ahead."""
+    if not workers:
+        yield map(make, steps)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (make,)) as pool:
+
+        def batches() -> Iterator[Any]:
+            ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+            for step in steps:
+                ahead.append(pool.submit(_make_in_worker, step))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+        try:
+            yield batches()
+        finally:
+            pool.shutdown(cancel_futures=True)

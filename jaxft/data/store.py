@@ -1,38 +1,33 @@
 """The token store: every text tokenized once, read back at random.
 
 A store is a directory of ArrayRecord shards (one msgpack map per record), an index of lengths and a description. It is
-named by a
-fingerprint of all that its content depends on, so it never has to be updated: other content is another store.
+named by a fingerprint of all that its content depends on, so it never has to be updated: other content is another
+store.
+`jaxft.data.preparing` builds it.
 """
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import dataclasses
 import hashlib
-import itertools
 import json
 import pathlib
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import msgpack
 import numpy as np
 from array_record.python import array_record_module
 
-from jaxft.data.sources import Row
 from jaxft.data.tokenizers import Tokenizer
-from jaxft.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 TOKENS = "tokens"
 # Where each part of a text that was given in parts ends, in tokens: int32, increasing, the last is the length.
 PART_ENDS = "part_ends"
 # Of the text in UTF-8, where an objective counts them.
 BYTES = "bytes"
-_BATCH = 1000
-_SHARD_RECORDS = 1_000_000
+_OPEN_SHARDS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,62 +50,6 @@ Record = dict  # field -> int32 array of tokens, or a value
 def fingerprint_of(**parts: str) -> str:
     """A name for content that depends on all of `parts`: 32 hex digits."""
     return hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def open_or_build(
-    directory: pathlib.Path,
-    rows: Callable[[], Iterable[Row]],
-    fields: Callable[[Row], Fields],
-    tokenizer: Tokenizer,
-    said: str,
-) -> TokenStore:
-    """Opens the store in `directory`, building it first where it is not there.
-
-    Args:
-      directory: named by the store's fingerprint.
-      rows: reads the source from its start.
-      fields: what to keep of a row.
-      tokenizer: of the texts.
-      said: what the user calls this source, for messages.
-
-    Raises:
-      DataError: a bad row, or no rows at all.
-    """
-    if not (directory / "store.json").exists():
-        _build(directory, rows(), fields, tokenizer, said)
-    return TokenStore(directory)
-
-
-def _build(directory, rows, fields, tokenizer, said: str) -> None:
-    """Writes beside the final place and renames, so that a store that exists is whole."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
-        lengths, shards = _write_shards(partial, _records(rows, fields, tokenizer))
-        if not lengths:
-            raise DataError(f"{said}: no examples")
-        np.save(partial / "lengths.npy", np.asarray(lengths, np.int32))
-        (partial / "store.json").write_text(json.dumps({"format": FORMAT, "shards": shards}))
-        with contextlib.suppress(OSError):  # another process was first: its store is the same
-            partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _records(rows: Iterable[Row], fields, tokenizer: Tokenizer) -> Iterator[Record]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, _BATCH)):
-        taken = [fields(row) for row in batch]
-        encoded = {name: encode_fields([one.texts[name] for one in taken], tokenizer) for name in taken[0].texts}
-        for i, one in enumerate(taken):
-            tokens, ends = encoded[TOKENS][i]
-            if not len(tokens):
-                text = one.texts[TOKENS]
-                shown = text if isinstance(text, str) else "".join(text)
-                raise DataError(f"{batch[i].location}: the tokenizer makes no token of this text: {shown[:60]!r}")
-            parts = {} if ends is None else {PART_ENDS: ends}
-            yield {**{name: encoded[name][i][0] for name in encoded}, **parts, **one.values}
 
 
 def encode_fields(
@@ -142,27 +81,13 @@ def cut(record: Record, start: int, stop: int) -> Record:
     return piece
 
 
-def _write_shards(directory: pathlib.Path, records: Iterator[Record]) -> tuple[list[int], list[int]]:
-    lengths: list[int] = []
-    shards: list[int] = []
-    while first := next(records, None):
-        # Groups of one record: random access reads no neighbour.
-        writer = array_record_module.ArrayRecordWriter(str(directory / _shard_name(len(shards))), "group_size:1")
-        count = 0
-        for record in itertools.chain([first], itertools.islice(records, _SHARD_RECORDS - 1)):
-            writer.write(_pack(record))
-            lengths.append(len(record[TOKENS]))
-            count += 1
-        writer.close()
-        shards.append(count)
-    return lengths, shards
-
-
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """The file of a shard."""
     return f"shard-{number:05d}.array_record"
 
 
-def _pack(record: Record) -> bytes:
+def pack(record: Record) -> bytes:
+    """A record as it is stored."""
     return msgpack.packb({k: v.astype("<i4").tobytes() if isinstance(v, np.ndarray) else v for k, v in record.items()})
 
 
@@ -174,33 +99,51 @@ class TokenStore:
     """An open store.
 
     Attributes:
-      lengths: int32 `(records,)`, tokens of each record.
+      lengths: int32 `(records,)`, tokens of each record; read from disk as it is used.
+      rows: rows of the source, the bad ones among them.
+      bad: bad rows by reason.
     """
 
     def __init__(self, directory: pathlib.Path):
         description = json.loads((directory / "store.json").read_text())
-        self.lengths = np.load(directory / "lengths.npy")
+        self._directory = directory
+        self.lengths = np.load(directory / "lengths.npy", mmap_mode="r")
+        self.rows: int = description["rows"]
+        self.bad: dict[str, int] = description["bad"]
         self._starts = np.concatenate([[0], np.cumsum(description["shards"])])
-        self._readers = [
-            array_record_module.ArrayRecordReader(str(directory / _shard_name(i)), "readahead_buffer_size:0")
-            for i in range(len(description["shards"]))
-        ]
+        self._readers: collections.OrderedDict[int, array_record_module.ArrayRecordReader] = collections.OrderedDict()
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def __reduce__(self):
+        # In another process it opens the files anew.
+        return TokenStore, (self._directory,)
 
     def read(self, indices: list[int]) -> list[Record]:
         """The records at these indices, in their order."""
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         records: list[Record | None] = [None] * len(indices)
-        for shard in np.unique(shards):
+        for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
-            raw = self._readers[shard].read([int(indices[i] - self._starts[shard]) for i in places])
+            raw = self._reader(shard).read([int(indices[i] - self._starts[shard]) for i in places])
             for place, one in zip(places, raw, strict=True):
                 records[place] = _unpack(one)
         return records
 
+    def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
+        """An open shard; only so many are open at a time, those that were used last."""
+        if shard in self._readers:
+            self._readers.move_to_end(shard)
+        else:
+            path = str(self._directory / shard_name(shard))
+            self._readers[shard] = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
+            if len(self._readers) > _OPEN_SHARDS:
+                self._readers.popitem(last=False)[1].close()
+        return self._readers[shard]
+
     def close(self) -> None:
         """Lets go of the files."""
-        for reader in self._readers:
+        for reader in self._readers.values():
             reader.close()
+        self._readers.clear()

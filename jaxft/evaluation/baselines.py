@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxft.data.batches import StreamBatches
+from jaxft.data.batches import MixedBatches, StreamBatches
 from jaxft.data.store import TOKENS
 
 
-def unigram_loss(training: StreamBatches, heldout: StreamBatches, vocab_size: int) -> float:
+def unigram_loss(training: StreamBatches | MixedBatches, heldout: StreamBatches, vocab_size: int) -> float:
     """Mean loss, in nats, of the best guess that knows only how often each token occurs.
 
     The distribution is that of the training tokens with one added to every count; it is scored on the very tokens that
     masked language modelling predicts in the held-out data.
 
     Args:
-      training: batches of the training stream, whose store is counted whole.
+      training: batches of the training stream, whose stores are counted whole.
       heldout: batches of the held-out data, with `labels` and `label_weights`.
       vocab_size: number of tokens.
     """
     counts = np.ones(vocab_size)
-    for start in range(0, len(training.store), 1000):
-        records = training.store.read(list(range(start, min(start + 1000, len(training.store)))))
-        counts += np.bincount(np.concatenate([record[TOKENS] for record in records]), minlength=vocab_size)
+    for store in training.stores:
+        for start in range(0, len(store), 1000):
+            records = store.read(list(range(start, min(start + 1000, len(store)))))
+            counts += np.bincount(np.concatenate([record[TOKENS] for record in records]), minlength=vocab_size)
     losses = -np.log(counts / counts.sum())
     loss = weight = 0.0
     for number in range(heldout.final_batches()):

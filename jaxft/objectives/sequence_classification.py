@@ -67,7 +67,8 @@ def label_text(row: Row, column: str) -> str:
     label = required_column(row, column)
     if isinstance(label, (str, int)) and label != "":
         return str(label)
-    raise DataError(f"{row.location}: column {column!r} must hold a label (text or a whole number), found {label!r}")
+    problem = f"{row.location}: column {column!r} must hold a label (text or a whole number), found {label!r}"
+    raise DataError(problem, "not_a_label")
 
 
 def find_labels(rows: Iterable[Row], column: str, said: str) -> tuple[str, ...]:
@@ -111,7 +112,9 @@ class SequenceClassification(Objective):
             near = difflib.get_close_matches(label, self.labels, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             known = ", ".join(map(repr, self.labels[:20]))
-            raise DataError(f"{row.location}: label {label!r} was not seen in training, which has {known}{hint}")
+            raise DataError(
+                f"{row.location}: label {label!r} was not seen in training, which has {known}{hint}", "unknown_label"
+            )
         return Fields(self._texts(row), {"label": self._ids[label]})
 
     def unlabelled_fields(self, row: Row) -> Fields:

@@ -7,6 +7,8 @@ import typing
 from typing import Any
 
 from jaxft.checkpoint.checkpoints import CheckpointConfig
+from jaxft.data.mixing import MixingConfig
+from jaxft.data.preparing import BadRowsConfig
 from jaxft.data.sources import SourceConfig
 from jaxft.data.tokenizers import SentencePieceConfig
 from jaxft.errors import InvalidField
@@ -63,16 +65,18 @@ class StreamSection:
     """A stream: a source, an objective, a share of the batch.
 
     Attributes:
-      source: one or more sources, read one after the other.
+      source: one or more sources, read one after the other as one, or mixed.
       objective: what is learned from it.
       batch_size: rows in every step.
       weight: of its mean loss.
+      mixing: shares of the sources, which then are mixed.
     """
 
     source: tuple[SourceConfig, ...]
     objective: ObjectiveConfig
     batch_size: int
     weight: float = 1.0
+    mixing: MixingConfig | None = None
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -81,6 +85,15 @@ class StreamSection:
             raise InvalidField("weight", f"must not be negative, found {self.weight}")
         if not self.source:
             raise InvalidField("source", "needs at least one source")
+        if self.mixing is not None:
+            for field, weights in self._weights():
+                if weights is not None and len(weights) != len(self.source):
+                    found = f"must be one for each of {len(self.source)} sources, found {len(weights)}"
+                    raise InvalidField(f"mixing.{field}", found)
+
+    def _weights(self):
+        yield "weights", self.mixing.weights
+        yield from ((f"stages.{i}.weights", stage.weights) for i, stage in enumerate(self.mixing.stages))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +169,18 @@ class DataSection:
     Attributes:
       directory: relative paths of sources start here; the recipe's own directory where None.
       cache: token stores are kept here; `$JAXFT_CACHE` or `~/.cache/jaxft` where None.
+      bad_rows: what happens to rows that cannot be used.
+      workers: processes that make batches; 0: a thread of this process.
     """
 
     directory: str | None = None
     cache: str | None = None
+    bad_rows: BadRowsConfig = BadRowsConfig()
+    workers: int = 0
+
+    def __post_init__(self):
+        if self.workers < 0:
+            raise InvalidField("workers", f"must not be negative, found {self.workers}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import logging
 import pathlib
@@ -15,11 +14,11 @@ from typing import Any
 
 import jax
 
-from jaxft.data.batches import StreamBatches
-from jaxft.data.embedded import cache_directory
-from jaxft.data.packing import plan_rows
-from jaxft.data.sources import Row, SourceConfig, read_rows, resolve_paths, source_fingerprint, text_column
-from jaxft.data.store import TokenStore, fingerprint_of, open_or_build
+from jaxft.data.batches import MixedBatches, StreamBatches
+from jaxft.data.mixing import make_mixture
+from jaxft.data.preparing import Preparation
+from jaxft.data.sources import Row, SourceConfig, resolve_paths, text_column
+from jaxft.data.store import fingerprint_of
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
@@ -30,13 +29,14 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
 from jaxft.objectives.objective import Objective, Setting
 from jaxft.objectives.registry import make_objective, text_columns
-from jaxft.objectives.sequence_classification import SequenceClassificationConfig, find_labels
+from jaxft.objectives.sequence_classification import SequenceClassificationConfig, find_labels, label_text
 from jaxft.parallel.mesh import batch_shards, make_mesh
 from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.pretrained import Pretrained, open_pretrained
 from jaxft.workflows.run_directory import RunDirectory
+from jaxft.workflows.streams import StoreSource, cache_of, fingerprint, good_rows, plan, store_source
 
 _logger = logging.getLogger("jaxft")
 
@@ -68,58 +68,89 @@ class Assembly:
     pretrained: Pretrained | None
     source_fingerprints: Mapping[str, str]
 
-    def batches(self) -> dict[str, StreamBatches]:
-        """Batches of every stream; tokenizes what is not in the cache."""
-        return {name: self._stream_batches(name) for name in self.recipe.streams}
+    def store_sources(self) -> list[StoreSource]:
+        """What every store of the run is made of."""
+        evaluations = (self._evaluation_source(name) for name in self.recipe.evaluation)
+        return [*itertools.chain.from_iterable(map(self._stream_sources, self.recipe.streams)), *evaluations]
 
-    def _stream_batches(self, name: str) -> StreamBatches:
-        stream = self.recipe.streams[name]
-        objective, where = self.objectives[name], f"streams.{name}"
-        store = self._store(where, stream.source, objective)
-        seed = self.recipe.training.seed
-        plan = _plan(where, store, objective, seed)
-        batches = StreamBatches(store, plan, objective.make_row, stream.batch_size, seed, partner=objective.partner)
-        if batches.rows < stream.batch_size:
+    def _stream_sources(self, name: str) -> list[StoreSource]:
+        """One of all sources together, or, where they are mixed, one of each."""
+        stream, where, objective = self.recipe.streams[name], f"streams.{name}", self.objectives[name]
+        if stream.mixing is None:
+            return [store_source(where, stream.source, objective, self.recipe, self.tokenizer)]
+        return [
+            store_source(f"{where}[{number}]", (source,), objective, self.recipe, self.tokenizer)
+            for number, source in enumerate(stream.source)
+        ]
+
+    def _evaluation_source(self, name: str) -> StoreSource:
+        section = self.recipe.evaluation[name]
+        objective = self.objectives[section.stream or name].for_evaluation()
+        return store_source(f"evaluation.{name}", section.source, objective, self.recipe, self.tokenizer)
+
+    def batches(self) -> dict[str, StreamBatches | MixedBatches]:
+        """Batches of every stream; tokenizes what is not in the cache."""
+        parts = {name: self._parts(name) for name in self.recipe.streams}
+        steps = self._steps(next(iter(parts.values())))
+        return {name: self._mixed(name, own, steps) for name, own in parts.items()}
+
+    def _parts(self, name: str) -> tuple[StreamBatches, ...]:
+        """Batches of each source of a stream, all of its size, with random choices of their own."""
+        stream, objective, parts = self.recipe.streams[name], self.objectives[name], []
+        for number, source in enumerate(self._stream_sources(name)):
+            seed, store = self.recipe.training.seed + (number << 32), source.open(self._preparation)
+            rows = plan(source.where, store, objective, seed)
+            made = StreamBatches(store, rows, objective.make_row, stream.batch_size, seed, partner=objective.partner)
+            parts.append(made)
+        total = sum(part.rows for part in parts)
+        if total < stream.batch_size:
             what = "packed rows" if objective.pack else "examples"
             fail(
                 self.document, ("streams", name, "batch_size"),
-                f"a batch of {stream.batch_size} is larger than the data, which makes {batches.rows} {what}",
+                f"a batch of {stream.batch_size} is larger than the data, which makes {total} {what}",
             )  # fmt: skip
-        return batches
+        return tuple(parts)
+
+    def _mixed(self, name: str, parts: tuple[StreamBatches, ...], steps: int) -> StreamBatches | MixedBatches:
+        stream = self.recipe.streams[name]
+        if stream.mixing is None:
+            return parts[0]
+        try:
+            mixture = make_mixture(stream.mixing, [part.rows for part in parts], stream.batch_size, steps)
+        except InvalidField as error:
+            fail(self.document, ("streams", name, "mixing", error.field), error.problem)
+        return MixedBatches(parts, mixture, stream.batch_size)
+
+    @property
+    def _preparation(self) -> Preparation:
+        return Preparation(self.recipe.data.bad_rows)
 
     def evaluators(self) -> dict[str, Evaluator]:
         """Evaluators by name; tokenizes what is not in the cache."""
         return {name: self._evaluator(name) for name in self.recipe.evaluation}
 
     def _evaluator(self, name: str) -> Evaluator:
-        section = self.recipe.evaluation[name]
-        objective, where = self.objectives[section.stream or name].for_evaluation(), f"evaluation.{name}"
-        store = self._store(where, section.source, objective)
-        plan = _plan(where, store, objective, EVALUATION_SEED)
+        section, source = self.recipe.evaluation[name], self._evaluation_source(name)
+        objective, store = source.objective, source.open(self._preparation)
+        rows = plan(source.where, store, objective, EVALUATION_SEED)
         shards = batch_shards(self.mesh)
-        size = section.batch_size or min(len(plan), max(s.batch_size for s in self.recipe.streams.values()))
+        size = section.batch_size or min(len(rows), max(s.batch_size for s in self.recipe.streams.values()))
         size = -(-size // shards) * shards
         batches = StreamBatches(
-            store, plan, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
+            store, rows, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
         )
         return Evaluator(name, self.model, objective, batches, section.metrics or objective.default_metrics, self.mesh)
 
-    def _store(self, where: str, sources: tuple[SourceConfig, ...], objective: Objective) -> TokenStore:
-        name = fingerprint_of(
-            source=self.source_fingerprints[where],
-            tokenizer=self.tokenizer.fingerprint,
-            options=f"{objective.kind} {objective.record_options()}",
-        )
-        rows = functools.partial(_rows, sources, pathlib.Path(self.recipe.data.directory))
-        return open_or_build(_cache(self.recipe) / "stores" / name, rows, objective.fields, self.tokenizer, where)
-
-    def total_steps(self, batches: Mapping[str, StreamBatches]) -> int:
+    def total_steps(self, batches: Mapping[str, StreamBatches | MixedBatches]) -> int:
         """Steps of the run; epochs count passes over the first stream."""
+        first = next(iter(batches.values()))
+        return self._steps(first.parts if isinstance(first, MixedBatches) else (first,))
+
+    def _steps(self, first: tuple[StreamBatches, ...]) -> int:
         training = self.recipe.training
         if training.steps is not None:
             return training.steps
-        first = next(iter(batches.values()))
-        return max(1, round(training.epochs * first.rows / first.batch_size))
+        return max(1, round(training.epochs * sum(part.rows for part in first) / first[0].batch_size))
 
 
 def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None) -> Assembly:
@@ -142,7 +173,7 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     started = run is not None and run.has_model()
     tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
-    recipe = _with_labels(recipe, directory)
+    recipe = _with_labels(recipe)
     origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
     objectives = _objectives(recipe, document, tokenizer, config, origin)
     _check_metrics(recipe, document, objectives)
@@ -195,36 +226,10 @@ def _check_sources(recipe: Recipe, document: Document, directory: pathlib.Path) 
                 fail(document, (section, name, "source"), str(error))
 
 
-def _rows(sources: tuple[SourceConfig, ...], directory: pathlib.Path) -> Iterator[Row]:
-    return itertools.chain.from_iterable(read_rows(source, directory) for source in sources)
-
-
-def _cache(recipe: Recipe) -> pathlib.Path:
-    return pathlib.Path(recipe.data.cache) if recipe.data.cache else cache_directory()
-
-
 def _fingerprints(recipe: Recipe, directory: pathlib.Path) -> dict[str, str]:
     sections = {f"streams.{name}": stream.source for name, stream in recipe.streams.items()}
     sections |= {f"evaluation.{name}": section.source for name, section in recipe.evaluation.items()}
-    return {
-        name: "+".join(source_fingerprint(source, directory) for source in sources)
-        for name, sources in sections.items()
-    }
-
-
-def _plan(where: str, store: TokenStore, objective: Objective, seed: int):
-    if objective.partner and len(store) < 2:
-        raise DataError(f"{where}: objective {objective.kind} needs at least two documents, found {len(store)}")
-    longest = objective.longest
-    if objective.truncate and (cut := int((store.lengths > longest).sum())):
-        _logger.warning(
-            "%s: %d of %d texts are longer than %d tokens and were cut (the longest has %d)",
-            where, cut, len(store), longest, int(store.lengths.max()),
-        )  # fmt: skip
-    return plan_rows(
-        store.lengths, objective.length, longest, objective.room, pack=objective.pack, truncate=objective.truncate,
-        seed=seed,
-    )  # fmt: skip
+    return {name: fingerprint(sources, directory) for name, sources in sections.items()}
 
 
 def _tokenizer(recipe: Recipe, directory: pathlib.Path, pretrained: Pretrained | None, run_tokenizer) -> Tokenizer:
@@ -241,19 +246,38 @@ def _tokenizer(recipe: Recipe, directory: pathlib.Path, pretrained: Pretrained |
 def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
     """Trains on the texts of all streams, or finds what an earlier start trained."""
     streams = [(s.source, column) for s in recipe.streams.values() for column in text_columns(s.objective)]
-    sources = "+".join(
-        f"{source_fingerprint(source, directory)}.{column}" for group, column in streams for source in group
-    )
+    sources = "+".join(f"{fingerprint(group, directory)}.{column}" for group, column in streams)
     name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.train))
-    target = _cache(recipe) / "tokenizers" / name
+    target = cache_of(recipe) / "tokenizers" / name
     if not target.is_dir():
-        texts = (text_column(row, column) for group, column in streams for row in _rows(group, directory))
+        texts = _texts(recipe, streams)
         partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
         train_sentencepiece(texts, recipe.tokenizer.train, partial)
         with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
             partial.rename(target)
         shutil.rmtree(partial, ignore_errors=True)
     return load_tokenizer(target)
+
+
+def _labelled(recipe: Recipe, sources: tuple[SourceConfig, ...], column: str) -> Iterator[Row]:
+    """The rows whose label can be used, where others may be skipped."""
+    for row in good_rows(sources, recipe):
+        if recipe.data.bad_rows.policy != "raise":
+            try:
+                label_text(row, column)
+            except DataError:
+                continue
+        yield row
+
+
+def _texts(recipe: Recipe, streams: list[tuple[tuple[SourceConfig, ...], str]]) -> Iterator[str]:
+    for group, column in streams:
+        for row in good_rows(group, recipe):
+            try:
+                yield text_column(row, column)
+            except DataError:
+                if recipe.data.bad_rows.policy == "raise":
+                    raise
 
 
 def _model_config(
@@ -271,13 +295,13 @@ def _model_config(
     return config
 
 
-def _with_labels(recipe: Recipe, directory: pathlib.Path) -> Recipe:
+def _with_labels(recipe: Recipe) -> Recipe:
     """Fills in the labels of classifiers from their training data."""
     streams = dict(recipe.streams)
     for name, stream in streams.items():
         objective = stream.objective
         if isinstance(objective, SequenceClassificationConfig) and objective.labels is None:
-            labels = find_labels(_rows(stream.source, directory), objective.label, f"streams.{name}")
+            labels = find_labels(_labelled(recipe, stream.source, objective.label), objective.label, f"streams.{name}")
             streams[name] = dataclasses.replace(stream, objective=dataclasses.replace(objective, labels=labels))
     return dataclasses.replace(recipe, streams=streams)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jaxft.data.batches import StreamBatches
+from jaxft.data.batches import Batch, MixedBatches, StreamBatches
 from jaxft.data.loader import Prefetcher
 from jaxft.errors import DivergenceError, Interrupted
 from jaxft.evaluation.evaluator import Evaluator
@@ -101,7 +101,7 @@ class _Training:
         self,
         run: RunDirectory,
         assembly: Assembly,
-        batches: Mapping[str, StreamBatches],
+        batches: Mapping[str, StreamBatches | MixedBatches],
         evaluators: Mapping[str, Evaluator],
         quiet: bool,
     ):
@@ -128,7 +128,7 @@ class _Training:
             shown_through(self._progress.message),
             _signals(self._note_signal),
             contextlib.closing(self._writer()) as self._writers,
-            contextlib.closing(Prefetcher(self._make_batch, first, self._total)) as loader,
+            contextlib.closing(self._loader(first)) as loader,
             contextlib.closing(self._run.checkpoints),
             jax.set_mesh(self._assembly.mesh),
         ):
@@ -201,8 +201,12 @@ class _Training:
             writers.append(WandbWriter(reporting.wandb_project, self._recipe.name, self._run.path))
         return CombinedWriter(writers)
 
-    def _make_batch(self, step: int):
-        return {name: put_batch(batches.batch(step), self._assembly.mesh) for name, batches in self._batches.items()}
+    def _loader(self, first: int) -> Prefetcher:
+        mesh = self._assembly.mesh
+        return Prefetcher(
+            _HostBatches(self._batches), first, self._total, workers=self._recipe.data.workers,
+            put=lambda streams: {name: put_batch(batch, mesh) for name, batch in streams.items()},
+        )  # fmt: skip
 
     def _note_signal(self, name: str) -> None:
         self._stop_signal = name
@@ -287,6 +291,16 @@ class _Training:
         """Labels of each evaluation of a classifier."""
         objectives = {name: self._assembly.objectives[e.stream or name] for name, e in self._recipe.evaluation.items()}
         return {name: objective.labels for name, objective in objectives.items() if objective.labels}
+
+
+@dataclasses.dataclass(frozen=True)
+class _HostBatches:
+    """The batches of all streams by step, which other processes can make too."""
+
+    streams: Mapping[str, StreamBatches | MixedBatches]
+
+    def __call__(self, step: int) -> dict[str, Batch]:
+        return {name: batches.batch(step) for name, batches in self.streams.items()}
 
 
 def _by_evaluation(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ import time
 from jaxft.data.batches import StreamBatches
 from jaxft.data.packing import plan_rows
 from jaxft.data.sources import Row
-from jaxft.data.store import open_or_build
+from jaxft.data.preparing import open_or_build
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
 from jaxft.models.config import ModelConfig
 from jaxft.objectives.causal_lm import CausalLMConfig

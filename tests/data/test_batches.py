@@ -11,8 +11,9 @@ import pytest
 
 from jaxft.data.batches import StreamBatches, example_generator
 from jaxft.data.packing import plan_rows
+from jaxft.data.preparing import open_or_build
 from jaxft.data.sources import Row
-from jaxft.data.store import TOKENS, Fields, open_or_build
+from jaxft.data.store import TOKENS, Fields
 
 LENGTH = 48
 WORDS = [

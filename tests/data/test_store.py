@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxft.data import preparing
 from jaxft.data import store as store_module
+from jaxft.data.preparing import open_or_build
 from jaxft.data.sources import Row
-from jaxft.data.store import TOKENS, Fields, fingerprint_of, open_or_build
+from jaxft.data.store import TOKENS, Fields, fingerprint_of
 from jaxft.errors import DataError
 
 TEXTS = [f"The number {i} and its square {i * i}; " + "so on " * (i % 7) for i in range(53)]
@@ -33,12 +35,12 @@ def build(directory: Path, tokenizer, source=rows, take=fields):
 
 @pytest.fixture(params=[1_000_000, 10, 53, 1], ids=["one shard", "six shards", "exactly one", "one record each"])
 def shard_records(request, monkeypatch):
-    monkeypatch.setattr(store_module, "_SHARD_RECORDS", request.param)
+    monkeypatch.setattr(preparing, "SHARD_ROWS", request.param)
     return request.param
 
 
 def test_records_come_back_as_they_were(tmp_path, tokenizer, shard_records, monkeypatch):
-    monkeypatch.setattr(store_module, "_BATCH", 7)
+    monkeypatch.setattr(preparing, "_BATCH_ROWS", 7)
     store = build(tmp_path / "a", tokenizer)
     assert len(store) == len(TEXTS)
     assert len(list((tmp_path / "a").glob("shard-*"))) == -(-len(TEXTS) // shard_records)

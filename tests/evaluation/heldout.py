@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from jaxft.data.batches import StreamBatches
 from jaxft.data.packing import plan_rows
+from jaxft.data.preparing import open_or_build
 from jaxft.data.sources import Row
-from jaxft.data.store import open_or_build
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer
 from jaxft.objectives.objective import Objective
 

@@ -14,8 +14,9 @@ from settings import setting_of
 
 from jaxft.data.batches import StreamBatches, example_generator
 from jaxft.data.packing import plan_rows
+from jaxft.data.preparing import open_or_build
 from jaxft.data.sources import Row
-from jaxft.data.store import TOKENS, open_or_build
+from jaxft.data.store import TOKENS
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig

@@ -19,6 +19,7 @@ from jaxft.data.sources.config import SourceConfig
 from jaxft.data.sources.formats import csv_rows, jsonl_rows, open_file, text_rows, tsv_rows
 from jaxft.data.sources.paths import display_path, resolve_paths
 from jaxft.data.sources.rows import Row, required_column, text_column
+from jaxft.errors import DataError
 
 __all__ = [
     "Row",
@@ -26,6 +27,7 @@ __all__ = [
     "read_rows",
     "required_column",
     "resolve_paths",
+    "scan_rows",
     "source_fingerprint",
     "text_column",
 ]
@@ -45,6 +47,11 @@ def read_rows(config: SourceConfig, base_directory: Path) -> Iterator[Row]:
       DataError: a file is empty or malformed (when its rows are reached).
     """
     return islice(_all_rows(config, base_directory), config.limit)
+
+
+def scan_rows(config: SourceConfig, base_directory: Path) -> Iterator[Row | DataError]:
+    """As `read_rows`, but a bad row comes as the error that it is."""
+    return read_rows(config, base_directory)
 
 
 def _all_rows(config: SourceConfig, base_directory: Path) -> Iterator[Row]:

@@ -1,0 +1,319 @@
+"""Building token stores: several processes tokenize, and what a killed build finished is not done again.
+
+The rows of a source are cut into chunks of a fixed number of rows, each of which becomes one shard, whoever makes it:
+so processes, machines and restarts can share the work, and the store is the same however it was shared.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+from array_record.python import array_record_module
+
+from jaxft.data.sources import Row
+from jaxft.data.store import FORMAT, PART_ENDS, TOKENS, Fields, TokenStore, encode_fields, pack, shard_name
+from jaxft.data.tokenizers import Tokenizer
+from jaxft.errors import DataError, InvalidField
+
+SHARD_ROWS = 65_536
+_BATCH_ROWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRowsConfig:
+    """What happens to rows that cannot be used.
+
+    Attributes:
+      policy: `raise` stops at the first one; `skip` counts them; `quarantine` also writes them down, in
+        `quarantine.jsonl` of the store.
+      limit: most bad rows, as a share of all where below 1, else their number.
+    """
+
+    policy: Literal["raise", "skip", "quarantine"] = "raise"
+    limit: float = 0.01
+
+    def __post_init__(self):
+        if self.limit < 0 or (self.limit >= 1 and self.limit != int(self.limit)):
+            raise InvalidField("limit", f"must be a share below 1 or a whole number of rows, found {self.limit}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How a store is built; none of it changes what is built but `bad_rows`.
+
+    Attributes:
+      bad_rows: what happens to rows that cannot be used.
+      workers: processes that tokenize; 0 tokenizes in this one.
+      part: `(i, n)`: only every `n`-th chunk, beginning with chunk `i`, is made here; other machines make the others.
+      progress: told how many rows are done.
+    """
+
+    bad_rows: BadRowsConfig = BadRowsConfig()
+    workers: int = 0
+    part: tuple[int, int] = (0, 1)
+    progress: Callable[[int], None] = lambda rows: None
+
+
+def open_or_build(
+    directory: pathlib.Path,
+    rows: Callable[[], Iterable[Row | DataError]],
+    fields: Callable[[Row], Fields],
+    tokenizer: Tokenizer,
+    said: str,
+    how: Preparation = Preparation(),
+) -> TokenStore:
+    """Opens the store in `directory`, building it first where it is not there.
+
+    Args:
+      directory: named by the store's fingerprint.
+      rows: reads the source from its start; a row that cannot be read is an error among them.
+      fields: what to keep of a row.
+      tokenizer: of the texts.
+      said: what the user calls this source, for messages.
+      how: see there; all parts are made.
+
+    Raises:
+      DataError: a bad row or too many of them, or no rows at all.
+    """
+    if not (directory / "store.json").exists():
+        build(directory, rows, fields, tokenizer, said, how)
+    return TokenStore(directory)
+
+
+def build(
+    directory: pathlib.Path,
+    rows: Callable[[], Iterable[Row | DataError]],
+    fields: Callable[[Row], Fields],
+    tokenizer: Tokenizer,
+    said: str,
+    how: Preparation,
+) -> bool:
+    """Makes the chunks of `how.part` that are not there yet, and the store once all are there.
+
+    Returns:
+      Whether the store is whole; not so where other machines still make their part.
+
+    Raises:
+      DataError: as `open_or_build`.
+    """
+    building = directory.with_name(f"{directory.name}.building")
+    building.mkdir(parents=True, exist_ok=True)
+    if (building / "store.json").exists():  # stopped between the last two steps of a build
+        building.rename(directory)
+        return True
+    try:
+        with _tokenizing(fields, tokenizer, how.workers) as tokenized:
+            chunks = _make_chunks(building, iter(rows()), tokenized, said, how)
+        if (directory / "store.json").exists():  # another process was first: its store is the same
+            shutil.rmtree(building, ignore_errors=True)
+            return True
+        shards = [_read_chunk(building, number) for number in range(chunks)]
+        if any(shard is None for shard in shards):
+            return False
+        _merge(building, shards, said, how.bad_rows)
+    except DataError:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    with contextlib.suppress(OSError):
+        building.rename(directory)
+    return True
+
+
+# --- Tokenizing ---
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokenized:
+    """A batch of rows: `(record, number of its tokens)` for each good one, and `(reason, message)` for each bad one."""
+
+    records: list[tuple[bytes, int]]
+    bad: list[tuple[str, str]]
+
+
+def _tokenize(batch: list[Row | DataError], fields: Callable[[Row], Fields], tokenizer: Tokenizer) -> _Tokenized:
+    taken, bad = [], []
+    for row in batch:
+        try:
+            if isinstance(row, DataError):
+                raise row
+            taken.append((row.location, fields(row)))
+        except DataError as error:
+            bad.append((error.reason, str(error)))
+    names = list(taken[0][1].texts) if taken else []
+    encoded = {name: encode_fields([one.texts[name] for _, one in taken], tokenizer) for name in names}
+    records = []
+    for i, (location, one) in enumerate(taken):
+        tokens, ends = encoded[TOKENS][i]
+        if not len(tokens):
+            text = one.texts[TOKENS]
+            shown = text if isinstance(text, str) else "".join(text)
+            bad.append(("no_tokens", f"{location}: the tokenizer makes no token of this text: {shown[:60]!r}"))
+            continue
+        parts = {} if ends is None else {PART_ENDS: ends}
+        record = {**{name: encoded[name][i][0] for name in encoded}, **parts, **one.values}
+        records.append((pack(record), len(tokens)))
+    return _Tokenized(records, bad)
+
+
+_of_worker: tuple = ()
+
+
+def _start_worker(fields: Callable[[Row], Fields], tokenizer: Tokenizer) -> None:
+    global _of_worker
+    # The processes are as many as there are cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _of_worker = fields, tokenizer
+
+
+def _tokenize_in_worker(batch: list[Row | DataError]) -> _Tokenized:
+    return _tokenize(batch, *_of_worker)
+
+
+@contextlib.contextmanager
+def _tokenizing(fields: Callable[[Row], Fields], tokenizer: Tokenizer, workers: int):
+    """A function from batches of rows to what they become, in their order; a few batches are ahead of the reader."""
+    if not workers:
+        yield lambda batches: (_tokenize(batch, fields, tokenizer) for batch in batches)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (fields, tokenizer)) as pool:
+
+        def tokenized(batches: Iterable[list[Row | DataError]]) -> Iterator[_Tokenized]:
+            ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+            for batch in batches:
+                ahead.append(pool.submit(_tokenize_in_worker, batch))
+                if len(ahead) > 4 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+        yield tokenized
+
+
+# --- Chunks ---
+
+
+def _make_chunks(
+    building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, said: str, how: Preparation
+) -> int:
+    """Makes what is missing of this part; the number of all chunks."""
+    done, (part, parts) = 0, how.part
+    for number in itertools.count():
+        chunk = itertools.islice(rows, SHARD_ROWS)
+        if number % parts == part and _read_chunk(building, number) is None:
+            batches = iter(lambda chunk=chunk: list(itertools.islice(chunk, _BATCH_ROWS)), [])
+            count = _write_chunk(building, number, tokenized(batches), how, done)
+        else:
+            count = sum(1 for _ in chunk)
+        done += count
+        how.progress(done)
+        if count < SHARD_ROWS:
+            if not done:
+                raise DataError(f"{said}: no examples")
+            # A source whose length is a multiple of the chunk's ends with an empty chunk, which is none.
+            return number + (count > 0)
+    raise AssertionError
+
+
+def _write_chunk(
+    building: pathlib.Path, number: int, batches: Iterable[_Tokenized], how: Preparation, before: int
+) -> int:  # fmt: skip
+    """Writes a shard and then, as what says that it is whole, its description; the number of its rows."""
+    partial = building / f"{shard_name(number)}.{uuid.uuid4().hex[:8]}.partial"
+    # Groups of one record: random access reads no neighbour.
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    lengths: list[int] = []
+    bad: list[tuple[str, str]] = []
+    rows = 0
+    try:
+        for batch in batches:
+            if batch.bad and how.bad_rows.policy == "raise":
+                raise DataError(batch.bad[0][1], batch.bad[0][0])
+            for record, length in batch.records:
+                writer.write(record)
+                lengths.append(length)
+            bad += batch.bad
+            rows += len(batch.records) + len(batch.bad)
+            how.progress(before + rows)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            writer.close()
+        partial.unlink(missing_ok=True)
+        raise
+    writer.close()
+    if not rows:
+        partial.unlink()
+        return 0
+    with contextlib.suppress(FileNotFoundError):  # another process was first, and renamed the directory
+        np.save(building / f"lengths-{number:05d}.npy", np.asarray(lengths, np.int32))
+        if how.bad_rows.policy == "quarantine":
+            lines = (json.dumps({"reason": reason, "message": message}) + "\n" for reason, message in bad)
+            (building / f"bad-{number:05d}.jsonl").write_text("".join(lines), encoding="utf-8")
+        partial.replace(building / shard_name(number))
+        reasons = dict(collections.Counter(reason for reason, _ in bad))
+        first = dict(reversed(bad))
+        described = {"rows": rows, "used": len(lengths), "bad": reasons, "first": first}
+        unfinished = building / f"chunk-{number:05d}.{uuid.uuid4().hex[:8]}.partial"
+        unfinished.write_text(json.dumps(described), encoding="utf-8")
+        unfinished.replace(building / f"chunk-{number:05d}.json")
+    return rows
+
+
+def _read_chunk(building: pathlib.Path, number: int) -> dict | None:
+    path = building / f"chunk-{number:05d}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _merge(building: pathlib.Path, chunks: list[dict], said: str, config: BadRowsConfig) -> None:
+    """Joins the indices and writes the description, which makes it a store."""
+    bad: collections.Counter[str] = collections.Counter()
+    for chunk in chunks:
+        bad.update(chunk["bad"])
+    rows, used = sum(chunk["rows"] for chunk in chunks), sum(chunk["used"] for chunk in chunks)
+    _check_limit(said, rows, bad, chunks, config)
+    if not used:
+        raise DataError(f"{said}: none of {rows} rows can be used")
+    lengths = np.lib.format.open_memmap(building / "lengths.npy", "w+", np.int32, (used,))
+    start, quarantine = 0, building / "quarantine.jsonl"
+    quarantine.unlink(missing_ok=True)
+    for number, chunk in enumerate(chunks):
+        part = building / f"lengths-{number:05d}.npy"
+        lengths[start : start + chunk["used"]] = np.load(part)
+        start += chunk["used"]
+        written = building / f"bad-{number:05d}.jsonl"
+        if written.is_file():
+            with quarantine.open("ab") as file:
+                file.write(written.read_bytes())
+    lengths.flush()
+    described = {"format": FORMAT, "shards": [chunk["used"] for chunk in chunks], "rows": rows, "bad": dict(bad)}
+    unfinished = building / "store.json.partial"
+    unfinished.write_text(json.dumps(described), encoding="utf-8")
+    unfinished.replace(building / "store.json")
+    for pattern in ("chunk-*", "lengths-*", "bad-*", "*.partial"):
+        for path in building.glob(pattern):
+            path.unlink()
+
+
+def _check_limit(said: str, rows: int, bad: collections.Counter, chunks: list[dict], config: BadRowsConfig) -> None:
+    count = bad.total()
+    most = config.limit * rows if config.limit < 1 else config.limit
+    if config.policy == "raise" or count <= most:
+        return
+    first = {reason: chunk["first"][reason] for chunk in reversed(chunks) for reason in chunk["first"]}
+    reasons = "; ".join(f"{number} {reason} (first: {first[reason]})" for reason, number in bad.most_common(5))
+    raise DataError(
+        f"{said}: {count} of {rows} rows are bad, more than data.bad_rows.limit {config.limit:g} allows: {reasons}"
+    )
