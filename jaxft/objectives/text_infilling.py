@@ -79,10 +79,8 @@ class TextInfilling(SequenceToSequence):
         lengths = draw_spans(budget, self._config.span_length, key)
         spans = key.permutation(lengths[lengths > 0])
         hidden = place_spans(count, spans, key)
-        # Each span is replaced by the mask at its first token.
+        # Each span is replaced by the mask at its first token; spans that there was no room to keep apart are one.
         first_words = hidden & ~np.concatenate([[False], hidden[:-1]])
-        if first_words.sum() < len(spans):  # no room to keep spans apart: they are one
-            spans = spans[: int(first_words.sum())]
         masked = hidden[words]
         keep = ~masked | (starts & first_words[words])
         source = np.where(masked, self.tokenizer.mask_id, tokens)[keep]

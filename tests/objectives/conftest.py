@@ -43,7 +43,7 @@ def poems(shared_data) -> list[str]:
 @pytest.fixture(scope="session")
 def chinese_tokenizer(poems, tmp_path_factory):
     """SentencePiece of the commonest characters of the poems."""
-    config = SentencePieceConfig(vocab_size=1000, character_coverage=0.9)
+    config = SentencePieceConfig(vocab_size=1600, character_coverage=0.98)
     return train_sentencepiece(poems, config, tmp_path_factory.mktemp("chinese"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,13 @@ from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, ModelOutput, abstract_parameters
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Objective
+
+
+def without(tokenizer, name: str):
+    """The same tokenizer, without one of its special tokens."""
+    changed = copy.copy(tokenizer)
+    changed.__class__ = type("Without", (type(tokenizer),), {name: None})
+    return changed
 
 
 def texts(tokenizer, *sizes: int, seed: int = 0) -> list[np.ndarray]:
