@@ -147,6 +147,7 @@ CASES: dict[str, Case] = {
     ),
     "xlnet": Case("XLNetLMHeadModel", "XLNetConfig", _XLNET),
     "xlnet-sequence": Case("XLNetForSequenceClassification", "XLNetConfig", _XLNET | {"d_model": 40, "n_head": 5}),
+    "xlnet-answers": Case("XLNetForQuestionAnsweringSimple", "XLNetConfig", _XLNET),
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2),
     "gpt2-odd": Case("GPT2LMHeadModel", "GPT2Config", _GPT2 | {"n_embd": 35, "n_head": 5, "n_inner": 19}),
     "gpt2-sequence": Case("GPT2ForSequenceClassification", "GPT2Config", _GPT2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxft.huggingface.architecture import Architecture, Head
-from jaxft.huggingface.architectures.heads import token_labels, untied_vocabulary
+from jaxft.huggingface.architectures.heads import question_answering, token_labels, untied_vocabulary
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, linear, norm, table, tensor
 from jaxft.models.config import ModelConfig
@@ -100,6 +100,7 @@ ARCHITECTURE = Architecture(
         "XLNetForSequenceClassification": (Head("sequence_classification", _summary(), _LABELS),),
         "XLNetForMultipleChoice": (Head("multiple_choice", _summary(1), _LABELS),),
         "XLNetForTokenClassification": (token_labels("classifier"),),
+        "XLNetForQuestionAnsweringSimple": (question_answering(),),
     },
     also=(LANGUAGE_MODEL,),
     tied={"lm_loss.weight": "{trunk}word_embedding.weight"},
