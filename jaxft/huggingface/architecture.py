@@ -98,6 +98,8 @@ class Architecture:
 
     def config_values(self, model: ModelConfig) -> dict[str, Any]:
         """Keys of config.json for one of our models, without those of a head; not checked to be the same model."""
-        values = {key.name: key.write(getattr(model, field)) for field, key in self.keys.items()}
+        fields = ((key, getattr(model, field)) for field, key in self.keys.items())
+        # Some classes can't take a null for what they derive from other keys.
+        values = {key.name: key.write(value) for key, value in fields if value is not None or key.default is not None}
         values |= {key: value[0] for key, value in self.supported.items() if value[0] is not None}
         return {"model_type": self.model_types[0], **values, **(self.less(model) if self.less is not None else {})}

@@ -10,9 +10,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxft.errors import CheckpointError
-from jaxft.models.config import RotaryScaling
+from jaxft.models.config import ModelConfig, RotaryScaling
 
 _MISSING = object()
+
+# Keys about rotary positions with the fields of `RotaryScaling`, and which of them each kind has.
+_SCALING_FIELDS = {
+    "factor": "factor", "original_max_position_embeddings": "original_length", "attention_factor": "attention_factor",
+    "beta_fast": "beta_fast", "beta_slow": "beta_slow", "truncate": "truncate",
+    "low_freq_factor": "low_frequency_factor", "high_freq_factor": "high_frequency_factor",
+    "short_factor": "short_factors", "long_factor": "long_factors",
+}  # fmt: skip
+_ORIGINAL = "original_max_position_embeddings"
+_SCALING_KEYS = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", _ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "truncate"),
+    "llama3": ("factor", _ORIGINAL, "low_freq_factor", "high_freq_factor"),
+    "longrope": ("factor", _ORIGINAL, "attention_factor", "short_factor", "long_factor"),
+}
 
 # Hugging Face's names of activations. Those that differ by their rounding alone share one of ours.
 ACTIVATIONS = {
@@ -114,18 +130,23 @@ class HuggingFaceConfig:
         labels = self.get("id2label", {}, dict)
         return len(labels) if labels else self.integer("num_labels", 2)
 
-    def rotary(self, layer_type: str | None = None, default_base: float = 10000.0) -> dict[str, Any]:
+    def rotary(
+        self, layer_type: str | None = None, default_base: float = 10000.0, partial: bool = False
+    ) -> dict[str, Any]:
         """Fields `rotary_base`, `rotary_scaling` and `rotary_fraction`, from either of Hugging Face's spellings.
 
         Args:
           layer_type: which of the nested sets to read where a config has one for each type of layer.
           default_base: base where none is written.
+          partial: whether the class can rotate a part of each head.
         """
         rope = self._rope(layer_type)
         base = rope.positive("rope_theta", self.positive("rope_theta", default_base))
         fraction = rope.positive("partial_rotary_factor", self.positive("partial_rotary_factor", 1.0))
         if fraction > 1:
             raise CheckpointError(f"{self.source}: partial_rotary_factor must be at most 1, found {fraction}")
+        if fraction < 1 and not partial:
+            raise self.unsupported("partial_rotary_factor", fraction, [1.0])
         kind = rope.get("rope_type", rope.get("type", "default", str), str)
         scaling = None if kind == "default" else self._scaling(kind, rope)
         return {"rotary_base": base, "rotary_fraction": fraction, "rotary_scaling": scaling}
@@ -142,17 +163,12 @@ class HuggingFaceConfig:
     def _scaling(self, kind: str, rope: HuggingFaceConfig) -> RotaryScaling:
         kind = {"su": "longrope"}.get(kind, kind)
         longest = self.integer("max_position_embeddings", least=1)
-        known = {
-            "rope_theta", "rope_type", "type", "partial_rotary_factor", "factor", "attention_factor", "beta_fast",
-            "beta_slow", "truncate", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
-            "short_factor", "long_factor",
-        }  # fmt: skip
-        if kind not in ("linear", "dynamic", "yarn", "llama3", "longrope"):
-            raise rope.unsupported("rope_type", kind, ("default", "linear", "dynamic", "yarn", "llama3", "longrope"))
+        known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_SCALING_FIELDS}
+        if kind not in _SCALING_KEYS:
+            raise rope.unsupported("rope_type", kind, ("default", *_SCALING_KEYS))
         if unknown := sorted(name for name, value in rope.values.items() if value is not None and name not in known):
             raise CheckpointError(f"{rope.source}: scaling by {unknown[0]} is not supported")
-        key = "original_max_position_embeddings"
-        original = rope.integer(key, self.integer(key, longest, least=1), least=1)
+        original = rope.integer(_ORIGINAL, self.integer(_ORIGINAL, longest, least=1), least=1)
         factor = rope.positive("factor", longest / original)
         if kind == "longrope":
             factor = longest / original
@@ -189,6 +205,27 @@ class HuggingFaceConfig:
         if len(types) < layers:
             raise CheckpointError(f"{self.source}: layer_types names {len(types)} layers of {layers}")
         return shortest_period(tuple(width if name == "sliding_attention" else 0 for name in types[:layers]))
+
+
+def rotary_keys(model: ModelConfig) -> dict[str, Any]:
+    """The inverse of `HuggingFaceConfig.rotary`, but for the fraction, whose key has several names."""
+    scaling = model.rotary_scaling
+    if scaling is None:
+        return {"rope_theta": model.rotary_base}
+    values = {key: getattr(scaling, _SCALING_FIELDS[key]) for key in _SCALING_KEYS[scaling.kind]}
+    lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+    given = {key: value for key, value in (values | lists).items() if value is not None}
+    # Where the kind doesn't use it, transformers has a word to say about it, so it is not written without need.
+    if scaling.kind == "linear" and scaling.original_length != model.max_length:
+        given[_ORIGINAL] = scaling.original_length
+    return {"rope_theta": model.rotary_base, "rope_scaling": {"rope_type": scaling.kind, **given}}
+
+
+def window_keys(model: ModelConfig) -> dict[str, Any]:
+    """The inverse of `HuggingFaceConfig.windows`: types of layers, and the keys that a window has."""
+    windows = model.windows or (0,)
+    types = ["sliding_attention" if windows[i % len(windows)] else "full_attention" for i in range(model.num_layers)]
+    return {"layer_types": types} | ({"sliding_window": max(windows) + 1} if any(windows) else {})
 
 
 def shortest_period(values: tuple) -> tuple:

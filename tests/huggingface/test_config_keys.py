@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import transformers
@@ -28,6 +29,42 @@ GONE = {
 }  # fmt: skip
 # What the classes have by default and no block computes.
 UNSUPPORTED = {"deberta-v2": ("relative_attention", False)}
+
+
+def _scaled(kind: str, **values):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 5000.0, **values}}
+
+
+_SCALINGS = {
+    "linear": _scaled("linear", factor=2.0),
+    "dynamic": _scaled("dynamic", factor=2.0),
+    "yarn": _scaled("yarn", factor=4.0, original_max_position_embeddings=8, beta_fast=16.0, beta_slow=2.0,
+                    attention_factor=1.5, truncate=False),
+    "llama3": _scaled("llama3", factor=8.0, original_max_position_embeddings=16, low_freq_factor=2.0,
+                      high_freq_factor=5.0),
+}  # fmt: skip
+_SCALED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "smollm3", "gpt-neox")
+
+
+def _variant(name: str, **keys):
+    return CASES[name].config, CASES[name].keys | keys
+
+
+# Beyond the models that are compared with torch, whatever a class of configurations can say.
+VARIANTS = {
+    **{f"{name}-rope-{kind}": _variant(name, **keys) for name in _SCALED for kind, keys in _SCALINGS.items()},
+    "gemma3-scaled": _variant("gemma3", rope_parameters={
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 77.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 33.0},
+    }),
+    "gemma3-full": _variant("gemma3", layer_types=["full_attention"] * 7),
+    "gemma2-full": _variant("gemma2", layer_types=["full_attention"] * 3, query_pre_attn_scalar=144),
+    "gemma2-uncapped": _variant("gemma2", attn_logit_softcapping=None, final_logit_softcapping=None),
+    "qwen3-windows": _variant("qwen3", use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    "smollm3-windows": _variant("smollm3", use_sliding_window=True, sliding_window=5),
+    "smollm3-unrotated": _variant("smollm3", no_rope_layers=[0] * 5),
+    "phi3-partial": _variant("phi3", num_attention_heads=3, num_key_value_heads=3, partial_rotary_factor=0.5),
+}  # fmt: skip
 
 each_model_type = pytest.mark.parametrize(("name", "architecture"), MODEL_TYPES, ids=[name for name, _ in MODEL_TYPES])
 
@@ -115,6 +152,35 @@ def test_what_the_class_adds_to_some_keys_changes_nothing(case):
         # T5's class calls every model tied; whether it is shows in its weights.
         ours = dataclasses.replace(ours, tied_embeddings=theirs.tied_embeddings)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("name", [*CASES, *VARIANTS])
+def test_every_model_is_written_as_it_is_read(name):
+    """By us and by the class, with every key that the class has."""
+    config_class, keys = VARIANTS[name] if name in VARIANTS else (CASES[name].config, CASES[name].keys)
+    config = HuggingFaceConfig(getattr(transformers, config_class)(**keys).to_dict(), "config.json")
+    architecture = architecture_of(config)
+    model = architecture.model_config(config)
+    written = architecture.config_values(model)
+    assert architecture.model_config(HuggingFaceConfig(json.loads(json.dumps(written)), "config.json")) == model
+    theirs = transformers.AutoConfig.for_model(**written).to_dict()
+    assert architecture.model_config(HuggingFaceConfig(theirs, "config.json")) == model
+
+
+@pytest.mark.parametrize("base", ["llama", "mistral", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3"])
+def test_a_class_that_rotates_whole_heads_is_not_given_a_part_of_them(base):
+    values = CASES[base].keys | {"model_type": getattr(transformers, CASES[base].config).model_type}
+    with pytest.raises(CheckpointError, match=r"partial_rotary_factor = 0\.5 is not supported"):
+        read(values | {"partial_rotary_factor": 0.5})
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_phi3_is_not_read_with_a_scaling_that_its_class_refuses_or_takes_for_another(kind):
+    values = CASES["phi3"].keys | {"model_type": "phi3", "rope_scaling": {"type": kind, "factor": 2.0}}
+    with pytest.raises(
+        CheckpointError, match=f'rope_type = "{kind}" is not supported; supported: "default", "longrope"'
+    ):
+        read(values)
 
 
 @each_model_type

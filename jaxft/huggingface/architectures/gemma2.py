@@ -8,7 +8,7 @@ from typing import Any
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import llama
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys, window_keys
 from jaxft.huggingface.layout import Layers, Tensor, norm
 from jaxft.models.config import ModelConfig
 
@@ -55,6 +55,18 @@ def _cap(config: HuggingFaceConfig, key: str, default: float | None) -> float | 
     return config.number(key, 0.0) or None
 
 
+def less(model: ModelConfig) -> dict[str, Any]:
+    """The inverse, of Gemma 2 and 3."""
+    scale = model.width_of_head**-0.5 if model.attention_scale is None else model.attention_scale
+    # The class takes whole numbers only.
+    scalar = round(scale**-2)
+    return rotary_keys(model) | window_keys(model) | {
+        "query_pre_attn_scalar": scalar if scalar**-0.5 == scale else scale**-2,
+        "attn_logit_softcapping": model.attention_soft_cap,
+        "final_logit_softcapping": model.logit_soft_cap,
+    }  # fmt: skip
+
+
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     types = ["full_attention" if i % 2 else "sliding_attention" for i in range(fields["num_layers"])]
     windows = config.windows(config.window_width("sliding_window", 4096), types)
@@ -68,6 +80,7 @@ ARCHITECTURE = Architecture(
     fixed=FIXED,
     supported={"use_bidirectional_attention": (None, False)},
     more=_more,
+    less=less,
     trunk=trunk,
     classes=decoder_classes("Gemma2"),
     also=(causal_lm(),),

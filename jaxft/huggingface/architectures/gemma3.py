@@ -8,6 +8,7 @@ from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import gemma2, llama
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
 from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.models.config import ModelConfig
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +26,11 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def _less(model: ModelConfig) -> dict[str, Any]:
+    local = model.rotary_base if model.local_rotary_base is None else model.local_rotary_base
+    return gemma2.less(model) | {"rope_local_base_freq": local}
+
+
 ARCHITECTURE = Architecture(
     model_types=("gemma3_text",),
     prefix="model.",
@@ -32,6 +38,7 @@ ARCHITECTURE = Architecture(
     fixed=gemma2.FIXED | {"query_key_norm": "head"},
     supported={"use_bidirectional_attention": (False, None)},
     more=_more,
+    less=_less,
     trunk=gemma2.trunk,
     classes=decoder_classes("Gemma3Text") | {"Gemma3ForCausalLM": (causal_lm(),)},
     also=(causal_lm(),),

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures.heads import causal_lm, last_token_labels, question_answering, token_labels
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, joint, linear, norm, table
 from jaxft.models.config import ModelConfig
 
@@ -36,7 +36,7 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    rotary = config.rotary(default_base=config.number("rotary_emb_base", 10000))
+    rotary = config.rotary(default_base=config.number("rotary_emb_base", 10000), partial=True)
     rope = config.get("rope_parameters", {}, dict)
     if "partial_rotary_factor" not in rope:
         rotary["rotary_fraction"] = config.number("rotary_pct", 0.25)
@@ -44,7 +44,8 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _less(model: ModelConfig) -> dict[str, Any]:
-    return {"rotary_pct": model.rotary_fraction, "rotary_emb_base": model.rotary_base}
+    rope = rotary_keys(model)
+    return {"rotary_pct": model.rotary_fraction, "rotary_emb_base": rope.pop("rope_theta"), **rope}
 
 
 ARCHITECTURE = Architecture(

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, into_heads, linear, norm, table
 from jaxft.models.config import ModelConfig
 
@@ -76,11 +76,6 @@ def trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
     return around(model, (*attention(model), *feed_forward(model), *NORMS))
 
 
-def rope_keys(model: ModelConfig) -> dict[str, Any]:
-    """The rotary positions of a model without scaling."""
-    return {"rope_theta": model.rotary_base}
-
-
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     return config.rotary()
 
@@ -92,7 +87,7 @@ ARCHITECTURE = Architecture(
     fixed=FIXED,
     supported={"pretraining_tp": (1, 2, 4)},
     more=_more,
-    less=rope_keys,
+    less=rotary_keys,
     trunk=trunk,
     classes=decoder_classes("Llama"),
     also=(causal_lm(),),

@@ -7,7 +7,7 @@ from typing import Any
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import llama
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys
 from jaxft.models.config import ModelConfig
 
 
@@ -18,7 +18,7 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _less(model: ModelConfig) -> dict[str, Any]:
-    return llama.rope_keys(model) | {"sliding_window": model.windows[0] + 1 if model.windows else None}
+    return rotary_keys(model) | {"sliding_window": model.windows[0] + 1 if model.windows else None}
 
 
 ARCHITECTURE = Architecture(

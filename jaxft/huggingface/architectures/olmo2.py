@@ -7,7 +7,7 @@ from typing import Any
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import llama
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys
 from jaxft.huggingface.layout import Layers, Tensor, norm
 from jaxft.models.config import ModelConfig
 
@@ -35,7 +35,7 @@ ARCHITECTURE = Architecture(
     },
     fixed=llama.FIXED | {"norm_placement": "output", "query_key_norm": "projection"},
     more=_more,
-    less=llama.rope_keys,
+    less=rotary_keys,
     trunk=_trunk,
     classes=decoder_classes("Olmo2"),
     also=(causal_lm(),),

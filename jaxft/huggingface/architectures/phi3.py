@@ -7,7 +7,7 @@ from typing import Any
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import llama
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys
 from jaxft.huggingface.layout import Layers, Tensor, concatenated, from_heads, joint, linear
 from jaxft.models.config import ModelConfig
 
@@ -31,14 +31,21 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    rotary = config.rotary(partial=True)
+    scaling = rotary["rotary_scaling"]
+    if scaling is not None and scaling.kind != "longrope":
+        # The class knows no other; by "yarn" it means longrope too, as early files of Phi-3 did.
+        raise config.unsupported("rope_type", scaling.kind, ["default", "longrope"])
     dropout = config.shared_number("resid_pdrop", "embd_pdrop", 0.0)
     window = config.window_of(config.integer("sliding_window", 0))
-    return config.rotary() | {"windows": window, "dropout": dropout}
+    return rotary | {"windows": window, "dropout": dropout}
 
 
 def _less(model: ModelConfig) -> dict[str, Any]:
-    window = model.windows[0] + 1 if model.windows else None
-    return llama.rope_keys(model) | {
+    window, scaling = model.windows[0] + 1 if model.windows else None, model.rotary_scaling
+    # The class prefers this key to the one among those of the scaling.
+    original = {} if scaling is None else {"original_max_position_embeddings": scaling.original_length}
+    return rotary_keys(model) | original | {
         "sliding_window": window, "resid_pdrop": model.dropout, "embd_pdrop": model.dropout,
         "partial_rotary_factor": model.rotary_fraction,
     }  # fmt: skip

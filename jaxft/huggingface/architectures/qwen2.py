@@ -7,7 +7,8 @@ from typing import Any
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import llama
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys, window_keys
+from jaxft.models.config import ModelConfig
 
 
 def windows(config: HuggingFaceConfig, first_sliding: int) -> dict[str, Any]:
@@ -24,13 +25,19 @@ def more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     return config.rotary() | windows(config, config.integer("max_window_layers", 28))
 
 
+def less(model: ModelConfig) -> dict[str, Any]:
+    """The inverse."""
+    windows = {"use_sliding_window": True, **window_keys(model)} if model.windows else {"use_sliding_window": False}
+    return rotary_keys(model) | windows
+
+
 ARCHITECTURE = Architecture(
     model_types=("qwen2",),
     prefix="model.",
     keys=llama.KEYS | {"num_kv_heads": Key("num_key_value_heads", default=32)},
     fixed=llama.FIXED | {"attention_bias": True, "attention_output_bias": False},
     more=more,
-    less=llama.rope_keys,
+    less=less,
     trunk=llama.trunk,
     classes=decoder_classes("Qwen2"),
     also=(causal_lm(),),

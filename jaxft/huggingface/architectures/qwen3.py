@@ -18,7 +18,7 @@ ARCHITECTURE = Architecture(
     },
     fixed=llama.FIXED | {"query_key_norm": "head"},
     more=qwen2.more,
-    less=llama.rope_keys,
+    less=qwen2.less,
     trunk=llama.trunk,
     classes=decoder_classes("Qwen3"),
     also=(causal_lm(),),

@@ -9,6 +9,7 @@ from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import llama, qwen2
 from jaxft.huggingface.architectures.heads import causal_lm, decoder_classes
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key, shortest_period
+from jaxft.models.config import ModelConfig
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +23,11 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     return config.rotary(default_base=2000000.0) | windows | {"rotary_layers": pattern or (False,)}
 
 
+def _less(model: ModelConfig) -> dict[str, Any]:
+    rotated = model.rotary_layers or (True,)
+    return qwen2.less(model) | {"no_rope_layers": [int(rotated[i % len(rotated)]) for i in range(model.num_layers)]}
+
+
 ARCHITECTURE = Architecture(
     model_types=("smollm3",),
     prefix="model.",
@@ -33,6 +39,7 @@ ARCHITECTURE = Architecture(
     },
     fixed=llama.FIXED,
     more=_more,
+    less=_less,
     trunk=llama.trunk,
     classes=decoder_classes("SmolLM3"),
     also=(causal_lm(),),
