@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     _add_training_verbs(verb)
+    _add_data_verbs(verb, subparsers)
     _add_using_verbs(verb)
     _add_weight_verbs(verb)
     tokenizers = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(
@@ -116,6 +117,40 @@ def _add_training_verbs(verb) -> None:
     train.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its sizes, train nothing")
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     _add_json(train)
+
+
+def _add_data_verbs(verb, subparsers) -> None:
+    prepare = verb(
+        "prepare", verbs.prepare, "Tokenize all data of a recipe ahead of training; goes on where it stopped."
+    )
+    _add_recipe(prepare)
+    prepare.add_argument("--workers", type=int, help="processes that tokenize (default: one for each core)")
+    prepare.add_argument(
+        "--shard", type=_share, default=(0, 1), metavar="I/N", help="the share of the work that this machine does"
+    )
+    prepare.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    _add_json(prepare)
+    data = subparsers.add_parser("data", help="look at the data of a recipe").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    show = verb("show", verbs.data_show, "Print rows of each stream as the model sees them.", data)
+    _add_recipe(show)
+    show.add_argument("--rows", type=int, default=2, help="of each stream (default: %(default)s)")
+    show.add_argument("--step", type=int, default=0, help="whose batch (default: the first)")
+    _add_json(show)
+    stats = verb("stats", verbs.data_stats, "Lengths, packing, shares, duplicates, scripts and bad rows.", data)
+    _add_recipe(stats)
+    stats.add_argument("--picture", metavar="PNG", help="draw histograms of the lengths")
+    _add_json(stats)
+
+
+def _share(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not like 0/4: a number below the number of parts, and that number"
+        )
+    return int(part), int(parts)
 
 
 def _add_using_verbs(verb) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 from jaxft.errors import RecipeError
@@ -60,6 +61,60 @@ def _dry_run(options: argparse.Namespace) -> None:
     ]
     print("\n" + text_table(("stream", "array", "shape"), rows))
     print(f"\n{plan.tokens_per_step} tokens per step, {plan.steps} steps")
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """`jaxft prepare`"""
+    from jaxft.workflows.prepare import prepare
+
+    found = prepare(options.recipe, options.overrides, options.workers, options.shard, options.quiet)
+    if options.json:
+        print(_json({"stores": found}))
+        return
+    columns = ("source", "status", "rows", "records", "tokens", "seconds")
+    rows = [[one.get(column, "") for column in columns] + [sum(one.get("bad", {}).values())] for one in found]
+    print(text_table((*columns, "bad rows"), rows))
+
+
+def data_show(options: argparse.Namespace) -> None:
+    """`jaxft data show`"""
+    from jaxft.workflows.data_view import as_json, describe, show_data
+
+    shown = show_data(options.recipe, options.overrides, options.rows, options.step)
+    print(_json({"rows": as_json(shown)}) if options.json else describe(shown, sys.stdout.isatty()))
+
+
+def data_stats(options: argparse.Namespace) -> None:
+    """`jaxft data stats`"""
+    from jaxft.workflows.data_stats import data_stats
+
+    found = data_stats(options.recipe, options.overrides, options.picture)
+    if options.json:
+        print(_json(found))
+        return
+    stores = found["stores"]
+    named = [
+        ("rows", "rows"), ("bad rows", "bad"), ("records", "records"), ("tokens", "tokens"),
+        ("shortest", "minimum"), ("median", "median"), ("mean", "mean"), ("95%", "95%"), ("longest", "maximum"),
+        ("rows of a batch", "packed_rows"), ("fill", "fill"), ("cut", "cut"), ("split", "split"),
+        ("duplicates", "duplicates"), ("unknown tokens", "unknown"), ("scripts", "scripts"),
+    ]  # fmt: skip
+    flat = [{**store, **store["lengths"]} for store in stores]
+    print(text_table(["", *(store["source"] for store in stores)],
+                     [[label, *(_shown(store[key], key) for store in flat)] for label, key in named]))  # fmt: skip
+    columns = ("name", "rows_per_step", "share_of_rows", "epochs")
+    print("\n" + text_table(("stream", "rows per step", "share of rows", "epochs"),
+                            [[stream[column] for column in columns] for stream in found["streams"]]))  # fmt: skip
+    if options.picture:
+        print(f"\nhistograms: {options.picture}")
+
+
+def _shown(value: Any, key: str) -> Any:
+    if key == "bad":
+        return ", ".join(f"{count} {reason}" for reason, count in value.items()) or 0
+    if key == "scripts":
+        return ", ".join(f"{name} {share:.0%}" for name, share in value.items() if share >= 0.005)
+    return value
 
 
 def evaluate(options: argparse.Namespace) -> None:
