@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxft.data.mixing import Mixture
 from jaxft.data.packing import RowPlan
-from jaxft.data.permutation import permute
 from jaxft.data.store import Record, TokenStore, cut
+from jaxft.data.windows import WindowedPlan
 
 Batch = dict[str, np.ndarray]
 
@@ -37,7 +37,7 @@ class StreamBatches:
     """
 
     store: TokenStore
-    plan: RowPlan
+    plan: RowPlan | WindowedPlan
     make_row: MakeRow
     batch_size: int
     seed: int
@@ -106,7 +106,7 @@ class StreamBatches:
             return places
         rows = np.empty_like(places)
         for epoch in np.unique(epochs):
-            rows[epochs == epoch] = permute(places[epochs == epoch], self.rows, (self.seed, int(epoch)))
+            rows[epochs == epoch] = self.plan.shuffled(places[epochs == epoch], (self.seed, int(epoch)))
         return rows
 
 
@@ -154,4 +154,4 @@ def collate(rows: list[Batch]) -> Batch:
 
 def example_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The random generator of one example in one epoch, whatever batch, host or worker makes it."""
-    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) | index]))
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, index, 0, 0]))

@@ -37,6 +37,7 @@ class RowPlan:
       lengths: int64 `(pieces,)`, tokens of each piece.
       order: int64 `(pieces,)`, pieces in the order of rows.
       starts: int64 `(rows + 1,)`.
+      first: added to the numbers of pieces, where this is a part of a larger plan.
     """
 
     records: np.ndarray
@@ -44,6 +45,7 @@ class RowPlan:
     lengths: np.ndarray
     order: np.ndarray
     starts: np.ndarray
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -52,9 +54,15 @@ class RowPlan:
         """The pieces of a row, in their order in it."""
         pieces = self.order[self.starts[number] : self.starts[number + 1]]
         return [
-            Piece(int(i), int(self.records[i]), int(self.offsets[i]), int(self.offsets[i] + self.lengths[i]))
+            Piece(
+                self.first + int(i), int(self.records[i]), int(self.offsets[i]), int(self.offsets[i] + self.lengths[i])
+            )
             for i in pieces
         ]
+
+    def shuffled(self, places: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+        """Rows that stand at these places of an epoch, int64."""
+        return permute(places, len(self), key)
 
 
 def split_records(lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

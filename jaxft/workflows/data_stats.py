@@ -15,6 +15,7 @@ from jaxft.data.packing import RowPlan
 from jaxft.data.preparing import Preparation
 from jaxft.data.store import TOKENS, TokenStore
 from jaxft.data.tokenizers import Tokenizer
+from jaxft.data.windows import WindowedPlan
 from jaxft.objectives.objective import Objective
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.plots import plot_lengths
@@ -72,7 +73,7 @@ def _of_store(source: StoreSource, store: TokenStore, tokenizer: Tokenizer) -> d
             "95%": float(quantiles[2]), "maximum": int(quantiles[3]),
         },
         "packed_rows": len(rows),
-        "fill": _fill(rows, objective),
+        "fill": rows.fill if isinstance(rows, WindowedPlan) else _fill(rows, objective),
         "cut": int((lengths > objective.longest).sum()) if objective.truncate else 0,
         "split": 0 if objective.truncate else int((lengths > objective.longest).sum()),
         "duplicates": _duplicates(store),

@@ -15,11 +15,15 @@ from jaxft.data.preparing import Preparation, build, open_or_build
 from jaxft.data.sources import Row, SourceConfig, scan_rows, source_fingerprint
 from jaxft.data.store import TokenStore, fingerprint_of
 from jaxft.data.tokenizers import Tokenizer
+from jaxft.data.windows import WindowedPlan
 from jaxft.errors import DataError
 from jaxft.objectives.objective import Objective
 from jaxft.recipe.schema import Recipe
 
 _logger = logging.getLogger("jaxft")
+
+# Stores of more records are planned window by window.
+LARGE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ def _scanned(sources: tuple[SourceConfig, ...], base: pathlib.Path) -> Iterator[
     return itertools.chain.from_iterable(scan_rows(source, base) for source in sources)
 
 
-def plan(where: str, store: TokenStore, objective: Objective, seed: int) -> RowPlan:
+def plan(where: str, store: TokenStore, objective: Objective, seed: int) -> RowPlan | WindowedPlan:
     """The rows that an objective makes of a store.
 
     Raises:
@@ -125,7 +129,8 @@ def plan(where: str, store: TokenStore, objective: Objective, seed: int) -> RowP
         _logger.warning(
             "%s: %d of %d rows are bad and left out: %s", where, sum(store.bad.values()), store.rows, reasons
         )
-    return plan_rows(
+    windowed = len(store) > LARGE and not (objective.pack and objective.truncate)
+    return (WindowedPlan if windowed else plan_rows)(
         store.lengths, objective.length, longest, objective.room, pack=objective.pack, truncate=objective.truncate,
         seed=seed,
     )  # fmt: skip
