@@ -15,8 +15,8 @@ import time
 
 from jaxft.data.batches import StreamBatches
 from jaxft.data.packing import plan_rows
-from jaxft.data.sources import Row
 from jaxft.data.preparing import open_or_build
+from jaxft.data.sources import Row
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
 from jaxft.models.config import ModelConfig
 from jaxft.objectives.causal_lm import CausalLMConfig
