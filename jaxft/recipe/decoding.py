@@ -82,7 +82,7 @@ def _value(document: Document, hint: Any, value: Any, path: Path) -> Any:
         items = value if isinstance(value, list) else [value]
         return tuple(_value(document, arguments[0], item, (*path, str(i))) for i, item in enumerate(items))
     if origin is dict:
-        return _mapping(document, arguments[1], value, path)
+        return _mapping(document, arguments, value, path)
     if dataclasses.is_dataclass(hint):
         return _dataclass(document, hint, value, path)
     return _scalar(document, hint, value, path)
@@ -95,6 +95,10 @@ def _union(document: Document, options: tuple, value: Any, path: Path) -> Any:
         options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:
         return _value(document, options[0], value, path)
+    if all(option in _KINDS for option in options):
+        if type(value) in options:
+            return value
+        fail(document, path, f"expected {' or '.join(_KINDS[option] for option in options)}, found {_found(value)}")
     by_kind = {_annotations(option)["kind"].__args__[0]: option for option in options}
     if not isinstance(value, dict) or "kind" not in value:
         fail(document, path, f"expected a mapping with `kind`, one of {_listed(by_kind)}; found {_found(value)}")
@@ -110,13 +114,16 @@ def _choice(document: Document, choices: tuple, value: Any, path: Path) -> Any:
     fail(document, path, f"expected one of {_listed(choices)}, found {_found(value)}{hint}")
 
 
-def _mapping(document: Document, hint: Any, value: Any, path: Path) -> dict[str, Any]:
+def _mapping(document: Document, hints: tuple[Any, Any], value: Any, path: Path) -> dict[str, Any]:
+    """Names with values. A key that is a `NewType` of text is the data's, not a name of ours: any text will do."""
     if not isinstance(value, dict):
         fail(document, path, f"expected names with values, found {_found(value)}")
+    # An override's keys may be numbers to YAML.
+    value = {str(name): item for name, item in value.items()}
     for name in value:
-        if not _NAME.fullmatch(name):
+        if hints[0] is str and not _NAME.fullmatch(name):
             fail(document, (*path, name), "a name consists of letters, digits, - and _")
-    return {name: _value(document, hint, item, (*path, name)) for name, item in value.items()}
+    return {name: _value(document, hints[1], item, (*path, name)) for name, item in value.items()}
 
 
 def _scalar(document: Document, hint: type, value: Any, path: Path) -> Any:

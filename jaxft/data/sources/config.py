@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NewType, get_args
 
 from jaxft.data.embedded import Corpus, Split
 from jaxft.errors import InvalidField
 
 Documents = Literal["paragraphs", "lines", "file"]
-FILE_FORMATS = ("jsonl", "csv", "tsv", "text")
-FORMATS = (*FILE_FORMATS, "embedded")
+# Of the data's own, so it may be any text.
+Column = NewType("Column", str)
+Scalar = str | int | float | bool
+
+PATH_FORMATS = ("jsonl", "csv", "tsv", "parquet", "text", "conll", "squad", "images", "arrays")
+NAMED_FORMATS = ("tfds", "hf", "embedded")
+FORMATS = (*PATH_FORMATS, *NAMED_FORMATS)
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where rows come from. Exactly one of ``jsonl, csv, tsv, text, embedded`` is given.
+    """Where rows come from. Exactly one of FORMATS is given.
+
+    Files may lie anywhere: paths may be URLs that fsspec knows (``gs://``, ``s3://``) and hold the wildcards
+    ``* ? [] **``. Files of text may be compressed (``.gz``, ``.xz``, ``.zst``).
 
     Attributes:
-      jsonl: files with one JSON object per line. Paths may hold the wildcards ``* ? [] **``.
+      jsonl: files with one JSON object per line.
       csv: comma-separated files with a header line, quoted as in RFC 4180; every value is a string.
       tsv: tab-separated files with a header line; quotation marks are ordinary characters, as in GLUE's files.
+      parquet: Parquet files.
       text: plain text, whose rows are ``{"text": ...}``.
+      conll: a token with its tags per line, sentences between blank lines; rows ``{"tokens", "tags"}``.
+      squad: question answering in SQuAD's JSON; rows ``{"id", "title", "context", "question", "answers"}``.
+      images: folders whose subfolders are labels; rows ``{"image": path, "label": name}``.
+      arrays: NumPy's ``.npz`` with ``images`` and ``labels``; rows ``{"image": array, "label": number}``.
+      tfds: prepared data of TensorFlow Datasets, ``name``, ``name/config`` or ``name/config:version``, in the directory
+        ``$TFDS_DATA_DIR``.
+      hf: a directory that Hugging Face's ``datasets`` saved, or the id of a dataset on its hub.
       embedded: a corpus that comes with Python, see :mod:`jaxft.data.embedded`.
-      split: which part of the embedded corpus.
+      config_name: which configuration of a dataset on the hub.
+      split: which part: of `tfds` and `hf` as their libraries write it (``train``, ``train[:10%]``), of `embedded`
+        ``all`` (what None means), ``train`` or ``heldout``.
       documents: what is one document of a text file: a paragraph (between blank lines), a line that isn't blank,
         or the whole file.
-      limit: read only the first so many rows; None reads all.
+      columns: the columns that rows have, by the name that they then have: ``{text: review_body}``; None: all, as
+        they are called.
+      filter: keep the rows whose columns, called as the source calls them, have these values, or one of them:
+        ``{language: [en, de]}``. Values of CSV and TSV are compared as text.
+      shuffle: seed of a random order; None: the order of the source.
+      limit: read only the first so many rows, after `filter` and `shuffle`; None reads all.
 
     Raises:
       InvalidField: none or several formats, an unknown value, or an option beside a format it says nothing about.
@@ -35,10 +58,21 @@ class SourceConfig:
     jsonl: tuple[str, ...] | None = None
     csv: tuple[str, ...] | None = None
     tsv: tuple[str, ...] | None = None
+    parquet: tuple[str, ...] | None = None
     text: tuple[str, ...] | None = None
+    conll: tuple[str, ...] | None = None
+    squad: tuple[str, ...] | None = None
+    images: tuple[str, ...] | None = None
+    arrays: tuple[str, ...] | None = None
+    tfds: str | None = None
+    hf: str | None = None
     embedded: Corpus | None = None
-    split: Split = "all"
+    config_name: str | None = None
+    split: str | None = None
     documents: Documents = "paragraphs"
+    columns: dict[Column, str] | None = None
+    filter: dict[Column, tuple[Scalar, ...]] | None = None
+    shuffle: int | None = None
     limit: int | None = None
 
     def __post_init__(self):
@@ -48,19 +82,14 @@ class SourceConfig:
             raise InvalidField(
                 given[1] if given else FORMATS[0], f"give exactly one of {', '.join(FORMATS)}; found {found}"
             )
-        if given[0] != "embedded" and not (self.paths and all(self.paths)):
-            raise InvalidField(given[0], "give at least one path, and no empty one")
-        for field, allowed in (("embedded", (None, *get_args(Corpus))), ("split", get_args(Split)),
-                               ("documents", get_args(Documents))):  # fmt: skip
-            if getattr(self, field) not in allowed:
-                choices = ", ".join(filter(None, allowed))
-                raise InvalidField(field, f"expected one of {choices}; found {getattr(self, field)!r}")
-        if self.split != "all" and self.embedded is None:
-            raise InvalidField("split", f"only an embedded corpus is split; {given[0]} files are given one by one")
-        if self.documents != "paragraphs" and self.text is None:
-            raise InvalidField("documents", f"says how text files are cut; {given[0]} has rows already")
-        if self.limit is not None and self.limit < 1:
-            raise InvalidField("limit", f"expected at least 1 row; found {self.limit}")
+        _check_format(self)
+        _check_split(self)
+        _check_options(self)
+        if self.filter is not None:
+            # One value means a list of one, as in a recipe.
+            values = {column: value if isinstance(value, tuple) else (value,) for column, value in self.filter.items()}
+            object.__setattr__(self, "filter", values)
+            _check_filter(values)
 
     @property
     def format(self) -> str:
@@ -69,5 +98,58 @@ class SourceConfig:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths as written; none for the embedded corpus."""
-        return () if self.embedded is not None else getattr(self, self.format)
+        """The paths as written; none for a format of NAMED_FORMATS."""
+        return getattr(self, self.format) if self.format in PATH_FORMATS else ()
+
+    @property
+    def names_folders(self) -> bool:
+        """Whether the paths are folders instead of files."""
+        return self.format == "images"
+
+
+def _check_format(config: SourceConfig) -> None:
+    if config.format in PATH_FORMATS and not (config.paths and all(config.paths)):
+        raise InvalidField(config.format, "give at least one path, and no empty one")
+    if config.format in ("tfds", "hf") and not getattr(config, config.format).strip():
+        raise InvalidField(config.format, "give a name")
+    for field, allowed in (("embedded", (None, *get_args(Corpus))), ("documents", get_args(Documents))):
+        if getattr(config, field) not in allowed:
+            choices = ", ".join(filter(None, allowed))
+            raise InvalidField(field, f"expected one of {choices}; found {getattr(config, field)!r}")
+
+
+def _check_split(config: SourceConfig) -> None:
+    if config.split is None:
+        if config.format == "tfds":
+            raise InvalidField("split", "a dataset of tfds needs a split, such as train or train[:10%]")
+    elif config.format in PATH_FORMATS:
+        raise InvalidField("split", f"only tfds, hf and embedded are split; {config.format} is given file by file")
+    elif config.format == "embedded" and config.split not in get_args(Split):
+        raise InvalidField("split", f"expected one of {', '.join(get_args(Split))}; found {config.split!r}")
+    elif not config.split.strip():
+        raise InvalidField("split", "give a name")
+
+
+def _check_options(config: SourceConfig) -> None:
+    if config.config_name is not None and config.format != "hf":
+        raise InvalidField("config_name", f"is the configuration of a dataset of hf; {config.format} has none")
+    if config.documents != "paragraphs" and config.format != "text":
+        raise InvalidField("documents", f"says how text files are cut; {config.format} has rows already")
+    if config.columns is not None:
+        if not config.columns:
+            raise InvalidField("columns", "give at least one column, as in {text: review_body}")
+        for new, old in config.columns.items():
+            if not new or not old:
+                raise InvalidField("columns", f"a column must have a name; found {new!r}: {old!r}")
+    if config.shuffle is not None and config.shuffle < 0:
+        raise InvalidField("shuffle", f"expected a seed, 0 or more; found {config.shuffle}")
+    if config.limit is not None and config.limit < 1:
+        raise InvalidField("limit", f"expected at least 1 row; found {config.limit}")
+
+
+def _check_filter(values: dict[Column, tuple[Scalar, ...]]) -> None:
+    if not values:
+        raise InvalidField("filter", "give at least one column, as in {language: en}")
+    for column, allowed in values.items():
+        if not allowed:
+            raise InvalidField(f"filter.{column}", "give at least one value")

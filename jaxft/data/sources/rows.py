@@ -22,31 +22,38 @@ class Row:
     location: str
 
 
+# What scanning a source gives: a row, or what is wrong with the row that stood there.
+Scanned = Row | DataError
+
+
 def required_column(row: Row, column: str) -> Any:
     """The value of a column.
 
     Raises:
-      DataError: the row has no such column.
+      DataError: the row has no such column (``missing_column``).
     """
     if column in row.values:
         return row.values[column]
     names = ", ".join(map(repr, row.values)) or "none"
     nearest = difflib.get_close_matches(column, row.values, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise DataError(f"{row.location}: there is no column {column!r}; the columns are: {names}.{hint}")
+    raise DataError(f"{row.location}: there is no column {column!r}; the columns are: {names}.{hint}", "missing_column")
 
 
 def text_column(row: Row, column: str) -> str:
     """The value of a column that must be text.
 
     Raises:
-      DataError: the row has no such column, or its value isn't a string, or is empty or only whitespace.
+      DataError: the row has no such column (``missing_column``), or its value isn't a string (``not_text``), holds a
+        NUL character (``nul``), or is empty or only whitespace (``empty_text``).
     """
     value = required_column(row, column)
     if not isinstance(value, str):
-        raise DataError(f"{row.location}: column {column!r} must be text; found {_describe(value)}")
+        raise DataError(f"{row.location}: column {column!r} must be text; found {_describe(value)}", "not_text")
+    if "\0" in value:
+        raise DataError(f"{row.location}: column {column!r} holds a NUL character, which is not text", "nul")
     if not value.strip():
-        raise DataError(f"{row.location}: empty text in column {column!r}")
+        raise DataError(f"{row.location}: empty text in column {column!r}", "empty_text")
     return value
 
 

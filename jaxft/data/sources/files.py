@@ -1,0 +1,95 @@
+"""A file that may lie on this machine or behind a URL, opened alike."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from jaxft.data.sources.compression import SUFFIXES, decompressed
+from jaxft.data.sources.extras import import_extra
+from jaxft.errors import RecipeError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file, or a folder, of a file system that fsspec knows.
+
+    Attributes:
+      url: as the user wrote it or a wildcard found it.
+      path: as its file system calls it.
+      filesystem: an ``fsspec.AbstractFileSystem``.
+    """
+
+    url: str
+    path: str
+    filesystem: Any
+
+    def __str__(self) -> str:
+        return self.url
+
+
+File = Path | RemoteFile
+
+
+def is_url(written: str) -> bool:
+    """Whether a path of a recipe is a URL, such as ``gs://bucket/file``."""
+    return _URL.match(written) is not None
+
+
+def remote_file(key: str, url: str) -> RemoteFile:
+    """The file of a URL, which need not exist.
+
+    Raises:
+      RecipeError: no package here knows this kind of URL, or it refuses this one; the message begins with `key`.
+    """
+    fsspec = import_extra("fsspec", "cloud", f"{key}: reading {url}")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise RecipeError(f"{key}: {url!r}: {error}; pip install 'jaxft[cloud]' brings gs:// and s3://") from error
+    # Each file system has exceptions of its own, also for credentials that are missing.
+    except Exception as error:
+        raise RecipeError(f"{key}: {url!r} can't be reached: {error}") from error
+    return RemoteFile(url, path, filesystem)
+
+
+def compression(file: File) -> str:
+    """The suffix by which a file is compressed; empty for any other."""
+    path = PurePosixPath(urlsplit(file.url).path) if isinstance(file, RemoteFile) else file
+    return path.suffix if path.suffix in SUFFIXES else ""
+
+
+def open_file(file: File, name: str) -> BinaryIO:
+    """Opens a file for reading its bytes as they are.
+
+    Raises:
+      RecipeError: it can't be read.
+    """
+    try:
+        if isinstance(file, RemoteFile):
+            return io.BufferedReader(file.filesystem.open(file.path, "rb"), _BUFFER_BYTES)
+        return file.open("rb")
+    except OSError as error:
+        raise RecipeError(f"{name} can't be read: {error.strerror or error}") from error
+
+
+def open_content(file: File, name: str) -> BinaryIO:
+    """Opens a file for reading what it holds, which a suffix of compression says to decompress.
+
+    Raises:
+      RecipeError: it can't be read, or the package for its compression is not installed.
+      DamagedStream: while it is read.
+    """
+    stream = open_file(file, name)
+    try:
+        return decompressed(stream, compression(file), name)
+    except RecipeError:
+        stream.close()
+        raise
