@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenizers = subparsers.add_parser("tokenizer", help="train a tokenizer").add_subparsers(
         required=True, metavar="VERB"
     )
-    _add_tokenizer_training(verb("train", verbs.tokenizer_train, "Train a SentencePiece tokenizer.", tokenizers))
+    _add_tokenizer_training(verb("train", verbs.tokenizer_train, "Train a tokenizer.", tokenizers))
     recipes = subparsers.add_parser("recipes", help="the recipes that come with jaxft").add_subparsers(
         required=True, metavar="VERB"
     )
@@ -186,9 +186,10 @@ def _add_tokenizer_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="directory to write")
     parser.add_argument("--column", default="text", help="column with the text (default: %(default)s)")
     parser.add_argument("--vocab-size", type=int, default=8000, help="number of tokens (default: %(default)s)")
-    parser.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram")
+    parser.add_argument("--model-type", choices=("unigram", "bpe", "wordpiece", "byte_bpe"), default="unigram")
     parser.add_argument("--lowercase", action="store_true", help="fold case")
     parser.add_argument("--byte-fallback", action="store_true", help="write unknown characters as bytes")
+    parser.add_argument("--sentinels", type=int, default=0, help="tokens <extra_id_0>, ... for span corruption")
     _add_json(parser)
 
 

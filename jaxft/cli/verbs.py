@@ -175,11 +175,10 @@ def tokenizer_train(options: argparse.Namespace) -> None:
     """`jaxft tokenizer train`"""
     from jaxft.workflows.tokenizer import train_tokenizer
 
-    result = train_tokenizer(
-        options.input, options.output, options.column,
-        vocab_size=options.vocab_size, model_type=options.model_type, lowercase=options.lowercase,
-        byte_fallback=options.byte_fallback,
-    )  # fmt: skip
+    given = {"vocab_size": options.vocab_size, "model_type": options.model_type, "sentinels": options.sentinels}
+    # Flags that are not given need not be known to the kind of vocabulary.
+    given |= {name: True for name in ("lowercase", "byte_fallback") if getattr(options, name)}
+    result = train_tokenizer(options.input, options.output, options.column, **given)
     if options.json:
         print(_json(result))
     else:

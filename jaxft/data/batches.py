@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ class StreamBatches:
       seed: of shuffling and of every random choice; fixed numbers for evaluation give fixed masks.
       shuffle: whether the rows of each epoch are permuted.
       partner: whether every record is given another one of the store, drawn at random, as its field `partner`.
+      augment: changes records before rows are made of them, or None.
     """
 
     store: TokenStore
@@ -43,6 +45,7 @@ class StreamBatches:
     seed: int
     shuffle: bool = True
     partner: bool = False
+    augment: Callable[[Record, np.random.Generator], Record] | None = None
 
     @property
     def rows(self) -> int:
@@ -81,6 +84,8 @@ class StreamBatches:
         keys = [example_generator(self.seed, epoch, piece.index) for epoch, piece in pieces]
         records = self.store.read([piece.record for _, piece in pieces])
         records = [cut(record, piece.start, piece.stop) for record, (_, piece) in zip(records, pieces, strict=True)]
+        if self.augment is not None:
+            records = [self.augment(record, key) for record, key in zip(records, keys, strict=True)]
         if self.partner:
             for record, other in zip(records, self._partners([piece.record for _, piece in pieces], keys), strict=True):
                 record["partner"] = other

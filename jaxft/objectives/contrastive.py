@@ -88,6 +88,7 @@ class Contrastive(SentenceVectors):
     """Each sentence must find its own second view among those of all sentences of the global batch."""
 
     whole_batch = True
+    augmentable = True
     metrics = ("loss", "accuracy", "alignment", "uniformity")
     default_metrics = metrics
     lower_is_better = frozenset({"loss", "alignment", "uniformity"})

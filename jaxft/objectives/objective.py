@@ -98,6 +98,7 @@ class Objective(abc.ABC):
       truncate: whether a long text is cut rather than split into several pieces.
       partner: whether every example needs another document, as the field `partner` of its record.
       whole_batch: whether the loss compares the examples of a batch, which then cannot be computed in parts.
+      augmentable: whether the words of its texts may be changed (`jaxft.data.augmentation`).
       trains: whether there is anything to train; some objectives only measure.
       metrics: names of the metrics that its evaluation can report, the most telling first.
       default_metrics: those that it reports where a recipe names none.
@@ -113,6 +114,7 @@ class Objective(abc.ABC):
     truncate: bool = False
     partner: bool = False
     whole_batch: bool = False
+    augmentable: bool = False
     trains: bool = True
     metrics: tuple[str, ...] = ("loss", "perplexity", "accuracy")
     default_metrics: tuple[str, ...] = metrics

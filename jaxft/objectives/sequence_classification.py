@@ -92,6 +92,7 @@ class SequenceClassification(Objective):
     families = frozenset({"encoder", "decoder"})
     pack = False
     truncate = True
+    augmentable = True
     metrics = ("loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1")
     default_metrics = metrics[:-1]
     lower_is_better = frozenset({"loss"})

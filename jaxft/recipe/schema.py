@@ -7,10 +7,11 @@ import typing
 from typing import Any
 
 from jaxft.checkpoint.checkpoints import CheckpointConfig
+from jaxft.data.augmentation import AugmentationConfig
 from jaxft.data.mixing import MixingConfig
 from jaxft.data.preparing import BadRowsConfig
 from jaxft.data.sources import SourceConfig
-from jaxft.data.tokenizers import SentencePieceConfig
+from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, TrainingConfig, WordPieceConfig
 from jaxft.errors import InvalidField
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.objectives.registry import ObjectiveConfig
@@ -49,15 +50,24 @@ class TokenizerSection:
 
     Attributes:
       path: a directory in Hugging Face layout, or one that `jaxft tokenizer train` wrote.
-      train: trains one on the texts of the recipe's streams when the run first starts.
+      train: trains a SentencePiece vocabulary on the texts of the recipe's streams when the run first starts.
+      wordpiece: trains BERT's kind of vocabulary on them.
+      byte_bpe: trains GPT-2's kind of vocabulary on them.
     """
 
     path: str | None = None
     train: SentencePieceConfig | None = None
+    wordpiece: WordPieceConfig | None = None
+    byte_bpe: ByteBPEConfig | None = None
 
     def __post_init__(self):
-        if (self.path is None) == (self.train is None):
-            raise InvalidField("path", "give either path or train")
+        if sum(given is not None for given in (self.path, self.train, self.wordpiece, self.byte_bpe)) != 1:
+            raise InvalidField("path", "give one of path, train, wordpiece and byte_bpe")
+
+    @property
+    def training(self) -> TrainingConfig | None:
+        """How a vocabulary is trained, or None."""
+        return self.train or self.wordpiece or self.byte_bpe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +80,7 @@ class StreamSection:
       batch_size: rows in every step.
       weight: of its mean loss.
       mixing: shares of the sources, which then are mixed.
+      augmentation: changes of the training examples of a task.
     """
 
     source: tuple[SourceConfig, ...]
@@ -77,6 +88,7 @@ class StreamSection:
     batch_size: int
     weight: float = 1.0
     mixing: MixingConfig | None = None
+    augmentation: AugmentationConfig | None = None
 
     def __post_init__(self):
         if self.batch_size < 1:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
+from jaxft.data.augmentation import Augmenter
 from jaxft.data.batches import MixedBatches, StreamBatches
 from jaxft.data.mixing import make_mixture
 from jaxft.data.preparing import Preparation
 from jaxft.data.sources import Row, SourceConfig, resolve_paths, text_column
-from jaxft.data.store import fingerprint_of
-from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_sentencepiece
+from jaxft.data.store import Record, fingerprint_of
+from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.huggingface.configuration import HuggingFaceConfig
@@ -100,7 +103,10 @@ class Assembly:
         for number, source in enumerate(self._stream_sources(name)):
             seed, store = self.recipe.training.seed + (number << 32), source.open(self._preparation)
             rows = plan(source.where, store, objective, seed)
-            made = StreamBatches(store, rows, objective.make_row, stream.batch_size, seed, partner=objective.partner)
+            made = StreamBatches(
+                store, rows, objective.make_row, stream.batch_size, seed, partner=objective.partner,
+                augment=self._augment(name),
+            )  # fmt: skip
             parts.append(made)
         total = sum(part.rows for part in parts)
         if total < stream.batch_size:
@@ -110,6 +116,15 @@ class Assembly:
                 f"a batch of {stream.batch_size} is larger than the data, which makes {total} {what}",
             )  # fmt: skip
         return tuple(parts)
+
+    def _augment(self, name: str) -> Callable[[Record, np.random.Generator], Record] | None:
+        config, objective = self.recipe.streams[name].augmentation, self.objectives[name]
+        if config is None:
+            return None
+        if not objective.augmentable:
+            path = ("streams", name, "augmentation")
+            fail(self.document, path, f"is for tasks that read whole texts, not for {objective.kind}")
+        return functools.partial(Augmenter(config, self.tokenizer), objective.longest)
 
     def _mixed(self, name: str, parts: tuple[StreamBatches, ...], steps: int) -> StreamBatches | MixedBatches:
         stream = self.recipe.streams[name]
@@ -247,12 +262,12 @@ def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
     """Trains on the texts of all streams, or finds what an earlier start trained."""
     streams = [(s.source, column) for s in recipe.streams.values() for column in text_columns(s.objective)]
     sources = "+".join(f"{fingerprint(group, directory)}.{column}" for group, column in streams)
-    name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.train))
+    name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.training))
     target = cache_of(recipe) / "tokenizers" / name
     if not target.is_dir():
         texts = _texts(recipe, streams)
         partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
-        train_sentencepiece(texts, recipe.tokenizer.train, partial)
+        train_tokenizer(texts, recipe.tokenizer.training, partial)
         with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
             partial.rename(target)
         shutil.rmtree(partial, ignore_errors=True)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxft.data.sources import SourceConfig, read_rows, resolve_paths, text_column
-from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
+from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, WordPieceConfig
+from jaxft.data.tokenizers import train_tokenizer as train
 from jaxft.errors import InvalidField, RecipeError
 
+_KINDS = {"wordpiece": WordPieceConfig, "byte_bpe": ByteBPEConfig}
 _FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 
 
 def train_tokenizer(
     files: Sequence[str], output: str | pathlib.Path, column: str = "text", **options: Any
 ) -> dict[str, Any]:
-    """Trains a SentencePiece tokenizer on the texts of files.
+    """Trains a tokenizer on the texts of files.
 
     Args:
       files: `.jsonl`, `.csv`, `.tsv`, or plain text by any other name.
       output: directory to write.
       column: of the text where the files have columns.
-      **options: fields of `SentencePieceConfig`.
+      **options: `model_type` (`unigram`, `bpe`, `wordpiece`, `byte_bpe`) and fields of its config.
 
     Returns:
       `output`, `vocab_size` and `characters_per_token` on the texts that it was trained on.
@@ -32,8 +35,13 @@ def train_tokenizer(
       RecipeError: an option is impossible, or a file or the output cannot be used.
       DataError: a file is malformed, or too small for the vocabulary.
     """
+    kind = _KINDS.get(options.get("model_type"), SentencePieceConfig)
+    if kind is not SentencePieceConfig:
+        del options["model_type"]
+    if unknown := options.keys() - {field.name for field in dataclasses.fields(kind)}:
+        raise RecipeError(f"--{sorted(unknown)[0].replace('_', '-')}: not for a vocabulary of kind {kind.__name__}")
     try:
-        config = SentencePieceConfig(**options)
+        config = kind(**options)
     except InvalidField as error:
         raise RecipeError(f"--{error.field.replace('_', '-')}: {error.problem}") from error
     here = pathlib.Path()
@@ -46,7 +54,7 @@ def train_tokenizer(
         return (text_column(row, "text" if row.values.keys() == {"text"} else column) for row in rows)
 
     try:
-        tokenizer = train_sentencepiece(texts(), config, pathlib.Path(output))
+        tokenizer = train(texts(), config, pathlib.Path(output))
     except OSError as error:
         raise RecipeError(f"--output {output} cannot be written: {error.strerror}") from error
     sample = list(itertools.islice(texts(), 10_000))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxft.data.tokenizers.huggingface import TOKENIZER_FILES, HuggingFaceTokenizer
+from jaxft.data.tokenizers.huggingface_training import ByteBPEConfig, WordPieceConfig, train_huggingface
 from jaxft.data.tokenizers.protocol import Tokenizer
 from jaxft.data.tokenizers.sentencepiece import (
     DESCRIPTION_FILE,
@@ -16,13 +18,29 @@ from jaxft.data.tokenizers.sentencepiece import (
 from jaxft.errors import RecipeError
 
 __all__ = [
+    "ByteBPEConfig",
     "HuggingFaceTokenizer",
     "SentencePieceConfig",
     "SentencePieceTokenizer",
     "Tokenizer",
+    "TrainingConfig",
+    "WordPieceConfig",
     "load_tokenizer",
     "train_sentencepiece",
+    "train_tokenizer",
 ]
+
+TrainingConfig = SentencePieceConfig | WordPieceConfig | ByteBPEConfig
+
+
+def train_tokenizer(texts: Iterable[str], config: TrainingConfig, output_directory: Path) -> Tokenizer:
+    """Trains the kind of vocabulary that the config is for, and writes it.
+
+    Raises:
+      DataError: the corpus holds no text, or does not suit the size.
+    """
+    train = train_sentencepiece if isinstance(config, SentencePieceConfig) else train_huggingface
+    return train(texts, config, output_directory)
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
