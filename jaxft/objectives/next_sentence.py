@@ -63,7 +63,9 @@ class SentencePairs(Objective):
     lower_is_better = Objective.lower_is_better | {"masked_lm_loss", "pair_loss"}
 
     def __init__(self, config: SentencePairConfig, setting: Setting):
-        heads = {"masked_lm": HeadConfig("masked_lm"), config.kind: HeadConfig("sequence_classification", 2, None)}
+        # Without dropout of its own, as in the authors' code.
+        pairs = HeadConfig("sequence_classification", 2, None, dropout=0.0)
+        heads = {"masked_lm": HeadConfig("masked_lm"), config.kind: pairs}
         super().__init__(config.kind, setting, config.length, heads)
         if setting.model.token_types < 2:
             raise RecipeError(f"objective {config.kind}: needs a model with token_types of at least 2, as BERT's")
@@ -158,6 +160,6 @@ class NextSentence(SentencePairs):
         other = record["partner"]
         begins = np.concatenate([[0], sentence_ends(other)[:-1]])
         begin = int(begins[key.integers(len(begins))])
-        # The rest of a piece of many sentences is as long as a random segment may be.
-        room = max(self.longest - split, 1)
-        return tokens[:split], other[TOKENS][begin : begin + room], 1
+        # As long as the rest that it replaces: a model must not tell the two by the length of the row.
+        length = len(tokens) - split or int(key.integers(1, max(self.longest - split, 1) + 1))
+        return tokens[:split], other[TOKENS][begin : begin + length], 1
