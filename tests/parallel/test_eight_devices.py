@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from on_eight_devices import told_by
 
-PROGRAM = pathlib.Path(__file__).with_name("eight_devices.py")
 MESHES = ["data", "fsdp", "tensor", "mixed", "context"]
 BLOCK = "trunk/body/stack/layers/block_0"
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict[tuple, dict]:
-    # Without the compiler's optimizations, which take longer than these programs run.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, PROGRAM], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout)
-    assert told["devices"] == 8
-    # The partitioner's last resort: it gathers an activation whole on every device to lay it out anew.
-    assert "Involuntary full rematerialization" not in done.stderr
-    return {(run["mesh"], run["dropout"], run["micro_batches"]): run for run in told["runs"]}
+    told = told_by("eight_devices.py")
+    return {(run["mesh"], run["dropout"], run["micro_batches"]): run for run in told}
 
 
 def assert_same(run: dict, other: dict) -> None:

@@ -1,0 +1,30 @@
+"""Runs a program where JAX has eight devices, whose number is fixed once a process has begun."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def told_by(program: str) -> Any:
+    """What a program beside this file prints, from JSON."""
+    # Without the compiler's optimizations, which take longer than these programs run.
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    # The programs share modules with the tests.
+    path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, _HERE / program], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    # The partitioner's last resort: it gathers an activation whole on every device to lay it out anew.
+    assert "Involuntary full rematerialization" not in done.stderr
+    told = json.loads(done.stdout)
+    assert told["devices"] == 8
+    return told["runs"]
