@@ -233,8 +233,9 @@ def _write_chunk(
 ) -> int:  # fmt: skip
     """Writes a shard and then, as what says that it is whole, its description; the number of its rows."""
     partial = building / f"{shard_name(number)}.{uuid.uuid4().hex[:8]}.partial"
-    # Groups of one record: random access reads no neighbour.
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+    # Groups of one record: random access reads no neighbour. A record by itself is hardly smaller when compressed, and
+    # compressing it costs as much as tokenizing it.
+    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     lengths: list[int] = []
     bad: list[tuple[str, str]] = []
     rows = 0

@@ -21,7 +21,7 @@ from array_record.python import array_record_module
 
 from jaxft.data.tokenizers import Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 TOKENS = "tokens"
 # Where each part of a text that was given in parts ends, in tokens: int32, increasing, the last is the length.
 PART_ENDS = "part_ends"
@@ -87,12 +87,21 @@ def shard_name(number: int) -> str:
 
 
 def pack(record: Record) -> bytes:
-    """A record as it is stored."""
-    return msgpack.packb({k: v.astype("<i4").tobytes() if isinstance(v, np.ndarray) else v for k, v in record.items()})
+    """A record as it is stored: numbers of two bytes where all of an array are small enough, else of four."""
+    return msgpack.packb({k: _array_bytes(v) if isinstance(v, np.ndarray) else v for k, v in record.items()})
+
+
+def _array_bytes(array: np.ndarray) -> bytes:
+    small = array.size == 0 or (array.max() < 1 << 16 and array.min() >= 0)
+    return b"\2" + array.astype("<u2").tobytes() if small else b"\4" + array.astype("<i4").tobytes()
 
 
 def _unpack(raw: bytes) -> Record:
-    return {k: np.frombuffer(v, "<i4") if isinstance(v, bytes) else v for k, v in msgpack.unpackb(raw).items()}
+    return {k: _bytes_array(v) if isinstance(v, bytes) else v for k, v in msgpack.unpackb(raw).items()}
+
+
+def _bytes_array(raw: bytes) -> np.ndarray:
+    return np.frombuffer(raw, "<u2" if raw[0] == 2 else "<i4", offset=1).astype(np.int32)
 
 
 class TokenStore:
