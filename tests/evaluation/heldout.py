@@ -50,4 +50,4 @@ def make_stream(
         store.lengths, objective.length, objective.longest, objective.room, pack=objective.pack,
         truncate=objective.truncate,
     )  # fmt: skip
-    return StreamBatches(store, plan, objective.make_row, batch_size, seed=0, shuffle=False)
+    return StreamBatches(store, plan, objective.make_row, batch_size, seed=0, shuffle=False, partner=objective.partner)

@@ -17,7 +17,9 @@ from jaxft.evaluation.evaluator import Evaluator
 from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, abstract_parameters
+from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.training.step import bind
@@ -35,10 +37,15 @@ class Setting:
         self.objectives = {
             "task": SequenceClassification(task, setting_of(self.tokenizer, LENGTH, "task")).for_evaluation(),
             "masked_lm": MaskedLM(MaskedLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
+            "causal_lm": CausalLM(CausalLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
+            "next_sentence": NextSentence(
+                NextSentenceConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH, token_types=2)
+            ).for_evaluation(),
         }
         config = ModelConfig(
-            vocab_size=self.tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, mlp_dim=24, dropout=0.5
-        )
+            vocab_size=self.tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, mlp_dim=24, dropout=0.5,
+            token_types=2,
+        )  # fmt: skip
         heads = {name: head for objective in self.objectives.values() for name, head in objective.heads.items()}
         self.model = Model(
             config, tuple((name, natural_head(name, head, config, None)) for name, head in heads.items())
@@ -96,6 +103,24 @@ def test_the_loss_is_that_of_all_weights_together(setting, name):
     assert metrics["loss"] == pytest.approx(sum(float(part.loss) for part in parts) / sum(weights), rel=1e-5)
     hits = sum(float(part.ratios["accuracy"].sum) for part in parts)
     assert metrics["accuracy"] == pytest.approx(hits / sum(weights), rel=1e-5)
+
+
+def test_bits_are_those_of_all_bytes_together(setting):
+    metrics = setting.evaluate("causal_lm", 3)
+    parts = setting.one_by_one("causal_lm")
+    total = sum(float(part.loss) for part in parts)
+    written = sum(len(row.values["text"].encode()) for row in setting.rows)
+    assert metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / written, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(total / sum(float(part.weight) for part in parts), rel=1e-5)
+
+
+def test_a_loss_of_two_means_is_that_of_all_rows_whatever_the_batches(setting):
+    """Its weights depend on the batch: the sum over batches of their losses would be another."""
+    whole, parts = setting.evaluate("next_sentence"), setting.evaluate("next_sentence", 4)
+    assert set(whole) == {"loss", "masked_lm_loss", "accuracy", "pair_loss", "pair_accuracy"}
+    for metric, value in whole.items():
+        assert parts[metric] == pytest.approx(value, rel=1e-5), metric
+    assert whole["loss"] == pytest.approx(whole["masked_lm_loss"] + whole["pair_loss"], rel=1e-6)
 
 
 def test_perplexity_is_the_exponential_of_the_loss(setting):

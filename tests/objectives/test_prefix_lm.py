@@ -64,14 +64,20 @@ def test_every_piece_has_a_beginning_of_its_own(tokenizer):
     assert len(seen) > 12
 
 
+def beginnings(row) -> list[int]:
+    """How many tokens of each piece are read both ways."""
+    return [int(row["prefix"][row["segment_ids"] == segment].sum()) for segment in (1, 2)]
+
+
 def test_a_beginning_is_read_both_ways_and_the_rest_from_left_to_right(tokenizer, jit):
     objective = make(tokenizer)
     model = model_for(objective, family="decoder", max_length=LENGTH)
     parameters = draw_parameters(model)
-    batch = stacked([row_of(objective, *map(record_of, texts(tokenizer, 8, 10)), seed=4)])
+    made = (row_of(objective, *map(record_of, texts(tokenizer, 8, 10)), seed=seed) for seed in range(100))
+    # With beginnings neither short nor long.
+    batch = stacked([next(row for row in made if {3, 4, 5, 6} >= {*beginnings(row)})])
     sequences = jit(lambda ids: bind(model, parameters)(objective.sequences({**batch, "token_ids": ids})).hidden[0])
     ids, prefix, segments = batch["token_ids"], batch["prefix"][0], batch["segment_ids"][0]
-    assert 2 < prefix[segments == 1].sum() < 8 and 2 < prefix[segments == 2].sum() < 10
     before = np.asarray(sequences(ids))
     places = np.arange(LENGTH)
     for place in range(int((segments > 0).sum())):

@@ -179,7 +179,7 @@ def test_pairs_are_those_of_bert_and_albert(tokenizer, loaded, jit, name, object
     ours = loaded(torch_model)
     objective = objective(config(length=LENGTH), Setting(tokenizer, ours.config))
     partner = {TOKENS: np.arange(50, 90, dtype=np.int32), PART_ENDS: np.array([7, 20, 40], np.int32)}
-    records = [record_of(text, [len(text) // 2, len(text)], partner=partner) for text in texts(tokenizer, *SIZES)]
+    records = [record_of(text, [len(text) // 2, len(text)], partner=partner) for text in texts(tokenizer, *SIZES * 3)]
     batch = stacked([row_of(objective, record, seed=seed) for seed, record in enumerate(records)])
     assert set(batch["label"].tolist()) == {0, 1}
     named = "next_sentence_label" if name == "Bert" else "sentence_order_label"
