@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NewType
 
 import pytest
+import yaml
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.recipe.decoding import decode, encode
-from jaxft.recipe.reading import parse_document
+from jaxft.recipe.reading import override, parse_document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,6 @@ def test_a_single_value_stands_for_a_list_of_one():
 
 
 def test_encoding_decodes_to_the_same():
-    import yaml
-
     drawing = decode(parse_document(GOOD, "d.yaml"), Drawing)
     assert decode(parse_document(yaml.safe_dump(encode(drawing)), "again.yaml"), Drawing) == drawing
 
@@ -87,3 +86,24 @@ def test_mistakes_are_named(text, said):
     for part in said:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
+
+
+Column = NewType("Column", str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    columns: dict[Column, tuple[str | int | bool, ...]]
+
+
+def test_keys_that_are_the_data_s_may_be_any_text_and_values_of_several_kinds_keep_theirs():
+    text = "columns:\n  'review body': 1\n  3: [a, true, 2]\n  é: '1'\n"
+    choice = decode(parse_document(text, "d.yaml"), Choice)
+    assert choice.columns == {"review body": (1,), "3": ("a", True, 2), "é": ("1",)}
+    assert [type(value) for value in choice.columns["3"]] == [str, bool, int]
+    again = parse_document(yaml.safe_dump(encode(choice)), "again.yaml")
+    assert decode(again, Choice) == choice
+    assert decode(override(again, ["columns={5: x}"]), Choice).columns == {"5": ("x",)}
+    for wrong, found in (("[[1]]", "a list of 1"), ("null", "nothing"), ("1.5", "1.5")):
+        with pytest.raises(RecipeError, match=f"columns.a.0: expected text or a whole number or true .*found {found}"):
+            decode(parse_document(f"columns: {{a: {wrong}}}", "d.yaml"), Choice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from jaxft.data.sources.files import File
@@ -11,8 +12,10 @@ from jaxft.data.sources.strict_json import excerpt
 from jaxft.errors import DataError
 
 _DOCUMENT_START = "-DOCSTART-"
-# A comment begins like this; "#gold<TAB>O" is a token.
+# "#gold<TAB>O" is a token.
 _COMMENT = "# "
+# Of named entities, in any of the usual schemes.
+_ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
 
 
 def conll_rows(file: File, name: str) -> Iterator[Scanned]:
@@ -20,8 +23,8 @@ def conll_rows(file: File, name: str) -> Iterator[Scanned]:
 
     Columns between them are ``column_2`` and so on. Columns are separated by tabs where the first line that has several
     holds a tab, else by spaces; every line must have as many as that one. A line of whitespace alone ends a sentence.
-    Before a sentence, ``-DOCSTART-`` lines and comments (``# ...``) are passed over, unless a comment has exactly
-    the columns of a token.
+    Before a sentence, ``-DOCSTART-`` lines and comments (``# ...``) are passed over. A line like a comment that has all
+    columns is a token, where spaces separate them only if its tag is that of an entity (``# O``, not ``# text = Yes``).
 
     Raises:
       DataError: the file is empty.
@@ -49,6 +52,11 @@ class _Columns:
     def split(self, line: str) -> list[str]:
         return [field.strip() for field in line.rstrip("\r\n").split(self._delimiter)]
 
+    def is_token(self, comment: str) -> bool:
+        """Whether a line that looks like a comment has a token and its tag."""
+        fields = self.split(comment)
+        return len(fields) == self.count and (self._delimiter == "\t" or _ENTITY_TAG.fullmatch(fields[-1]) is not None)
+
 
 def _find_columns(group: list[Line]) -> _Columns | None:
     """How the first line with several columns is cut; None where no line has."""
@@ -61,7 +69,7 @@ def _find_columns(group: list[Line]) -> _Columns | None:
 def _without_preface(group: list[Line], columns: _Columns | None) -> list[Line]:
     """The lines of a sentence without those before its first token."""
     for start, line in enumerate(group):
-        comment = line.text.startswith(_COMMENT) and not (columns and len(columns.split(line.text)) == columns.count)
+        comment = line.text.startswith(_COMMENT) and not (columns and columns.is_token(line.text))
         if line.defect or not (comment or line.text.startswith(_DOCUMENT_START)):
             return group[start:]
     return []

@@ -6,7 +6,7 @@ import csv
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 from jaxft.data.sources.files import File
 from jaxft.data.sources.lines import MAX_ROW_BYTES, Line, read_lines, too_long
@@ -34,91 +34,102 @@ def tsv_rows(file: File, name: str) -> Iterator[Scanned]:
     return _delimited_rows(file, name, "\t", csv.QUOTE_NONE)
 
 
-class _Record(NamedTuple):
-    """The fields of a record, the number of its first line and what is wrong with it."""
-
-    number: int
-    fields: list[str]
-    quotes: int
-    defect: DataError | None
-
-
 def _delimited_rows(file: File, name: str, delimiter: str, quoting: int) -> Iterator[Scanned]:
     # The limit belongs to the process; its default of 128 KiB refuses long documents.
     csv.field_size_limit(max(csv.field_size_limit(), min(sys.maxsize, 2**31 - 1)))
-    lines = _Lines(read_lines(file, name))
-    records = iter(lambda: _next_record(lines, name, delimiter, quoting), None)
-    header = _header(next(records, _Record(1, [], 0, None)), name)
+    records = _records(_Lines(read_lines(file, name)), name, delimiter, quoting)
+    header = _header(next(records, ([], [])), name)
     last: Scanned | None = None
-    for record in records:
-        last = _row(record, header, name, delimiter, after_defect=isinstance(last, DataError))
+    for fields, lines in records:
+        last = _row(fields, lines, header, name, delimiter, after_defect=isinstance(last, DataError))
         yield last
     if last is None:
         raise DataError(f"{name} is empty: it has a header but no rows", "empty_file")
 
 
-def _row(record: _Record, header: list[str], name: str, delimiter: str, after_defect: bool) -> Scanned:
-    location = f"{name}:{record.number}"
-    if record.defect:
-        return record.defect
-    if len(record.fields) != len(header):
-        shown = excerpt(delimiter.join(record.fields))
-        problem = f"the header names {_count(len(header))}, but this row has {len(record.fields)}: {shown}"
+def _row(
+    fields: list[str] | DataError, lines: list[Line], header: list[str], name: str, delimiter: str, after_defect: bool
+) -> Scanned:
+    if isinstance(fields, DataError):
+        return fields
+    location = f"{name}:{lines[0].number}"
+    if len(fields) != len(header):
+        shown = excerpt(delimiter.join(fields))
+        problem = f"the header names {_count(len(header))}, but this row has {len(fields)}: {shown}"
         return DataError(f"{location}: {problem}", "wrong_columns")
-    if after_defect and delimiter == "," and record.quotes % 2:
-        shown = excerpt(delimiter.join(record.fields))
-        problem = f"malformed row, the rest of the one before: an odd number of quotation marks: {shown}"
-        return DataError(f"{location}: {problem}", "malformed_csv")
-    return Row(dict(zip(header, record.fields, strict=True)), location)
-
-
-class _Lines:
-    """Lines of a file, some of which may be put back."""
-
-    def __init__(self, lines: Iterator[Line]):
-        self._lines = lines
-        self._waiting: deque[Line] = deque()
-
-    def take(self) -> Line | None:
-        return self._waiting.popleft() if self._waiting else next(self._lines, None)
-
-    def put_back(self, lines: list[Line]) -> None:
-        self._waiting.extendleft(reversed(lines))
+    if after_defect and delimiter == "," and sum(line.text.count('"') for line in lines) % 2:
+        problem = "malformed row, the rest of the one before: an odd number of quotation marks"
+        return DataError(f"{location}: {problem}: {excerpt(delimiter.join(fields))}", "malformed_csv")
+    return Row(dict(zip(header, fields, strict=True)), location)
 
 
 class _TooLong(Exception):
     """A record that would take too much memory."""
 
 
-def _next_record(lines: _Lines, name: str, delimiter: str, quoting: int) -> _Record | None:
-    """The next record that isn't a blank line; None at the end."""
-    taken: list[Line] = []
+class _Lines:
+    """The lines of a file as the csv module takes them, which may be put back.
 
-    def texts() -> Iterator[str]:
-        length = 0
-        while line := lines.take():
-            taken.append(line)
-            length += len(line.text)
-            if length > MAX_ROW_BYTES:
+    Attributes:
+      taken: those of the present record.
+    """
+
+    def __init__(self, lines: Iterator[Line]):
+        self._lines = lines
+        self._waiting: deque[Line] = deque()
+        self.taken: list[Line] = []
+        self._length = 0
+
+    def begin_record(self) -> None:
+        """Says that the next line is the first of a record."""
+        self.taken = []
+        self._length = 0
+
+    def texts(self) -> Iterator[str]:
+        """The texts of the lines from here on."""
+        while line := self._waiting.popleft() if self._waiting else next(self._lines, None):
+            self.taken.append(line)
+            self._length += len(line.text)
+            if self._length > MAX_ROW_BYTES:
                 raise _TooLong
             yield line.text
 
-    fields: list[str] | None = []
-    error: csv.Error | _TooLong | None = None
-    while not (fields or error or any(line.defect for line in taken)):
-        taken.clear()
+    def put_back(self) -> None:
+        """Puts back the lines of the present record but its first."""
+        self._waiting.extendleft(reversed(self.taken[1:]))
+
+
+def _records(
+    lines: _Lines, name: str, delimiter: str, quoting: int
+) -> Iterator[tuple[list[str] | DataError, list[Line]]]:
+    """The fields of each record that isn't a blank line, or what is wrong with it, and its lines."""
+
+    def new_reader() -> Any:
+        return csv.reader(lines.texts(), delimiter=delimiter, quoting=quoting, strict=True)
+
+    reader = new_reader()
+    while True:
+        lines.begin_record()
         try:
-            fields = next(csv.reader(texts(), delimiter=delimiter, quoting=quoting, strict=True), None)
-        except (csv.Error, _TooLong) as caught:
-            error = caught
+            fields = next(reader, None)
+        except (csv.Error, _TooLong) as error:
+            yield _defect_of(error, lines, name), lines.taken
+            reader = new_reader()
+            continue
         if fields is None:
-            return None
-    first, last = taken[0], taken[-1]
-    defect = next((line.defect for line in taken if line.defect), None)
-    if error is not None and not (last.defect and last.defect.reason in ("truncated", "corrupt")):
-        lines.put_back(taken[1:])
-        defect = first.defect or _malformed(error, f"{name}:{first.number}")
-    return _Record(first.number, fields, sum(line.text.count('"') for line in taken), defect)
+            return
+        defect = next((line.defect for line in lines.taken if line.defect), None)
+        if defect or fields:
+            yield defect or fields, lines.taken
+
+
+def _defect_of(error: csv.Error | _TooLong, lines: _Lines, name: str) -> DataError:
+    """What is wrong with a record that can't be parsed, of which all but the first line is read again."""
+    first, last = lines.taken[0], lines.taken[-1]
+    if last.defect and last.defect.reason in ("truncated", "corrupt"):
+        return last.defect
+    lines.put_back()
+    return first.defect or _malformed(error, f"{name}:{first.number}")
 
 
 def _malformed(error: csv.Error | _TooLong, location: str) -> DataError:
@@ -127,10 +138,11 @@ def _malformed(error: csv.Error | _TooLong, location: str) -> DataError:
     return DataError(f"{location}: malformed row: {error}", "malformed_csv")
 
 
-def _header(record: _Record, name: str) -> list[str]:
-    if record.defect:
-        raise record.defect
-    location, columns = f"{name}:{record.number}", record.fields
+def _header(record: tuple[list[str] | DataError, list[Line]], name: str) -> list[str]:
+    columns, lines = record
+    if isinstance(columns, DataError):
+        raise columns
+    location = f"{name}:{lines[0].number if lines else 1}"
     if not any(column.strip() for column in columns):
         raise DataError(f"{location}: no header; the first line must name the columns", "no_header")
     repeated = [column for column, count in Counter(columns).items() if count > 1]

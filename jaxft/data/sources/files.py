@@ -72,12 +72,14 @@ def open_file(file: File, name: str) -> BinaryIO:
     Raises:
       RecipeError: it can't be read.
     """
+    # Each file system has exceptions of its own.
+    expected = Exception if isinstance(file, RemoteFile) else OSError
     try:
         if isinstance(file, RemoteFile):
             return io.BufferedReader(file.filesystem.open(file.path, "rb"), _BUFFER_BYTES)
         return file.open("rb")
-    except OSError as error:
-        raise RecipeError(f"{name} can't be read: {error.strerror or error}") from error
+    except expected as error:
+        raise RecipeError(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def open_content(file: File, name: str) -> BinaryIO:

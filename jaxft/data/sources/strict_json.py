@@ -50,7 +50,7 @@ def parse_object(line: str, location: str) -> dict[str, Any]:
     """
     line = line.rstrip("\r\n")
     try:
-        value = _parse(line, location, _refuse)
+        value = _parse(line, location, _REFUSING)
     except json.JSONDecodeError as error:
         problem = f"not valid JSON at column {error.colno}: {error.msg}; found {excerpt(line, error.pos)}"
         problem += ". Each line must be one whole JSON object"
@@ -73,7 +73,7 @@ def parse_document(text: str, name: str) -> Any:
       DataError: ``malformed_json`` or ``too_deep``.
     """
     try:
-        return _parse(text, name, lambda flaw: flaw)
+        return _parse(text, name, _MARKING)
     except json.JSONDecodeError as error:
         problem = f"not valid JSON at column {error.colno}: {error.msg}; found {excerpt(text, error.pos)}"
         raise DataError(f"{name}:{error.lineno}: {problem}", "malformed_json") from None
@@ -100,8 +100,8 @@ def excerpt(text: str, position: int = 0) -> str:
     return repr(rest + "…" if position + _EXCERPT_CHARACTERS < len(text) else rest)
 
 
-def _parse(text: str, location: str, flawed: Callable[[Flaw], Any]) -> Any:
-    """The value of a document; `flawed` says what stands in place of an object or number that has a flaw."""
+def _decoder(flawed: Callable[[Flaw], Any]) -> json.JSONDecoder:
+    """A reader of JSON; `flawed` says what stands in place of an object or number that has a flaw."""
 
     def pairs(items: list[tuple[str, Any]]) -> Any:
         values = dict(items)
@@ -111,14 +111,26 @@ def _parse(text: str, location: str, flawed: Callable[[Flaw], Any]) -> Any:
         return flawed(Flaw("duplicate_key", f"the key {repeated!r} stands twice in one JSON object", values))
 
     def constant(name: str) -> Any:
-        return flawed(Flaw("not_a_number", f"{name} is not a JSON value; write null", float(name)))
+        return flawed(Flaw("not_a_number", f"{name} is not a JSON value; write null"))
 
     def number(written: str) -> Any:
         value = float(written)
         return value if math.isfinite(value) else flawed(Flaw("not_a_number", f"{written} is too large a number"))
 
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+
+
+def _refuse(flaw: Flaw) -> Any:
+    raise _Unacceptable(flaw)
+
+
+_REFUSING = _decoder(_refuse)
+_MARKING = _decoder(lambda flaw: flaw)
+
+
+def _parse(text: str, location: str, decoder: json.JSONDecoder) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+        value = decoder.decode(text)
         too_deep = text.count("{") + text.count("[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH)
     except (json.JSONDecodeError, _Unacceptable):
         raise
@@ -130,10 +142,6 @@ def _parse(text: str, location: str, flawed: Callable[[Flaw], Any]) -> Any:
         problem = f"objects and arrays are nested more than {MAX_DEPTH} deep"
         raise DataError(f"{location}: not readable as JSON: {problem}", "too_deep")
     return value
-
-
-def _refuse(flaw: Flaw) -> Any:
-    raise _Unacceptable(flaw)
 
 
 def _string_flaw(text: str) -> Flaw | None:
