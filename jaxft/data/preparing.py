@@ -260,7 +260,7 @@ def _write_chunk(
         return 0
     with contextlib.suppress(FileNotFoundError):  # another process was first, and renamed the directory
         np.save(building / f"lengths-{number:05d}.npy", np.asarray(lengths, np.int32))
-        if how.bad_rows.policy == "quarantine":
+        if bad and how.bad_rows.policy == "quarantine":
             lines = (json.dumps({"reason": reason, "message": message}) + "\n" for reason, message in bad)
             (building / f"bad-{number:05d}.jsonl").write_text("".join(lines), encoding="utf-8")
         partial.replace(building / shard_name(number))

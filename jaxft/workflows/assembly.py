@@ -118,13 +118,8 @@ class Assembly:
         return tuple(parts)
 
     def _augment(self, name: str) -> Callable[[Record, np.random.Generator], Record] | None:
-        config, objective = self.recipe.streams[name].augmentation, self.objectives[name]
-        if config is None:
-            return None
-        if not objective.augmentable:
-            path = ("streams", name, "augmentation")
-            fail(self.document, path, f"is for tasks that read whole texts, not for {objective.kind}")
-        return functools.partial(Augmenter(config, self.tokenizer), objective.longest)
+        config = self.recipe.streams[name].augmentation
+        return config and functools.partial(Augmenter(config, self.tokenizer), self.objectives[name].longest)
 
     def _mixed(self, name: str, parts: tuple[StreamBatches, ...], steps: int) -> StreamBatches | MixedBatches:
         stream = self.recipe.streams[name]
@@ -339,12 +334,22 @@ def _objectives(
         if model.has_learned_positions and objectives[name].target_length > model.max_length:
             problem = f"must be at most the model's max_length {model.max_length}"
             fail(document, (section, name, "objective", "target_length"), problem)
-        if section == "streams" and not objectives[name].trains:
-            fail(document, (section, name, "objective", "kind"), f"{config.kind} only measures: use it in evaluation")
-        if section == "streams" and objectives[name].whole_batch and recipe.training.micro_batches > 1:
-            problem = f"must be 1: {config.kind} compares all rows of streams.{name} with each other"
-            fail(document, ("training", "micro_batches"), problem)
+        if section == "streams":
+            _check_stream(recipe, document, name, objectives[name])
     return objectives
+
+
+def _check_stream(recipe: Recipe, document: Document, name: str, objective: Objective) -> None:
+    """Whether the objective of a stream suits how the recipe trains it."""
+    if not objective.trains:
+        path = ("streams", name, "objective", "kind")
+        fail(document, path, f"{objective.kind} only measures: use it in evaluation")
+    if objective.whole_batch and recipe.training.micro_batches > 1:
+        problem = f"must be 1: {objective.kind} compares all rows of streams.{name} with each other"
+        fail(document, ("training", "micro_batches"), problem)
+    if recipe.streams[name].augmentation is not None and not objective.augmentable:
+        path = ("streams", name, "augmentation")
+        fail(document, path, f"is for tasks that read whole texts, not for {objective.kind}")
 
 
 def _check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:
