@@ -446,6 +446,18 @@ def test_a_line_of_60_megabytes_takes_no_memory(tmp_path, key):
     assert peak < 40 * MEGABYTE
 
 
+@pytest.mark.parametrize("key", ["text", "conll"])
+def test_60_megabytes_without_a_blank_line_take_no_memory(tmp_path, key):
+    line = b"A\t" + b"x" * 998 + b"\n"
+    (tmp_path / "r").write_bytes(b"A\tO\n\n" + line * 60_000 + b"\nA\tO\n")
+    tracemalloc.start()
+    found = scan(tmp_path, **{key: ("r",)})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [one if isinstance(one, str) else type(one) for one in found] == [dict, "too_long", dict]
+    assert peak < 40 * MEGABYTE
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path):
     peaks = []
     for count in (2_000, 20_000):

@@ -56,6 +56,7 @@ def test_conll_2003_with_four_columns_documents_and_comments(tmp_path):
         ("# a b\tO\nNew York\tB-x\n\n#\tO\n\n# only a comment\n", [["# a b", "New York"], ["#"]]),
         ("# O\n1 O\n\n# sent\n# O\n# B-x\n\n# sent\nA O\n", [["#", "1"], ["#", "#"], ["A"]]),
         ("# one\tO\tO\nA\tO\n", [["A"]]),
+        ("# a\tNOUN\nA\tVERB\n", [["# a", "A"]]),
     ],
 )
 def test_a_token_may_look_like_a_comment(tmp_path, content, tokens):
@@ -139,6 +140,18 @@ def test_a_folder_without_labels_is_empty_and_a_file_is_no_folder(tmp_path):
         scan(tmp_path, images=("pets/a.png",))
     with pytest.raises(RecipeError, match=r"there is no folder 'pet'.*Did you mean 'pets'\?"):
         scan(tmp_path, images=("pet",))
+
+
+def test_folders_that_are_links_are_followed_and_circles_refused(tmp_path):
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for folder in ("pets/cat", "elsewhere"):
+        Image.new("L", (2, 2)).save(tmp_path / folder / "a.png")
+    (tmp_path / "pets" / "dog").symlink_to(tmp_path / "elsewhere")
+    assert [row["label"] for row in scan(tmp_path, images=("pets",))] == ["cat", "dog"]
+    (tmp_path / "pets" / "cat" / "circle").symlink_to(tmp_path / "pets")
+    with pytest.raises(RecipeError, match="can't be read: Too many levels of symbolic links"):
+        scan(tmp_path, images=("pets",))
 
 
 # Parquet.

@@ -49,7 +49,7 @@ class SourceConfig:
       filter: keep the rows whose columns, called as the source calls them, have these values, or one of them:
         ``{language: [en, de]}``. Values of CSV and TSV are compared as text.
       shuffle: seed of a random order; None: the order of the source.
-      limit: read only the first so many rows, after `filter` and `shuffle`; None reads all.
+      limit: read only the first so many good rows, after `filter` and `shuffle`; None reads all.
 
     Raises:
       InvalidField: none or several formats, an unknown value, or an option beside a format it says nothing about.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
 from jaxft.data.sources.extras import import_extra
 from jaxft.data.sources.files import File, RemoteFile, is_url, open_file, remote_file
 from jaxft.data.sources.rows import Row, Scanned
-from jaxft.errors import DataError
+from jaxft.errors import DataError, RecipeError
 
 
 def image_rows(folder: File, name: str) -> Iterator[Scanned]:
@@ -40,7 +40,11 @@ def image_rows(folder: File, name: str) -> Iterator[Scanned]:
 
 
 def labelled_files(folder: File) -> Iterator[tuple[File, str]]:
-    """The files below the subfolders of a folder, each with its place in the folder, ``label/.../file``, sorted."""
+    """The files below the subfolders of a folder, each with its place in the folder, ``label/.../file``, sorted.
+
+    Raises:
+      RecipeError: a folder can't be read.
+    """
     places = _remote_places(folder) if isinstance(folder, RemoteFile) else _local_places(folder)
     for place in sorted(places):
         if "/" in place and not any(part.startswith(".") for part in place.split("/")):
@@ -83,7 +87,11 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def _local_places(folder: Path) -> Iterator[str]:
-    for directory, _, names in os.walk(folder, followlinks=True):
+    def refuse(error: OSError) -> NoReturn:
+        raise RecipeError(f"{error.filename} can't be read: {error.strerror}") from error
+
+    # Unless told otherwise it passes over what it can't read.
+    for directory, _, names in os.walk(folder, onerror=refuse, followlinks=True):
         below = Path(directory).relative_to(folder)
         yield from ((below / name).as_posix() for name in names)
 
