@@ -248,7 +248,9 @@ def make(case: Case) -> transformers.PreTrainedModel:
             continue  # waves, not learned
         noise = torch.randn(parameter.shape, generator=generator)
         is_scale = parameter.ndim == 1 and name.endswith("weight")
-        parameter.data = 1 + 0.2 * noise if is_scale else noise * (0.6 / max(1, parameter.shape[-1]) ** 0.5)
+        # Gemma stores scales as their differences from 1.
+        middle = 0 if case.config.startswith("Gemma") else 1
+        parameter.data = middle + 0.2 * noise if is_scale else noise * (0.6 / max(1, parameter.shape[-1]) ** 0.5)
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.data = torch.randn(model.final_logits_bias.shape, generator=generator)
     if case.keys.get("tie_word_embeddings") is False and hasattr(model, "cls"):

@@ -209,7 +209,7 @@ def test_a_head_that_no_class_has_is_named(source, reviews, tmp_path, capsys):
     path = recipe(tmp_path, source, pooling="mean")
     jaxft.train(path, [f"data.directory={reviews}", "training.steps=1"], tmp_path / "run", quiet=True)
     assert run(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 4
-    assert "bert has no class with a head of sequence_classification with pooling mean" in capsys.readouterr().err
+    assert "bert has no class with a sequence_classification head with pooling mean" in capsys.readouterr().err
 
 
 def test_importing_jaxft_brings_no_torch():
