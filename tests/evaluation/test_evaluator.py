@@ -39,7 +39,8 @@ class Setting:
             "masked_lm": MaskedLM(MaskedLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
             "causal_lm": CausalLM(CausalLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
             "next_sentence": NextSentence(
-                NextSentenceConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH, token_types=2)
+                NextSentenceConfig(length=LENGTH, evaluation_mask_rate=0.5),
+                setting_of(self.tokenizer, LENGTH, token_types=2),
             ).for_evaluation(),
         }
         config = ModelConfig(
@@ -69,7 +70,7 @@ class Setting:
     def one_by_one(self, name: str):
         """Logits and labels of every row by itself, without the evaluator."""
         objective, stream = self.objectives[name], self.stream(name, 1)
-        run = jax.jit(lambda batch: objective.loss(bind(self.model, self.parameters), batch))
+        run = jax.jit(lambda batch: objective.loss(bind(self.model, self.parameters), objective.balance(batch)))
         return [run(stream.batch(number)) for number in range(stream.rows)]
 
 
@@ -116,6 +117,8 @@ def test_bits_are_those_of_all_bytes_together(setting):
 
 def test_a_loss_of_two_means_is_that_of_all_rows_whatever_the_batches(setting):
     """Its weights depend on the batch: the sum over batches of their losses would be another."""
+    masked = [float(part.weight) for part in setting.one_by_one("next_sentence")]
+    assert len(set(masked)) > 2  # else a mean of means would be as good
     whole, parts = setting.evaluate("next_sentence"), setting.evaluate("next_sentence", 4)
     assert set(whole) == {"loss", "masked_lm_loss", "accuracy", "pair_loss", "pair_accuracy"}
     for metric, value in whole.items():
