@@ -138,6 +138,13 @@ def test_a_changed_file_is_hashed_again(tmp_path, reads):
     assert of(tmp_path, text=("other.txt",)) == first and reads[3:] == ["other.txt"]
 
 
+def test_files_of_one_size_and_time_are_told_apart(tmp_path, reads):
+    large(tmp_path / "r.txt")
+    (tmp_path / "other.txt").hardlink_to(tmp_path / "r.txt")
+    time.sleep(0.02)
+    assert of(tmp_path, text=("r.txt",)) == of(tmp_path, text=("other.txt",)) and reads == ["r.txt", "other.txt"]
+
+
 def test_a_file_that_was_just_written_is_hashed_again(tmp_path, reads, monkeypatch):
     monkeypatch.setattr(fingerprint, "_SETTLED_SECONDS", 2)
     large(tmp_path / "r.txt")

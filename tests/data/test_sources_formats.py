@@ -405,6 +405,10 @@ def test_files_behind_urls_are_read_alike(memory, tmp_path, shared_data):
     expected = scan(shared_data, jsonl=("lm/tang_poems_zh.jsonl",))
     assert scan(tmp_path, jsonl=("memory://poems/*.jsonl*",)) == expected
     assert scan(tmp_path, jsonl=("memory://poems/a.jsonl", "memory://poems/b.jsonl.gz")) == expected
+    memory.pipe("/poems/c.jsonl/d.jsonl", b"a file in a folder whose name ends like a file's")
+    assert [str(file) for file in resolve_paths(SourceConfig(jsonl=("memory://poems/*.jsonl",)), tmp_path)] == [
+        "memory:///poems/a.jsonl"
+    ]
     first = next(read_rows(SourceConfig(jsonl=("memory://poems/a.jsonl",)), tmp_path))
     assert first.location == "memory://poems/a.jsonl:1"
     write_jsonl(tmp_path / "local.jsonl", expected[:2])
