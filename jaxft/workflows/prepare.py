@@ -87,4 +87,5 @@ class _Shown:
             return
         self._last = now
         pace = format_count(rows / (now - self._started))
-        print(f"{self._where}: {format_count(rows)} rows, {pace} rows/s", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{self._where}: {format_count(rows)} rows, {pace} rows/s\n")
+        sys.stderr.flush()

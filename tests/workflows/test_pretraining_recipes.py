@@ -1,4 +1,4 @@
-"""The recipes of pretraining: each as it is written resolves, and each runs on a CPU with the overrides that it names."""
+"""The recipes of pretraining: each resolves as it is written, and runs on a CPU with the overrides that it names."""
 
 from __future__ import annotations
 
