@@ -74,6 +74,11 @@ class MixtureOfDenoisers(SequenceToSequence):
             weights += [getattr(config, name) / len(noises)] * len(noises)
         self._weights = np.array(weights) / sum(weights)
         self._mode_length = max(map(len, self._modes))
+        if self.length < self._mode_length + 4:
+            raise RecipeError(
+                f"objective {config.kind}: rows of {self.length} tokens have no room beside the mode tokens, which this "
+                f"tokenizer splits into up to {self._mode_length}: make them user_symbols, or rows longer"
+            )
         self._used = [noise for noise, weight in zip(self._noises, weights, strict=True) if weight]
         self._longest = longest_piece(self._used, self.length - self._mode_length, self.target_length)
         spans = max(int(noise.counts(np.array(self._longest))[1]) for noise in self._used)

@@ -12,7 +12,10 @@ import jax
 from jaxft.data.embedded import cache_directory
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "array-record")
-_EXTRAS = {"tensorboard": "tensorboardX", "wandb": "wandb", "tpu": "libtpu", "test": "torch"}
+_EXTRAS = {
+    "tensorboard": "tensorboardX", "wandb": "wandb", "tpu": "libtpu", "parquet": "pyarrow", "hf-datasets": "datasets",
+    "tfds": "tensorflow_datasets", "zstd": "zstandard", "images": "PIL", "cloud": "gcsfs", "test": "torch",
+}  # fmt: skip
 
 
 def examine() -> dict[str, str]:

@@ -14,7 +14,8 @@ from jaxft.data.tokenizers import train_tokenizer as train
 from jaxft.errors import InvalidField, RecipeError
 
 _KINDS = {"wordpiece": WordPieceConfig, "byte_bpe": ByteBPEConfig}
-_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_COMPRESSED = (".gz", ".xz", ".zst")
 
 
 def train_tokenizer(
@@ -23,7 +24,7 @@ def train_tokenizer(
     """Trains a tokenizer on the texts of files.
 
     Args:
-      files: `.jsonl`, `.csv`, `.tsv`, or plain text by any other name.
+      files: `.jsonl`, `.csv`, `.tsv`, `.parquet`, or plain text by any other name; perhaps compressed.
       output: directory to write.
       column: of the text where the files have columns.
       **options: `model_type` (`unigram`, `bpe`, `wordpiece`, `byte_bpe`) and fields of its config.
@@ -45,7 +46,7 @@ def train_tokenizer(
     except InvalidField as error:
         raise RecipeError(f"--{error.field.replace('_', '-')}: {error.problem}") from error
     here = pathlib.Path()
-    sources = [SourceConfig(**{_FORMATS.get(pathlib.Path(name).suffix, "text"): (name,)}) for name in files]
+    sources = [SourceConfig(**{_format_of(name): (name,)}) for name in files]
     for source in sources:
         resolve_paths(source, here)
 
@@ -64,3 +65,8 @@ def train_tokenizer(
         "vocab_size": tokenizer.vocab_size,
         "characters_per_token": sum(map(len, sample)) / max(tokens, 1),
     }
+
+
+def _format_of(name: str) -> str:
+    path = pathlib.Path(name)
+    return _FORMATS.get(path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix, "text")

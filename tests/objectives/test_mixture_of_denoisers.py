@@ -131,3 +131,8 @@ def test_what_cannot_be_is_refused(tokenizer, sentinel_tokenizer):
         MixtureOfDenoisersConfig(extreme=-1)
     with pytest.raises(InvalidField, match="must be more than 0"):
         MixtureOfDenoisersConfig(regular=0, sequential=0, extreme=0)
+
+
+def test_a_row_that_mode_tokens_fill_is_refused(sentinel_tokenizer):
+    with pytest.raises(RecipeError, match="no room beside the mode tokens"):
+        make(sentinel_tokenizer, length=len(sentinel_tokenizer.encode(["[NLU]"])[0]) + 3)
