@@ -76,8 +76,8 @@ class MixtureOfDenoisers(SequenceToSequence):
         self._mode_length = max(map(len, self._modes))
         if self.length < self._mode_length + 4:
             raise RecipeError(
-                f"objective {config.kind}: rows of {self.length} tokens have no room beside the mode tokens, which this "
-                f"tokenizer splits into up to {self._mode_length}: make them user_symbols, or rows longer"
+                f"objective {config.kind}: rows of {self.length} tokens have no room beside the mode tokens, which "
+                f"this tokenizer splits into up to {self._mode_length}: make them user_symbols, or rows longer"
             )
         self._used = [noise for noise, weight in zip(self._noises, weights, strict=True) if weight]
         self._longest = longest_piece(self._used, self.length - self._mode_length, self.target_length)
