@@ -177,6 +177,8 @@ def _special_ids(loaded: LoadedModel) -> dict[str, int]:
     if tokenizer is None:
         return {}
     ids = {"pad": tokenizer.pad_id, "bos": tokenizer.start_id, "eos": tokenizer.separator_id}
+    if loaded.config.family == "encoder":
+        ids |= {"cls": tokenizer.start_id, "sep": tokenizer.separator_id}
     if loaded.config.family == "encoder_decoder":
         ids["decoder_start"] = decoder_start_id(tokenizer, loaded.config)
     return {f"{name}_token_id": number for name, number in ids.items() if number is not None}
