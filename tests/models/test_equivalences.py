@@ -117,6 +117,19 @@ def test_initial_values_do_not_depend_on_the_way_of_computing():
     assert abs(kernel.std() / model.config.initializer_range - 1) < 0.1
 
 
+def test_scores_begin_equally_small_whatever_their_scale():
+    """T5 has no scale, so that its first queries must be smaller by what the scale would be."""
+    config = ModelConfig(vocab_size=64, embed_dim=64, num_layers=1, num_heads=4, mlp_dim=32, initializer_range=0.05)
+    spreads = []
+    for scale in (None, 1.0):
+        model = Model(dataclasses.replace(config, attention_scale=scale))
+        parameters = jax.jit(lambda model=model: initialize(model, jax.random.key(0)), compiler_options=FAST)()
+        attention = parameters["trunk"]["body"]["stack"]["layers"]["block_0"]["attention"]
+        scores = jnp.einsum("lehd,lfhd->lhef", attention["query"]["kernel"], attention["key"]["kernel"])
+        spreads.append(float(scores.std()) * (config.width_of_head**-0.5 if scale is None else scale))
+    assert spreads[1] == pytest.approx(spreads[0], rel=1e-3)
+
+
 def test_layers_are_drawn_apart():
     model = Model(config_of("encoder", num_layers=2, windows=()))
     parameters = jax.jit(lambda: initialize(model, jax.random.key(0)), compiler_options=FAST)()

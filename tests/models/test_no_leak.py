@@ -170,12 +170,20 @@ def test_the_oracle_forbids_and_allows_something(family, name):
 
 def test_a_decoder_turned_encoder_reads_both_ways():
     config = config_of("decoder", ())
+    both_ways = dataclasses.replace(config, bidirectional=True)
     parameters = draw_parameters(Model(config))["trunk"]
     ids = np.random.default_rng(0).integers(0, VOCABULARY, LENGTH).astype(np.int32)
-    trunk = Transformer(config)
-    for causal, sees in ((None, False), (False, True)):
+    # As the family says, as one batch says, and as the model says, which a causal objective overrides.
+    for model, causal, sees in (
+        (config, None, False),
+        (config, False, True),
+        (both_ways, None, True),
+        (both_ways, True, False),
+    ):
         run = jax.jit(
-            lambda ids, causal=causal: trunk.apply({"params": parameters}, Sequences(ids[None], causal=causal))[0]
+            lambda ids, model=model, causal=causal: Transformer(model).apply(
+                {"params": parameters}, Sequences(ids[None], causal=causal)
+            )[0]
         )
         changed = np.asarray(run(ids) != run(replaced(ids, LENGTH - 1))).any(-1)
         np.testing.assert_array_equal(changed, [sees] * (LENGTH - 1) + [True])
