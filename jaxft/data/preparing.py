@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import multiprocessing
@@ -110,23 +111,59 @@ def build(
       DataError: as `open_or_build`.
     """
     building = directory.with_name(f"{directory.name}.building")
-    building.mkdir(parents=True, exist_ok=True)
-    if (building / "store.json").exists():  # stopped between the last two steps of a build
-        building.rename(directory)
-        return True
-    try:
-        with _tokenizing(fields, tokenizer, how.workers) as tokenized:
-            chunks = _make_chunks(building, iter(rows()), tokenized, said, how)
-        if (directory / "store.json").exists():  # another process was first: its store is the same
+    if how.part != (0, 1):  # machines that share the work wait for each other only where they join it
+        chunks = _make_chunks(building, rows, fields, tokenizer, said, how)
+        with _locked(building, directory) as done:
+            return done or _finish(building, directory, chunks, said, how.bad_rows)
+    with _locked(building, directory) as done:
+        try:
+            if done or (building / "store.json").exists():  # there, or stopped just before the end
+                return done or _finish(building, directory, 0, said, how.bad_rows)
+            chunks = _make_chunks(building, rows, fields, tokenizer, said, how)
+            return _finish(building, directory, chunks, said, how.bad_rows)
+        except DataError:
             shutil.rmtree(building, ignore_errors=True)
-            return True
+            raise
+
+
+@contextlib.contextmanager
+def _locked(building: pathlib.Path, directory: pathlib.Path) -> Iterator[bool]:
+    """Holds a build against other processes; whether the store is there by now.
+
+    The lock lies in the directory of the build, which the process that finishes it renames, and which one that fails
+    removes: whoever waited for it then finds the store, or begins anew.
+    """
+    while True:
+        building.mkdir(parents=True, exist_ok=True)
+        path = building / ".lock"
+        try:
+            lock = path.open("w")
+        except FileNotFoundError:
+            continue
+        with lock:
+            with contextlib.suppress(OSError):  # some file systems have no locks; then both build, and one is kept
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            done = (directory / "store.json").exists()
+            try:
+                held = path.stat().st_ino == os.fstat(lock.fileno()).st_ino
+            except FileNotFoundError:
+                held = False
+            if done:
+                shutil.rmtree(building, ignore_errors=True)
+            elif not held:
+                continue
+            yield done
+            return
+
+
+def _finish(building: pathlib.Path, directory: pathlib.Path, chunks: int, said: str, config: BadRowsConfig) -> bool:
+    """Makes the finished chunks a store; whether all of them are there."""
+    if not (building / "store.json").exists():
         shards = [_read_chunk(building, number) for number in range(chunks)]
         if any(shard is None for shard in shards):
             return False
-        _merge(building, shards, said, how.bad_rows)
-    except DataError:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+        _merge(building, shards, said, config)
+    (building / ".lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         building.rename(directory)
     return True
@@ -206,10 +243,14 @@ def _tokenizing(fields: Callable[[Row], Fields], tokenizer: Tokenizer, workers: 
 # --- Chunks ---
 
 
-def _make_chunks(
-    building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, said: str, how: Preparation
-) -> int:
+def _make_chunks(building: pathlib.Path, rows, fields, tokenizer: Tokenizer, said: str, how: Preparation) -> int:
     """Makes what is missing of this part; the number of all chunks."""
+    building.mkdir(parents=True, exist_ok=True)
+    with _tokenizing(fields, tokenizer, how.workers) as tokenized:
+        return _make_all(building, iter(rows()), tokenized, said, how)
+
+
+def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, said: str, how: Preparation) -> int:
     done, (part, parts) = 0, how.part
     for number in itertools.count():
         chunk = itertools.islice(rows, SHARD_ROWS)

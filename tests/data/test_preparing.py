@@ -135,6 +135,39 @@ def test_a_killed_process_leaves_a_build_that_goes_on(tmp_path, tokenizer):
     assert not list((tmp_path / "a").glob("*.partial"))
 
 
+def test_processes_that_start_together_all_get_the_store_of_one(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    script = textwrap.dedent(f"""
+        import pathlib, time
+        from jaxft.data import preparing
+        from jaxft.data.sources import Row
+        from jaxft.data.store import TOKENS, Fields
+        from jaxft.data.tokenizers import load_tokenizer
+        preparing.SHARD_ROWS, preparing._BATCH_ROWS = 10, 3
+        here, made = pathlib.Path({str(tmp_path)!r}), []
+        def rows():
+            made.append(1)
+            for i in range({COUNT}):
+                time.sleep(0.01)
+                yield Row({{"text": f"The number {{i}} and its square {{i * i}}", "number": i}}, f"n.jsonl:{{i + 1}}")
+        def fields(row):
+            return Fields({{TOKENS: row.values["text"]}}, {{"number": row.values["number"]}})
+        tokenizer = load_tokenizer(here / "tokenizer")
+        (here / f"ready-{{time.time_ns()}}").touch()
+        while len(list(here.glob("ready-*"))) < 3:
+            time.sleep(0.01)
+        store = preparing.open_or_build(here / "stores" / "a", rows, fields, tokenizer, "streams.text")
+        assert [record["number"] for record in store.read([0, 52, 17])] == [0, 52, 17]
+        print(len(made))
+    """)
+    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    built = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert sorted(built) == [0, 0, 1]
+    assert [path.name for path in (tmp_path / "stores").iterdir()] == ["a"]
+    assert not list((tmp_path / "stores" / "a").glob(".lock"))
+
+
 def defective():
     """Six bad rows of three kinds among the good ones: before the reader, in the reader, without a token."""
     out: list[Row | DataError] = list(rows())

@@ -121,13 +121,3 @@ def test_a_text_without_tokens_is_named(tmp_path, tokenizer):
     with pytest.raises(DataError, match=r"numbers\.jsonl:77: the tokenizer makes no token"):
         build(tmp_path / "a", tokenizer, lambda: bad)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_who_comes_second_uses_the_store_of_the_first(tmp_path, tokenizer):
-    def overtaken():
-        build(tmp_path / "a", tokenizer).close()  # another process finishes while this one is reading
-        yield from rows()
-
-    store = build(tmp_path / "a", tokenizer, overtaken)
-    assert [record["label"] for record in store.read([0, 52])] == [0, 52]
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
