@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from jaxft.errors import DivergenceError
+from jaxft.objectives.objective import Ratio
 from jaxft.training.loop import LoopConfig, Meter, run_loop, summarize
 
 
 def metrics_of(step: int, skipped: bool = False, **streams):
     """Metrics as a train step gives them: float32 scalars."""
     rows = streams or {
-        "task": {"loss_sum": 8.0 + step, "weight_sum": 4.0, "tokens": 100.0, "gradient_norm": 1.0, "accuracy": 2.0}
+        "task": {"loss_sum": 8.0 + step, "weight_sum": 4.0, "tokens": 100.0, "gradient_norm": 1.0, "ratios": {}}
     }
     norm = math.nan if skipped else 2.0 * step
     whole = {
@@ -188,25 +189,26 @@ def test_a_row_of_skips_goes_on_over_reports():
 
 def test_streams_are_summed_over_weights_and_not_averaged():
     """Steps of 1 and 9 tokens: a mean of means would give 3.5 for the loss."""
+    one = {"loss_sum": 5.0, "weight_sum": 1.0, "tokens": 10.0, "gradient_norm": 1.0}
+    other = {"loss_sum": 18.0, "weight_sum": 9.0, "tokens": 30.0, "gradient_norm": 3.0}
+    # A ratio has a weight of its own: here one of examples.
     steps = [
-        metrics_of(1, task={"loss_sum": 5.0, "weight_sum": 1.0, "tokens": 10.0, "gradient_norm": 1.0, "accuracy": 1.0}),
-        metrics_of(
-            2, task={"loss_sum": 18.0, "weight_sum": 9.0, "tokens": 30.0, "gradient_norm": 3.0, "accuracy": 2.0}
-        ),
+        metrics_of(1, task={**one, "ratios": {"accuracy": Ratio(1.0, 2.0)}}),
+        metrics_of(2, task={**other, "ratios": {"accuracy": Ratio(2.0, 3.0)}}),
     ]
     found = summarize(steps)
     assert found == pytest.approx(
         {
             "loss": 1.5, "gradient_norm": 3.0, "learning_rate": 0.2, "skipped": 0.0, "task.loss": 2.3,
             "task.weight": 10.0,
-            "task.tokens": 40.0, "task.accuracy": 0.3, "task.gradient_norm": 2.0,
+            "task.tokens": 40.0, "task.accuracy": 0.6, "task.gradient_norm": 2.0,
         }
     )  # fmt: skip
     assert all(isinstance(value, float) for value in found.values())
 
 
 def test_streams_are_apart():
-    row = {"loss_sum": 5.0, "weight_sum": 1.0, "tokens": 10.0, "gradient_norm": 1.0}
+    row = {"loss_sum": 5.0, "weight_sum": 1.0, "tokens": 10.0, "gradient_norm": 1.0, "ratios": {}}
     found = summarize([metrics_of(1, task=row, replay={**row, "loss_sum": 7.0, "weight_sum": 2.0})])
     assert (found["task.loss"], found["replay.loss"]) == (5.0, 3.5)
 
@@ -219,7 +221,7 @@ def test_norms_are_averaged_over_finite_steps():
 
 def test_rates_count_the_tokens_of_all_streams():
     meter = Meter(lambda: 0.0, skips_allowed=0)
-    row = {"loss_sum": 5.0, "weight_sum": 1.0, "tokens": 10.0, "gradient_norm": 1.0}
+    row = {"loss_sum": 5.0, "weight_sum": 1.0, "tokens": 10.0, "gradient_norm": 1.0, "ratios": {}}
     for step in (1, 2):
         meter.add(step, metrics_of(step, task=row, replay={**row, "tokens": 5.0}))
     ((step, values),) = meter.report(include_newest=True)
