@@ -34,7 +34,7 @@ class MaskedLMWithoutText(MaskedLM):
     """The objective for batches that are made here: its loss alone, without a tokenizer."""
 
     def __init__(self):
-        self.length = LENGTH
+        self.heads = {"masked_lm": HeadConfig("masked_lm")}
 
 
 def batch_structs(mesh) -> dict[str, jax.ShapeDtypeStruct]:
