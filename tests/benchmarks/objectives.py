@@ -34,7 +34,8 @@ _PAIRS = f"{{preset: encoder-tiny, token_types: 2, {_SIZE}}}"
 _DECODER = f"{{preset: decoder-tiny, {_SIZE}}}"
 _BOTH = f"{{preset: encoder-decoder-tiny, {_SIZE}}}"
 _BART = f"{{preset: bart-base, num_decoder_layers: 2, {_SMALL}}}"
-_XLNET = f"{{preset: xlnet-base, {_SMALL}}}"
+# Norms before the sub-layers, since a few hundred steps are few for norms after them.
+_XLNET = f"{{preset: xlnet-base, norm_placement: pre, final_norm: true, {_SMALL}}}"
 _ELECTRA = f"{{preset: electra-small, embedding_dim: 64, {_SMALL.replace('num_heads: 2', 'num_heads: 4')}}}"
 
 
