@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
-import contextlib
-import multiprocessing
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from jaxft.data.processes import mapped_in_order
 
 MakeBatch = Callable[[int], Any]
 
@@ -50,8 +48,8 @@ class Prefetcher:
 
     def _run(self, make: MakeBatch, put, steps: range, workers: int) -> None:
         try:
-            with _making(make, steps, workers) as batches:
-                for batch in batches:
+            with mapped_in_order(make, workers, ahead=2) as batches:
+                for batch in batches(steps):
                     self._put((put(batch), None))
                     if self._stop.is_set():
                         return
@@ -86,39 +84,3 @@ class Prefetcher:
         """Stops the thread and the processes; what they made and nobody took is dropped."""
         self._stop.set()
         self._thread.join()
-
-
-_make_of_worker: MakeBatch | None = None
-
-
-def _start_worker(make: MakeBatch) -> None:
-    global _make_of_worker
-    _make_of_worker = make
-
-
-def _make_in_worker(step: int) -> Any:
-    return _make_of_worker(step)
-
-
-@contextlib.contextmanager
-def _making(make: MakeBatch, steps: range, workers: int):
-    """The batches of these steps, in order, each processes' work a few steps ahead."""
-    if not workers:
-        yield map(make, steps)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (make,)) as pool:
-
-        def batches() -> Iterator[Any]:
-            ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-            for step in steps:
-                ahead.append(pool.submit(_make_in_worker, step))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-
-        try:
-            yield batches()
-        finally:
-            pool.shutdown(cancel_futures=True)

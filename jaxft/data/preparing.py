@@ -7,13 +7,12 @@ so processes, machines and restarts can share the work, and the store is the sam
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -24,6 +23,7 @@ from typing import Literal
 import numpy as np
 from array_record.python import array_record_module
 
+from jaxft.data.processes import mapped_in_order
 from jaxft.data.sources import Row
 from jaxft.data.store import FORMAT, PART_ENDS, TOKENS, Fields, TokenStore, encode_fields, pack, shard_name
 from jaxft.data.tokenizers import Tokenizer
@@ -205,48 +205,14 @@ def _tokenize(batch: list[Row | DataError], fields: Callable[[Row], Fields], tok
     return _Tokenized(records, bad)
 
 
-_of_worker: tuple = ()
-
-
-def _start_worker(fields: Callable[[Row], Fields], tokenizer: Tokenizer) -> None:
-    global _of_worker
-    # The processes are as many as there are cores.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _of_worker = fields, tokenizer
-
-
-def _tokenize_in_worker(batch: list[Row | DataError]) -> _Tokenized:
-    return _tokenize(batch, *_of_worker)
-
-
-@contextlib.contextmanager
-def _tokenizing(fields: Callable[[Row], Fields], tokenizer: Tokenizer, workers: int):
-    """A function from batches of rows to what they become, in their order; a few batches are ahead of the reader."""
-    if not workers:
-        yield lambda batches: (_tokenize(batch, fields, tokenizer) for batch in batches)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (fields, tokenizer)) as pool:
-
-        def tokenized(batches: Iterable[list[Row | DataError]]) -> Iterator[_Tokenized]:
-            ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-            for batch in batches:
-                ahead.append(pool.submit(_tokenize_in_worker, batch))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-
-        yield tokenized
-
-
 # --- Chunks ---
 
 
 def _make_chunks(building: pathlib.Path, rows, fields, tokenizer: Tokenizer, said: str, how: Preparation) -> int:
     """Makes what is missing of this part; the number of all chunks."""
     building.mkdir(parents=True, exist_ok=True)
-    with _tokenizing(fields, tokenizer, how.workers) as tokenized:
+    tokenize = functools.partial(_tokenize, fields=fields, tokenizer=tokenizer)
+    with mapped_in_order(tokenize, how.workers, ahead=4) as tokenized:
         return _make_all(building, iter(rows()), tokenized, said, how)
 
 

@@ -18,7 +18,7 @@ from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig, pool
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
-from jaxft.objectives.rows import enclose, lay
+from jaxft.objectives.rows import side_by_side
 
 Pooling = Literal["first", "mean", "last"]
 
@@ -66,13 +66,9 @@ class SentenceVectors(Objective):
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One sentence twice, or two: `token_ids` and `segment_ids` int32 `(2, length)`."""
-        (record,), tokenizer = records, self.tokenizer
+        (record,) = records
         texts = (record[TOKENS], record.get("pair", record[TOKENS])[: self.longest])
-        rows = [enclose(tokenizer.start_id, text, tokenizer.separator_id) for text in texts]
-        return {
-            "token_ids": np.stack([lay([row], self.length, tokenizer.pad_id) for row in rows]),
-            "segment_ids": np.stack([lay([np.ones(len(row))], self.length) for row in rows]),
-        }
+        return side_by_side(texts, self.length, self.tokenizer)
 
     def vectors(self, apply: Apply, batch: Mapping[str, jax.Array], head: str | None = None) -> jax.Array:
         """Unit vectors, float32 `(batch, 2, embed)`."""

@@ -10,16 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.data.batches import Batch
-from jaxft.data.sources import Row, text_column
-from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.masking import Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Objective, Setting, StreamLoss, count_tokens
+from jaxft.objectives.masking import MaskedObjective, Masking, MaskingConfig
+from jaxft.objectives.objective import Apply, Setting, StreamLoss, count_tokens
 from jaxft.objectives.pseudo_likelihood import pseudo_log_likelihood
-from jaxft.objectives.rows import enclose, lay_out, starts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +32,7 @@ class MaskedLMConfig(MaskingConfig):
     length: int | None = None
 
 
-class MaskedLM(Objective):
+class MaskedLM(MaskedObjective):
     """Predicts masked tokens."""
 
     families = frozenset({"encoder"})
@@ -48,26 +44,6 @@ class MaskedLM(Objective):
         self._config, self._setting = config, setting
         self._masking = Masking(config.kind, config, setting.tokenizer, self.length)
         self.budget = self._masking.budget
-
-    def fields(self, row: Row) -> Fields:
-        """The text alone."""
-        return Fields({TOKENS: text_column(row, self._config.text)})
-
-    def record_options(self) -> str:
-        """The column."""
-        return f"text={self._config.text}"
-
-    def for_evaluation(self) -> MaskedLM:
-        """With the mask rate of evaluation."""
-        return MaskedLM(self._config.for_evaluation(), self._setting)
-
-    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
-        """A packed row: `token_ids`, `segment_ids`, `positions` `(length,)`, and what `Masking.apply` adds."""
-        tokenizer = self.tokenizer
-        pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
-        row = lay_out(pieces, self.length, tokenizer.pad_id)
-        text_starts = starts_of(pieces) + (tokenizer.start_id is not None)
-        return self._masking.apply(row, text_starts, records, keys)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the predicted tokens; their logits alone are computed."""

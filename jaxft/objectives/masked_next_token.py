@@ -13,15 +13,13 @@ import jax
 import numpy as np
 
 from jaxft.data.batches import Batch
-from jaxft.data.sources import Row, text_column
-from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.data.store import Record
 from jaxft.errors import RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.masking import Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Objective, Setting, StreamLoss, count_tokens
-from jaxft.objectives.rows import enclose, lay_out, starts_of
+from jaxft.objectives.masking import MaskedObjective, Masking, MaskingConfig
+from jaxft.objectives.objective import Apply, Setting, StreamLoss, count_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +43,7 @@ class MaskedNextTokenConfig(MaskingConfig):
     randomized: float = 0.0
 
 
-class MaskedNextToken(Objective):
+class MaskedNextToken(MaskedObjective):
     """Predicts masked tokens with the causal head, one place before each, while the stack reads both ways."""
 
     families = frozenset({"decoder"})
@@ -59,24 +57,9 @@ class MaskedNextToken(Objective):
             config.kind, config, setting.tokenizer, self.length, _mask_id(config.mask_token, setting)
         )
 
-    def fields(self, row: Row) -> Fields:
-        """The text alone."""
-        return Fields({TOKENS: text_column(row, self._config.text)})
-
-    def record_options(self) -> str:
-        """The column."""
-        return f"text={self._config.text}"
-
-    def for_evaluation(self) -> MaskedNextToken:
-        """With the mask rate of evaluation."""
-        return MaskedNextToken(self._config.for_evaluation(), self._setting)
-
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A packed row as that of `masked_lm`, whose `gather` says one place before each predicted token."""
-        tokenizer = self.tokenizer
-        pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
-        row = lay_out(pieces, self.length, tokenizer.pad_id)
-        row = self._masking.apply(row, starts_of(pieces) + 1, records, keys)
+        row = super().make_row(records, keys)
         return {**row, "gather": np.maximum(row["gather"] - 1, 0)}
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Self
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from jaxft.data.batches import Batch
 from jaxft.data.store import TOKENS, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.objectives.objective import Objective, ReadsText
+from jaxft.objectives.rows import enclose, lay_out, starts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,21 @@ class MaskingConfig:
 
 
 LONGEST_SPAN = 10
+
+
+class MaskedObjective(ReadsText, Objective):
+    """An objective on packed texts with masked tokens; its class sets `_config`, `_setting` and `_masking`."""
+
+    def for_evaluation(self) -> Self:
+        """With the mask rate of evaluation."""
+        return type(self)(self._config.for_evaluation(), self._setting)
+
+    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """A packed row: `token_ids`, `segment_ids`, `positions` `(length,)`, and what `Masking.apply` adds."""
+        tokenizer = self.tokenizer
+        pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
+        row = lay_out(pieces, self.length, tokenizer.pad_id)
+        return self._masking.apply(row, starts_of(pieces) + (tokenizer.start_id is not None), records, keys)
 
 
 class Masking:

@@ -22,7 +22,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.masked_lm import is_special
 from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
 from jaxft.objectives.pseudo_likelihood import pseudo_log_likelihood
-from jaxft.objectives.rows import enclose, lay
+from jaxft.objectives.rows import side_by_side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +69,9 @@ class MinimalPairs(Objective):
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """The good and the bad sentence: `token_ids` and `segment_ids` int32 `(2, length)`."""
-        (record,), tokenizer = records, self.tokenizer
+        (record,) = records
         texts = (record[TOKENS], record["bad"][: self.longest])
-        rows = [enclose(tokenizer.start_id, text, tokenizer.separator_id) for text in texts]
-        return {
-            "token_ids": np.stack([lay([row], self.length, tokenizer.pad_id) for row in rows]),
-            "segment_ids": np.stack([lay([np.ones(len(row))], self.length) for row in rows]),
-        }
+        return side_by_side(texts, self.length, self.tokenizer)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Negative log-likelihood of the good sentences, in nats per sentence; `accuracy`: how many are likelier."""

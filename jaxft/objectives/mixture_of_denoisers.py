@@ -7,11 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from jaxft.data.sources import Row, text_column
-from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.denoising import Pair, SequenceToSequence, sentinels_of
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ReadsText, Setting
 from jaxft.objectives.span_corruption import Noise, cut_out, longest_piece, room_of
 
 # Regular, sequential and extreme denoising, with the rates and mean lengths of the paper's table 1.
@@ -58,7 +57,7 @@ class MixtureOfDenoisersConfig:
             raise InvalidField("regular", "one of regular, sequential and extreme must be more than 0")
 
 
-class MixtureOfDenoisers(SequenceToSequence):
+class MixtureOfDenoisers(ReadsText, SequenceToSequence):
     """Each piece is corrupted by one of seven denoisers, chosen at random by weight; its source says of which kind."""
 
     def __init__(self, config: MixtureOfDenoisersConfig, setting: Setting):
@@ -96,14 +95,6 @@ class MixtureOfDenoisers(SequenceToSequence):
     def room(self, lengths: np.ndarray) -> np.ndarray:
         """What pieces take of a row, whichever denoiser they get."""
         return self._mode_length + room_of(self._used, lengths, self.length - self._mode_length, self.target_length)
-
-    def fields(self, row: Row) -> Fields:
-        """The text alone."""
-        return Fields({TOKENS: text_column(row, self._config.text)})
-
-    def record_options(self) -> str:
-        """The column."""
-        return f"text={self._config.text}"
 
     def example(self, record: Record, key: np.random.Generator) -> Pair:
         """Source and target of a piece."""

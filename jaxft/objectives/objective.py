@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.data.batches import Batch
-from jaxft.data.sources import Row
-from jaxft.data.store import Fields, Record
+from jaxft.data.sources import Row, text_column
+from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
 from jaxft.models.config import ModelConfig
@@ -190,6 +190,18 @@ class Objective(abc.ABC):
         other = copy.copy(self)
         other.evaluating = True
         return other
+
+
+class ReadsText:
+    """What objectives on a column of text keep of a row; for classes that set `_config`."""
+
+    def fields(self, row: Row) -> Fields:
+        """The text alone."""
+        return Fields({TOKENS: text_column(row, self._config.text)})
+
+    def record_options(self) -> str:
+        """The column."""
+        return f"text={self._config.text}"
 
 
 def count_tokens(*segment_ids: jax.Array) -> jax.Array:

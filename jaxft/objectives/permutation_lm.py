@@ -11,13 +11,12 @@ import jax
 import numpy as np
 
 from jaxft.data.batches import Batch
-from jaxft.data.sources import Row, text_column
-from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.objective import Apply, Objective, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ReadsText, Setting, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay_out, starts_of
 
 
@@ -47,7 +46,7 @@ class PermutationLMConfig:
             raise InvalidField("longest_span", f"must be at least 1, found {self.longest_span}")
 
 
-class PermutationLM(Objective):
+class PermutationLM(ReadsText, Objective):
     """Predicts some tokens in a random order, each from all that are not predicted and those that came before it."""
 
     families = frozenset({"encoder"})
@@ -60,14 +59,6 @@ class PermutationLM(Objective):
         self._config = config
         rate = 1.0 if config.identity_order else config.target_rate
         self.budget = min(self.length, math.ceil(self.length * rate) + math.ceil(self.length / 32))
-
-    def fields(self, row: Row) -> Fields:
-        """The text alone."""
-        return Fields({TOKENS: text_column(row, self._config.text)})
-
-    def record_options(self) -> str:
-        """The column."""
-        return f"text={self._config.text}"
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A packed row; pieces end with separator and start token, as XLNet's do.

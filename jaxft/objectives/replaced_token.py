@@ -8,19 +8,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxft.data.batches import Batch
-from jaxft.data.sources import Row, text_column
-from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masked_lm import put_tokens, restored
-from jaxft.objectives.masking import Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
-from jaxft.objectives.rows import enclose, lay_out, starts_of
+from jaxft.objectives.masking import MaskedObjective, Masking, MaskingConfig
+from jaxft.objectives.objective import Apply, Ratio, Setting, StreamLoss, count_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +45,7 @@ class ReplacedTokenConfig(MaskingConfig):
             raise InvalidField("discriminator_weight", f"must be positive, found {self.discriminator_weight}")
 
 
-class ReplacedToken(Objective):
+class ReplacedToken(MaskedObjective):
     """A small masked language model fills masked places; the trunk tells which tokens are not the original ones.
 
     Both share the embeddings. No gradient passes through the samples.
@@ -73,25 +68,6 @@ class ReplacedToken(Objective):
             raise RecipeError(f"objective {config.kind}: its generator cannot share the embeddings of this model")
         self._config, self._setting = config, setting
         self._masking = Masking(config.kind, config, setting.tokenizer, self.length)
-
-    def fields(self, row: Row) -> Fields:
-        """The text alone."""
-        return Fields({TOKENS: text_column(row, self._config.text)})
-
-    def record_options(self) -> str:
-        """The column."""
-        return f"text={self._config.text}"
-
-    def for_evaluation(self) -> ReplacedToken:
-        """With the mask rate of evaluation."""
-        return ReplacedToken(self._config.for_evaluation(), self._setting)
-
-    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
-        """A packed row as that of `masked_lm`: what the generator reads and predicts."""
-        tokenizer = self.tokenizer
-        pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
-        row = lay_out(pieces, self.length, tokenizer.pad_id)
-        return self._masking.apply(row, starts_of(pieces) + (tokenizer.start_id is not None), records, keys)
 
     def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """With the weight of each masked token against one of the discriminator's: the sum of sums is one of means."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxft.data.batches import Batch
+from jaxft.data.tokenizers import Tokenizer
 
 
 def enclose(start_id: int | None, tokens: np.ndarray, *end_ids: int) -> np.ndarray:
@@ -39,6 +40,15 @@ def lay_out(pieces: Sequence[np.ndarray], length: int, pad_id: int, prefix: str 
         f"{prefix}token_ids": lay(pieces, length, pad_id),
         f"{prefix}segment_ids": lay([np.repeat(np.arange(1, len(sizes) + 1), sizes)], length),
         f"{prefix}positions": lay([np.arange(size) for size in sizes], length),
+    }
+
+
+def side_by_side(texts: Sequence[np.ndarray], length: int, tokenizer: Tokenizer) -> Batch:
+    """Each text in a row of its own: `token_ids` and `segment_ids` int32 `(texts, length)`."""
+    rows = [enclose(tokenizer.start_id, text, tokenizer.separator_id) for text in texts]
+    return {
+        "token_ids": np.stack([lay([row], length, tokenizer.pad_id) for row in rows]),
+        "segment_ids": np.stack([lay([np.ones(len(row))], length) for row in rows]),
     }
 
 

@@ -7,11 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from jaxft.data.sources import Row, text_column
-from jaxft.data.store import TOKENS, Fields, Record
+from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.denoising import Pair, SequenceToSequence, sentinels_of
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ReadsText, Setting
 from jaxft.objectives.rows import enclose
 
 
@@ -118,7 +117,7 @@ def longest_piece(noises: list[Noise], length: int, target_length: int | None) -
     return int(sizes[fits].max(initial=1))
 
 
-class SpanCorruption(SequenceToSequence):
+class SpanCorruption(ReadsText, SequenceToSequence):
     """Spans of a text are cut out, each leaving a sentinel, and are to be written by the decoder."""
 
     def __init__(self, config: SpanCorruptionConfig, setting: Setting):
@@ -142,14 +141,6 @@ class SpanCorruption(SequenceToSequence):
     def room(self, lengths: np.ndarray) -> np.ndarray:
         """What pieces take of the encoder's row, or of the decoder's where that is more of it."""
         return room_of([self._noise], lengths, self.length, self.target_length)
-
-    def fields(self, row: Row) -> Fields:
-        """The text alone."""
-        return Fields({TOKENS: text_column(row, self._config.text)})
-
-    def record_options(self) -> str:
-        """The column."""
-        return f"text={self._config.text}"
 
     def example(self, record: Record, key: np.random.Generator) -> Pair:
         """Source and target of a piece."""

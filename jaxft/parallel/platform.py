@@ -41,3 +41,8 @@ def choose_platform() -> None:
         sys.modules["jax"].config.update("jax_platforms", "cpu")
     else:
         os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

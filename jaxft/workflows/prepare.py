@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from jaxft.data.preparing import Preparation
 from jaxft.errors import RecipeError
+from jaxft.parallel.platform import usable_cores
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.progress import format_count
 from jaxft.workflows.assembly import assemble
@@ -47,14 +47,9 @@ def prepare(
     if workers is not None and workers < 0:
         raise RecipeError(f"--workers {workers}: must not be negative")
     assembly = assemble(*load_recipe(recipe, overrides))
-    count = _cores() if workers is None else workers
+    count = usable_cores() if workers is None else workers
     how = Preparation(assembly.recipe.data.bad_rows, count, part)
     return [_prepared(source, how, quiet) for source in assembly.store_sources()]
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepared(source: StoreSource, how: Preparation, quiet: bool) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import shutil
@@ -22,6 +21,7 @@ from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import TRAVELLING_FILES
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
+from jaxft.parallel.platform import usable_cores
 from jaxft.recipe.decoding import decode, encode
 from jaxft.recipe.library import recipe_to_text
 from jaxft.recipe.reading import Document
@@ -103,7 +103,7 @@ class RunDirectory:
                 "python": platform.python_version(),
                 "packages": {name: importlib.metadata.version(name) for name in packages},
                 "platform": platform.platform(),
-                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                "cpus": usable_cores(),
                 "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
                 "command": sys.argv,
             },

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxft.data.sources import SourceConfig, read_rows, resolve_paths, text_column
+from jaxft.data.sources.compression import SUFFIXES
 from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, WordPieceConfig
 from jaxft.data.tokenizers import train_tokenizer as train
 from jaxft.errors import InvalidField, RecipeError
 
 _KINDS = {"wordpiece": WordPieceConfig, "byte_bpe": ByteBPEConfig}
 _FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_COMPRESSED = (".gz", ".xz", ".zst")
 
 
 def train_tokenizer(
@@ -69,4 +69,4 @@ def train_tokenizer(
 
 def _format_of(name: str) -> str:
     path = pathlib.Path(name)
-    return _FORMATS.get(path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix, "text")
+    return _FORMATS.get(path.with_suffix("").suffix if path.suffix in SUFFIXES else path.suffix, "text")

@@ -1,0 +1,56 @@
+"""A function that several processes compute, its results in the order of what they are of."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+_function_of_worker: Callable[[Any], Any] | None = None
+
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function_of_worker
+    # The processes are as many as there are cores, so that none of them needs threads.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _function_of_worker = function
+
+
+def _compute(item: Any) -> Any:
+    return _function_of_worker(item)
+
+
+@contextlib.contextmanager
+def mapped_in_order(
+    function: Callable[[Any], Any], workers: int, ahead: int
+) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+    """Gives a function like `map(function, items)`.
+
+    Args:
+      function: of one item; sent to the processes once.
+      workers: processes; 0 computes here.
+      ahead: items that each process may be ahead of who reads the results.
+    """
+    if not workers:
+        yield lambda items: map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (function,)) as pool:
+
+        def results(items: Iterable[Any]) -> Iterator[Any]:
+            pending: collections.deque[concurrent.futures.Future] = collections.deque()
+            for item in items:
+                pending.append(pool.submit(_compute, item))
+                if len(pending) > ahead * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+        try:
+            yield results
+        finally:
+            pool.shutdown(cancel_futures=True)
