@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ _function_of_worker: Callable[[Any], Any] | None = None
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
     global _function_of_worker
+    # Ctrl-C reaches every process of a terminal; whoever reads the results decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The processes are as many as there are cores, so that none of them needs threads.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _function_of_worker = function
