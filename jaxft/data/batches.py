@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxft.data.mixing import Mixture
-from jaxft.data.packing import RowPlan
+from jaxft.data.packing import Piece, RowPlan
 from jaxft.data.store import Record, TokenStore, cut
 from jaxft.data.windows import WindowedPlan
 
@@ -78,12 +78,10 @@ class StreamBatches:
 
     def make_rows(self, numbers: np.ndarray) -> list[Batch]:
         """Rows by their numbers, which go on over the epochs."""
-        epochs, places = np.divmod(numbers, self.rows)
-        row_pieces = [self.plan.row(row) for row in self._rows_at(epochs, places).tolist()]
-        pieces = [(epoch, piece) for epoch, own in zip(epochs.tolist(), row_pieces, strict=True) for piece in own]
+        epochs, row_pieces = self._pieces(numbers)
+        pieces = [(epoch, piece) for epoch, own in zip(epochs, row_pieces, strict=True) for piece in own]
         keys = [example_generator(self.seed, epoch, piece.index) for epoch, piece in pieces]
-        records = self.store.read([piece.record for _, piece in pieces])
-        records = [cut(record, piece.start, piece.stop) for record, (_, piece) in zip(records, pieces, strict=True)]
+        records = self._read([piece for _, piece in pieces])
         if self.augment is not None:
             records = [self.augment(record, key) for record, key in zip(records, keys, strict=True)]
         if self.partner:
@@ -95,6 +93,19 @@ class StreamBatches:
             rows.append(self.make_row(records[taken], keys[taken]))
             done += len(own)
         return rows
+
+    def records(self, numbers: np.ndarray) -> list[list[Record]]:
+        """What rows are made of, cut as it stands in them."""
+        return [self._read(own) for own in self._pieces(numbers)[1]]
+
+    def _pieces(self, numbers: np.ndarray) -> tuple[list[int], list[list[Piece]]]:
+        """Epoch and pieces of each row."""
+        epochs, places = np.divmod(numbers, self.rows)
+        return epochs.tolist(), [self.plan.row(row) for row in self._rows_at(epochs, places).tolist()]
+
+    def _read(self, pieces: list[Piece]) -> list[Record]:
+        records = self.store.read([piece.record for piece in pieces])
+        return [cut(record, piece.start, piece.stop) for record, piece in zip(records, pieces, strict=True)]
 
     def _partners(self, records: list[int], keys: list[np.random.Generator]) -> list[Record]:
         """Another whole record for each, all others equally likely."""

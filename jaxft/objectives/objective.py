@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
 
 import flax.struct
 import jax
@@ -100,6 +100,7 @@ class Objective(abc.ABC):
       whole_batch: whether the loss compares the examples of a batch, which then cannot be computed in parts.
       augmentable: whether the words of its texts may be changed (`jaxft.data.augmentation`).
       trains: whether there is anything to train; some objectives only measure.
+      predicts: whether it says something of each example (`predictions`); each of its rows holds one piece.
       metrics: names of the metrics that its evaluation can report, the most telling first.
       default_metrics: those that it reports where a recipe names none.
       lower_is_better: those of them that are better when lower.
@@ -116,6 +117,7 @@ class Objective(abc.ABC):
     whole_batch: bool = False
     augmentable: bool = False
     trains: bool = True
+    predicts: bool = False
     metrics: tuple[str, ...] = ("loss", "perplexity", "accuracy")
     default_metrics: tuple[str, ...] = metrics
     lower_is_better: frozenset[str] = frozenset({"loss", "perplexity", "bits_per_byte", "pseudo_perplexity"})
@@ -184,6 +186,23 @@ class Objective(abc.ABC):
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Per-row outputs `(batch, ...)` that metrics beyond `StreamLoss` need; empty where there are none."""
         return {}
+
+    def unlabelled_fields(self, row: Row) -> Fields:
+        """As `fields`, of a row that is to be predicted and need not say what is right.
+
+        Raises:
+          DataError: as `fields`.
+        """
+        return self.fields(row)
+
+    def predictions(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """What the model says of each example, ready for JSON; of objectives with `predicts`.
+
+        Args:
+          records: of all rows, as `make_row` had them; a long example may have several, one after the other.
+          outputs: of `outputs`, for the same rows.
+        """
+        raise NotImplementedError(f"{self.kind} predicts nothing")
 
     def for_evaluation(self) -> Self:
         """The same objective with what evaluation fixes (a mask rate that all recipes share, say)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -93,6 +93,7 @@ class SequenceClassification(Objective):
     pack = False
     truncate = True
     augmentable = True
+    predicts = True
     metrics = ("loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1")
     default_metrics = metrics[:-1]
     lower_is_better = frozenset({"loss"})
@@ -163,6 +164,16 @@ class SequenceClassification(Objective):
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`logits` float32 `(batch, labels)` and `label` int32 `(batch,)`."""
         return {"logits": self._logits(apply, batch), "label": batch["label"]}
+
+    def predictions(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """`label`, and the `probabilities` of all labels."""
+        found = []
+        for logits in outputs["logits"]:
+            probabilities = np.exp(logits - logits.max())
+            probabilities /= probabilities.sum()
+            shown = {label: round(float(p), 6) for label, p in zip(self.labels, probabilities, strict=True)}
+            found.append({"label": self.labels[int(logits.argmax())], "probabilities": shown})
+        return found
 
     def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=batch["token_types"])

@@ -1,24 +1,23 @@
-"""Predicting with a trained classifier, from JSON lines to JSON lines."""
+"""Predicting with a trained run, from a file of examples to JSON lines."""
 
 from __future__ import annotations
 
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
-from typing import TextIO
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
-import numpy as np
-
-from jaxft.data.batches import Batch
-from jaxft.data.sources import Row, SourceConfig, read_rows
-from jaxft.data.store import Record
+from jaxft.data.batches import StreamBatches
+from jaxft.data.preparing import open_or_build
+from jaxft.data.sources import Row, read_rows, source_of_file
 from jaxft.errors import RecipeError
-from jaxft.objectives.sequence_classification import SequenceClassification
-from jaxft.parallel.sharding import put_batch
-from jaxft.training.step import bind
+from jaxft.evaluation.evaluator import Evaluator
+from jaxft.objectives.objective import Objective
+from jaxft.workflows.assembly import EVALUATION_SEED
 from jaxft.workflows.opened import OpenedRun, open_run
+from jaxft.workflows.streams import plan
 
 
 def predict(
@@ -28,13 +27,16 @@ def predict(
     stream: str | None = None,
     step: int | None = None,
 ) -> int:
-    """Writes each input row with its predicted `label` and the `probabilities` of all labels.
+    """Writes each input row with what the model says of it: a `label` and `probabilities`, an `answer`, `tags` ...
+
+    Where a row has a column of the same name already, that becomes `given_label` and so on.
 
     Args:
       run: a run directory.
-      source: JSON lines with the columns that the stream's objective reads; a label is not needed.
+      source: a file with the columns that the stream's objective reads, those that are to be predicted aside; its name
+        tells its format (`jaxft.data.sources.source_of_file`).
       output: file to write; standard output where None.
-      stream: which classifier; the only one where None.
+      stream: which task; the only one where None.
       step: which checkpoint; the best or the last where None.
 
     Returns:
@@ -44,66 +46,52 @@ def predict(
       JaxftError: see `jaxft.errors`.
     """
     opened = open_run(run, step=step)
-    objective = _classifier(opened, stream)
+    objective = _predictor(opened, stream)
     # All rows are read, and so checked, before the output is touched.
-    rows = list(read_rows(SourceConfig(jsonl=(str(source),)), pathlib.Path()))
-    records = _records(rows, objective, opened)
+    rows = list(read_rows(source_of_file(str(source)), pathlib.Path()))
+    lines = [
+        json.dumps(_joined(row.values, said), ensure_ascii=False) + "\n"
+        for row, said in zip(rows, _predictions(rows, objective, opened, str(source)), strict=True)
+    ]
     if output is None:
-        return _write(sys.stdout, rows, records, objective, opened)
+        sys.stdout.writelines(lines)
+        return len(rows)
     partial = pathlib.Path(f"{output}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
-            count = _write(file, rows, records, objective, opened)
+            file.writelines(lines)
     except OSError as error:
         raise RecipeError(f"{output} cannot be written: {error.strerror}") from error
     partial.replace(output)
-    return count
-
-
-def _classifier(opened: OpenedRun, stream: str | None) -> SequenceClassification:
-    known = {name: o for name, o in opened.assembly.objectives.items() if isinstance(o, SequenceClassification)}
-    if not known:
-        raise RecipeError(f"{opened.run.path} has no stream that classifies; predict needs one")
-    if stream is None and len(known) > 1:
-        raise RecipeError(f"{opened.run.path} has several classifiers; choose with --stream: {', '.join(known)}")
-    if stream is not None and stream not in known:
-        raise RecipeError(f"--stream {stream}: not a classifier of this run, which has {', '.join(known)}")
-    return known[stream or next(iter(known))]
-
-
-def _records(rows: list[Row], objective: SequenceClassification, opened: OpenedRun) -> list[Record]:
-    fields = [objective.unlabelled_fields(row) for row in rows]
-    names = list(fields[0].texts)
-    tokens = {name: opened.assembly.tokenizer.encode([one.texts[name] for one in fields]) for name in names}
-    longest = objective.longest
-    return [{**{name: tokens[name][i][:longest] for name in names}, **one.values} for i, one in enumerate(fields)]
-
-
-def _write(
-    file: TextIO, rows: list[Row], records: list[Record], objective: SequenceClassification, opened: OpenedRun
-) -> int:
-    for row, probabilities in zip(rows, _probabilities(records, objective, opened), strict=True):
-        shown = {label: round(float(p), 6) for label, p in zip(objective.labels, probabilities, strict=True)}
-        label = objective.labels[int(probabilities.argmax())]
-        line = {**row.values, "label": label, "probabilities": shown}
-        if "label" in row.values:
-            line["given_label"] = row.values["label"]
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return len(rows)
 
 
-def _probabilities(records: list[Record], objective: SequenceClassification, opened: OpenedRun) -> Iterator[np.ndarray]:
-    """float32 `(labels,)` for each record."""
-    model, mesh, size = opened.assembly.model, opened.assembly.mesh, 8 * opened.assembly.mesh.size
+def _predictor(opened: OpenedRun, stream: str | None) -> Objective:
+    known = {name: objective for name, objective in opened.assembly.objectives.items() if objective.predicts}
+    if not known:
+        raise RecipeError(f"{opened.run.path} has no stream of a task; predict needs one")
+    if stream is None and len(known) > 1:
+        raise RecipeError(f"{opened.run.path} has several tasks; choose with --stream: {', '.join(known)}")
+    if stream is not None and stream not in known:
+        raise RecipeError(f"--stream {stream}: not a task of this run, which has {', '.join(known)}")
+    return known[stream or next(iter(known))].for_evaluation()
 
-    @jax.jit
-    def compute(parameters, batch):
-        return jax.nn.softmax(objective.outputs(bind(model, parameters), batch)["logits"])
 
-    for start in range(0, len(records), size):
-        chunk = records[start : start + size]
-        rows: list[Batch] = [objective.make_row([record], []) for record in chunk]
-        rows += [rows[-1]] * (size - len(rows))
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        with jax.set_mesh(mesh):
-            yield from np.asarray(compute(opened.parameters, put_batch(batch, mesh)))[: len(chunk)]
+def _predictions(rows: Sequence[Row], objective: Objective, opened: OpenedRun, said: str) -> list[dict[str, Any]]:
+    """What the model says of each row."""
+    assembly, size = opened.assembly, 8 * opened.assembly.mesh.size
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "store"
+        store = open_or_build(path, lambda: rows, objective.unlabelled_fields, assembly.tokenizer, said)
+        rows_of_batches = plan(said, store, objective, EVALUATION_SEED)
+        batches = StreamBatches(
+            store, rows_of_batches, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
+        )
+        evaluator = Evaluator("predictions", assembly.model, objective, batches, (), assembly.mesh)
+        return evaluator.predictions(opened.parameters)
+
+
+def _joined(given: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with a prediction; columns of the same name are kept under another."""
+    kept = {f"given_{name}": value for name, value in given.items() if name in said}
+    return {**given, **said, **kept}

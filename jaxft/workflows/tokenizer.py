@@ -8,14 +8,12 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxft.data.sources import SourceConfig, read_rows, resolve_paths, text_column
-from jaxft.data.sources.compression import SUFFIXES
+from jaxft.data.sources import read_rows, resolve_paths, source_of_file, text_column
 from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, WordPieceConfig
 from jaxft.data.tokenizers import train_tokenizer as train
 from jaxft.errors import InvalidField, RecipeError
 
 _KINDS = {"wordpiece": WordPieceConfig, "byte_bpe": ByteBPEConfig}
-_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
 
 def train_tokenizer(
@@ -24,7 +22,7 @@ def train_tokenizer(
     """Trains a tokenizer on the texts of files.
 
     Args:
-      files: `.jsonl`, `.csv`, `.tsv`, `.parquet`, or plain text by any other name; perhaps compressed.
+      files: whose names tell their formats (`jaxft.data.sources.source_of_file`).
       output: directory to write.
       column: of the text where the files have columns.
       **options: `model_type` (`unigram`, `bpe`, `wordpiece`, `byte_bpe`) and fields of its config.
@@ -46,7 +44,7 @@ def train_tokenizer(
     except InvalidField as error:
         raise RecipeError(f"--{error.field.replace('_', '-')}: {error.problem}") from error
     here = pathlib.Path()
-    sources = [SourceConfig(**{_format_of(name): (name,)}) for name in files]
+    sources = [source_of_file(name) for name in files]
     for source in sources:
         resolve_paths(source, here)
 
@@ -65,8 +63,3 @@ def train_tokenizer(
         "vocab_size": tokenizer.vocab_size,
         "characters_per_token": sum(map(len, sample)) / max(tokens, 1),
     }
-
-
-def _format_of(name: str) -> str:
-    path = pathlib.Path(name)
-    return _FORMATS.get(path.with_suffix("").suffix if path.suffix in SUFFIXES else path.suffix, "text")

@@ -7,7 +7,7 @@ Whatever is wrong with a row is an error that says where; nothing is dropped or 
 raises it, ``scan_rows`` gives it in place of the row.
 """
 
-from jaxft.data.sources.config import SourceConfig
+from jaxft.data.sources.config import SourceConfig, source_of_file
 from jaxft.data.sources.fingerprint import source_fingerprint
 from jaxft.data.sources.images import read_image
 from jaxft.data.sources.paths import resolve_paths
@@ -24,5 +24,6 @@ __all__ = [
     "resolve_paths",
     "scan_rows",
     "source_fingerprint",
+    "source_of_file",
     "text_column",
 ]

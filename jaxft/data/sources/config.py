@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NewType, get_args
 
 from jaxft.data.embedded import Corpus, Split
+from jaxft.data.sources.compression import SUFFIXES
 from jaxft.errors import InvalidField
 
 Documents = Literal["paragraphs", "lines", "file"]
@@ -16,6 +18,10 @@ Scalar = str | int | float | bool
 PATH_FORMATS = ("jsonl", "csv", "tsv", "parquet", "text", "conll", "squad", "images", "arrays")
 NAMED_FORMATS = ("tfds", "hf", "embedded")
 FORMATS = (*PATH_FORMATS, *NAMED_FORMATS)
+_OF_SUFFIX = {
+    ".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".conll": "conll", ".json": "squad",
+    ".npz": "arrays",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,16 @@ class SourceConfig:
     def names_folders(self) -> bool:
         """Whether the paths are folders instead of files."""
         return self.format == "images"
+
+
+def source_of_file(name: str) -> SourceConfig:
+    """The source that a file or a folder of images is by its name, perhaps compressed; plain text where none fits.
+
+    ``.json`` is taken for SQuAD's.
+    """
+    path = Path(name)
+    suffix = path.with_suffix("").suffix if path.suffix in SUFFIXES else path.suffix
+    return SourceConfig(**{"images" if path.is_dir() else _OF_SUFFIX.get(suffix, "text"): (name,)})
 
 
 def _check_format(config: SourceConfig) -> None:
