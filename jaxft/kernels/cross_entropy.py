@@ -1,4 +1,4 @@
-"""Cross entropy, and whether a label was guessed, in float32."""
+"""Cross entropy and its kin, and whether a label was guessed, in float32."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0, focal_gamma: float = 0.0
+) -> jax.Array:
     """Negative log-likelihood of each label, in nats.
 
     Args:
       logits: `(..., classes)`, any float dtype; computed in float32.
       labels: int32 `(...)`, each in `[0, classes)`: ids are checked on the host, ignored places carry weight 0.
       label_smoothing: share of the target that is spread evenly over all classes.
+      focal_gamma: power of one minus the label's probability by which the loss is multiplied, so that what is known
+        already counts less (focal loss, Lin et al. 2017, arXiv 1708.02002); 0 for none.
 
     Returns:
       float32 `(...)`.
@@ -20,9 +24,42 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     logits = logits.astype(jnp.float32)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     target = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    # Not quite 0, where a power below 1 has no finite slope.
+    factor = jnp.maximum(-jnp.expm1(target - normalizer), 1e-6) ** focal_gamma if focal_gamma else 1.0
     if label_smoothing:
         target = (1 - label_smoothing) * target + label_smoothing * logits.mean(-1)
-    return normalizer - target
+    return factor * (normalizer - target)
+
+
+def binary_cross_entropy(
+    logits: jax.Array, targets: jax.Array, positive_weights: jax.Array | float = 1.0
+) -> jax.Array:  # fmt: skip
+    """Negative log-likelihood of yes and no by a sigmoid, in nats.
+
+    Args:
+      logits: `(..., labels)`, any float dtype; computed in float32.
+      targets: float32 of the same shape, in `[0, 1]`.
+      positive_weights: by which the loss of each label's yes is multiplied, float32 `(labels,)`.
+
+    Returns:
+      float32 `(..., labels)`.
+    """
+    logits = logits.astype(jnp.float32)
+    yes, no = jax.nn.softplus(-logits), jax.nn.softplus(logits)
+    return positive_weights * targets * yes + (1 - targets) * no
+
+
+def symmetric_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Half the sum of both Kullback-Leibler divergences between distributions over the last axis, in nats.
+
+    Args:
+      log_p: float32 `(..., classes)`, logarithms of probabilities.
+      log_q: of the same shape.
+
+    Returns:
+      float32 `(...)`.
+    """
+    return ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1) / 2
 
 
 def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:

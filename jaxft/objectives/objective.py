@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import flax.struct
@@ -64,6 +64,35 @@ class StreamLoss:
     weight: jax.Array
     tokens: jax.Array
     ratios: Mapping[str, Ratio]
+
+
+class FoundInData(abc.ABC):
+    """A config with values that are found in the training data where a recipe leaves them out, such as labels."""
+
+    @property
+    @abc.abstractmethod
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be found."""
+
+    @abc.abstractmethod
+    def target_of(self, row: Row) -> Any:
+        """What a row says of these values.
+
+        Raises:
+          DataError: a column is missing or its value cannot be used.
+        """
+
+    @abc.abstractmethod
+    def completed(self, targets: Iterable[Any], said: str) -> Self:
+        """The config with its values.
+
+        Args:
+          targets: of all rows that can be used.
+          said: what the user calls their source.
+
+        Raises:
+          DataError: there are too few of them.
+        """
 
 
 class Apply(Protocol):

@@ -95,6 +95,10 @@ def _union(document: Document, options: tuple, value: Any, path: Path) -> Any:
         options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:
         return _value(document, options[0], value, path)
+    words = next((option for option in options if typing.get_origin(option) is Literal), None)
+    if words is not None:  # one of some words, or else a mapping or a list
+        others = tuple(option for option in options if option is not words)
+        return _union(document, others if isinstance(value, (dict, list)) else (words,), value, path)
     if all(option in _KINDS for option in options):
         if type(value) in options:
             return value

@@ -20,7 +20,7 @@ from jaxft.data.augmentation import Augmenter
 from jaxft.data.batches import MixedBatches, StreamBatches
 from jaxft.data.mixing import make_mixture
 from jaxft.data.preparing import Preparation
-from jaxft.data.sources import Row, SourceConfig, resolve_paths, text_column
+from jaxft.data.sources import SourceConfig, resolve_paths, text_column
 from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
@@ -30,9 +30,8 @@ from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
-from jaxft.objectives.objective import Objective, Setting
-from jaxft.objectives.registry import make_objective, text_columns
-from jaxft.objectives.sequence_classification import SequenceClassificationConfig, find_labels, label_text
+from jaxft.objectives.objective import FoundInData, Objective, Setting
+from jaxft.objectives.registry import ObjectiveConfig, make_objective, text_columns
 from jaxft.parallel.mesh import batch_shards, make_mesh
 from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
@@ -183,7 +182,7 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     started = run is not None and run.has_model()
     tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
-    recipe = _with_labels(recipe)
+    recipe = _completed(recipe)
     origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
     objectives = _objectives(recipe, document, tokenizer, config, origin)
     _check_metrics(recipe, document, objectives)
@@ -269,17 +268,6 @@ def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
     return load_tokenizer(target)
 
 
-def _labelled(recipe: Recipe, sources: tuple[SourceConfig, ...], column: str) -> Iterator[Row]:
-    """The rows whose label can be used, where others may be skipped."""
-    for row in good_rows(sources, recipe):
-        if recipe.data.bad_rows.policy != "raise":
-            try:
-                label_text(row, column)
-            except DataError:
-                continue
-        yield row
-
-
 def _texts(recipe: Recipe, streams: list[tuple[tuple[SourceConfig, ...], str]]) -> Iterator[str]:
     for group, column in streams:
         for row in good_rows(group, recipe):
@@ -305,15 +293,35 @@ def _model_config(
     return config
 
 
-def _with_labels(recipe: Recipe) -> Recipe:
-    """Fills in the labels of classifiers from their training data."""
-    streams = dict(recipe.streams)
-    for name, stream in streams.items():
-        objective = stream.objective
-        if isinstance(objective, SequenceClassificationConfig) and objective.labels is None:
-            labels = find_labels(_labelled(recipe, stream.source, objective.label), objective.label, f"streams.{name}")
-            streams[name] = dataclasses.replace(stream, objective=dataclasses.replace(objective, labels=labels))
-    return dataclasses.replace(recipe, streams=streams)
+def _completed(recipe: Recipe) -> Recipe:
+    """Fills in what objectives find in their data, such as the labels of classifiers."""
+    streams = {
+        name: dataclasses.replace(stream, objective=_found(stream.objective, stream.source, recipe, f"streams.{name}"))
+        for name, stream in recipe.streams.items()
+    }
+    evaluation = {
+        name: dataclasses.replace(own, objective=_found(own.objective, own.source, recipe, f"evaluation.{name}"))
+        for name, own in recipe.evaluation.items()
+    }
+    return dataclasses.replace(recipe, streams=streams, evaluation=evaluation)
+
+
+def _found(
+    config: ObjectiveConfig | None, sources: tuple[SourceConfig, ...], recipe: Recipe, said: str
+) -> ObjectiveConfig | None:
+    if not isinstance(config, FoundInData) or config.is_complete:
+        return config
+    return config.completed(_targets(config, sources, recipe), said)
+
+
+def _targets(config: FoundInData, sources: tuple[SourceConfig, ...], recipe: Recipe) -> Iterator[Any]:
+    """What the rows say that can be used, where others may be skipped."""
+    for row in good_rows(sources, recipe):
+        try:
+            yield config.target_of(row)
+        except DataError:
+            if recipe.data.bad_rows.policy == "raise":
+                raise
 
 
 def _objectives(

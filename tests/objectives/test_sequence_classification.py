@@ -16,7 +16,6 @@ from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.sequence_classification import (
     SequenceClassification,
     SequenceClassificationConfig,
-    find_labels,
     label_text,
 )
 from jaxft.training.step import bind
@@ -26,6 +25,12 @@ LENGTH = 24
 
 def rows(*labels, column="label"):
     return [Row({"text": f"text {i}", column: label}, f"a.jsonl:{i + 1}") for i, label in enumerate(labels)]
+
+
+def find_labels(rows, column, said):
+    """As a run finds them in its training data."""
+    config = SequenceClassificationConfig(label=column)
+    return config.completed(map(config.target_of, rows), said).labels
 
 
 def make(tokenizer, **options) -> SequenceClassification:
