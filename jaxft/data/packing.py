@@ -65,21 +65,28 @@ class RowPlan:
         return permute(places, len(self), key)
 
 
-def split_records(lengths: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_records(
+    lengths: np.ndarray, longest: int, overlap: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts records into pieces of at most `longest` tokens, of nearly equal length within a record.
 
-    Equal pieces rather than full ones and a short rest: a rest of one or two tokens teaches nothing.
+    Equal pieces rather than full ones and a short rest: a rest of one or two tokens teaches nothing. Pieces that overlap
+    are full ones instead, whose starts lie evenly.
 
     Args:
       lengths: int64 `(records,)`, each at least 1.
       longest: tokens that a row can hold.
+      overlap: tokens that a piece shares at least with the next one, less than `longest`.
 
     Returns:
       Three int64 arrays `(pieces,)`: record, first token and length of each piece.
     """
-    counts = -(-lengths // longest)
+    counts = np.maximum(-(-(lengths - overlap) // (longest - overlap)), 1)
     records = np.repeat(np.arange(len(lengths)), counts)
     within = np.arange(len(records)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if overlap:
+        sizes = np.minimum(lengths, longest)[records]
+        return records, within * (lengths[records] - sizes) // np.maximum(counts[records] - 1, 1), sizes
     offsets = within * lengths[records] // counts[records]
     ends = (within + 1) * lengths[records] // counts[records]
     return records, offsets, ends - offsets
@@ -93,6 +100,7 @@ def plan_rows(
     *,
     pack: bool,
     truncate: bool,
+    overlap: int = 0,
     seed: int = 0,
 ) -> RowPlan:
     """Plans the rows of a store.
@@ -104,6 +112,7 @@ def plan_rows(
       room: from lengths of pieces, int64, to what they take of the capacity, int64.
       pack: whether several pieces may share a row; the pieces are then shuffled before they are laid first-fit.
       truncate: whether a long record is cut to one piece (a classified text) or split into several (plain text).
+      overlap: tokens that neighbouring pieces of a record share at least.
       seed: of the shuffle before packing.
     """
     lengths = np.asarray(lengths, np.int64)
@@ -111,7 +120,7 @@ def plan_rows(
         records, sizes = np.arange(len(lengths)), np.minimum(lengths, longest)
         offsets = np.zeros_like(sizes)
     else:
-        records, offsets, sizes = split_records(lengths, longest)
+        records, offsets, sizes = split_records(lengths, longest, overlap)
     if not pack:
         count = len(records)
         return RowPlan(records, offsets, sizes, np.arange(count), np.arange(count + 1))

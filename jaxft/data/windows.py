@@ -37,8 +37,9 @@ class WindowedPlan:
     """
 
     def __init__(
-        self, lengths: np.ndarray, capacity: int, longest: int, room: Room, *, pack: bool, truncate: bool, seed: int = 0
-    ):
+        self, lengths: np.ndarray, capacity: int, longest: int, room: Room, *, pack: bool, truncate: bool,
+        overlap: int = 0, seed: int = 0,
+    ):  # fmt: skip
         """
         Args:
           lengths: int32 `(records,)`, tokens of each record; a memory map is not read into memory.
@@ -47,12 +48,13 @@ class WindowedPlan:
           room: from lengths of pieces to what they take of the capacity.
           pack: whether several pieces may share a row.
           truncate: whether a long record is cut to one piece rather than split; not together with `pack`.
+          overlap: tokens that neighbouring pieces of a record share at least; not together with `pack`.
           seed: of the shuffle before packing.
         """
-        if pack and truncate:
-            raise ValueError("texts that are packed and cut cannot be planned window by window")
+        if pack and (truncate or overlap):
+            raise ValueError("texts that are packed and cut, or overlap, cannot be planned window by window")
         self._lengths, self._capacity, self._longest, self._room = lengths, capacity, longest, room
-        self._pack, self._truncate, self._seed = pack, truncate, seed
+        self._pack, self._truncate, self._overlap, self._seed = pack, truncate, overlap, seed
         self._planned: collections.OrderedDict[int, RowPlan] = collections.OrderedDict()
         self._total_room, self._deviation = self._room_of_all()
         windows = -(-len(lengths) // WINDOW)
@@ -115,7 +117,7 @@ class WindowedPlan:
         counts = np.zeros(windows, np.int64)
         for window in range(windows):
             part = self._lengths[window * WINDOW : (window + 1) * WINDOW]
-            counts[window] = int((-(-part // self._longest)).sum(dtype=np.int64))
+            counts[window] = len(split_records(np.asarray(part, np.int64), self._longest, self._overlap)[0])
         return counts
 
     def _room_of_all(self) -> tuple[int, float]:
@@ -130,7 +132,7 @@ class WindowedPlan:
         if self._truncate:
             rooms = self._room(found)
         else:
-            records, _, sizes = split_records(found, self._longest)
+            records, _, sizes = split_records(found, self._longest, self._overlap)
             rooms = np.bincount(records, self._room(sizes))
         total = float((rooms * counts[found]).sum())
         squares = float((np.square(rooms, dtype=np.float64) * counts[found]).sum())
@@ -159,7 +161,7 @@ class WindowedPlan:
         chosen = np.sort(chosen)  # read in the order of the disk
         plan = plan_rows(
             np.asarray(self._lengths[chosen]), self._capacity, self._longest, self._room, pack=self._pack,
-            truncate=self._truncate, seed=self._seed + window,
+            truncate=self._truncate, overlap=self._overlap, seed=self._seed + window,
         )  # fmt: skip
         return RowPlan(chosen[plan.records], plan.offsets, plan.lengths, plan.order, plan.starts, first=window << 32)
 

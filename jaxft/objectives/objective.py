@@ -125,6 +125,7 @@ class Objective(abc.ABC):
       overhead: special tokens that every piece of text brings with it.
       pack: whether several pieces may share a row.
       truncate: whether a long text is cut rather than split into several pieces.
+      overlap: tokens that neighbouring pieces of a text share at least.
       partner: whether every example needs another document, as the field `partner` of its record.
       whole_batch: whether the loss compares the examples of a batch, which then cannot be computed in parts.
       augmentable: whether the words of its texts may be changed (`jaxft.data.augmentation`).
@@ -142,6 +143,7 @@ class Objective(abc.ABC):
     overhead: int = 2
     pack: bool = True
     truncate: bool = False
+    overlap: int = 0
     partner: bool = False
     whole_batch: bool = False
     augmentable: bool = False
@@ -232,6 +234,14 @@ class Objective(abc.ABC):
           outputs: of `outputs`, for the same rows.
         """
         raise NotImplementedError(f"{self.kind} predicts nothing")
+
+    def references(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """What is right for each example, under the names that `predictions` has; of objectives whose metrics need it.
+
+        Args:
+          records: as for `predictions`.
+        """
+        raise NotImplementedError(f"{self.kind} has no references")
 
     def for_evaluation(self) -> Self:
         """The same objective with what evaluation fixes (a mask rate that all recipes share, say)."""

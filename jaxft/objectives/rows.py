@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxft.data.batches import Batch
+from jaxft.data.store import Record
 from jaxft.data.tokenizers import Tokenizer
 
 
@@ -67,3 +68,13 @@ def cut_longest(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.nd
     if len(second) <= room - half:
         return first[: room - len(second)], second
     return first[:half], second[: room - half]
+
+
+def examples_of(records: Sequence[Record]) -> list[range]:
+    """Which records are the pieces of each example, one after the other as they stand in rows.
+
+    Args:
+      records: cut (`jaxft.data.store.cut`), all pieces of an example among them.
+    """
+    begins = [number for number, record in enumerate(records) if record["begins"]]
+    return [range(start, stop) for start, stop in zip(begins, [*begins[1:], len(records)], strict=True)]

@@ -132,5 +132,5 @@ def plan(where: str, store: TokenStore, objective: Objective, seed: int) -> RowP
     windowed = len(store) > LARGE and not (objective.pack and objective.truncate)
     return (WindowedPlan if windowed else plan_rows)(
         store.lengths, objective.length, longest, objective.room, pack=objective.pack, truncate=objective.truncate,
-        seed=seed,
+        overlap=objective.overlap, seed=seed,
     )  # fmt: skip

@@ -145,3 +145,23 @@ def test_neighbouring_records_are_not_packed_together_more_than_by_chance():
     plan = plan_rows(np.full(1000, 6), 16, 16 - 2, lambda sizes: sizes + 2, pack=True, truncate=False)  # pairs
     neighbours = sum(abs(a.record - b.record) == 1 for a, b in (plan.row(number) for number in range(len(plan))))
     assert neighbours < 10  # one is expected, 500 without a shuffle
+
+
+@pytest.mark.parametrize(("longest", "overlap"), [(30, 1), (30, 10), (30, 29), (7, 3)])
+def test_pieces_that_overlap_are_full_and_share_what_was_asked_for(longest, overlap):
+    lengths = np.arange(1, 200)
+    records, offsets, sizes = split_records(lengths, longest, overlap)
+    for record, length in enumerate(lengths.tolist()):
+        own = records == record
+        starts, ends = offsets[own], offsets[own] + sizes[own]
+        assert starts[0] == 0 and ends[-1] == length
+        assert (sizes[own] == min(length, longest)).all()
+        assert (ends[:-1] - starts[1:] >= overlap).all() and (np.diff(starts) > 0).all()
+        # With one piece less they could not cover the text.
+        assert own.sum() == 1 or (own.sum() - 1) * (longest - overlap) + overlap < length
+
+
+def test_pieces_of_texts_that_fit_do_not_depend_on_the_overlap():
+    lengths = np.arange(1, 31)
+    for plain, overlapping in zip(split_records(lengths, 30), split_records(lengths, 30, 10), strict=True):
+        np.testing.assert_array_equal(plain, overlapping)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxft.data import windows
+from jaxft.data.packing import plan_rows
 from jaxft.data.windows import WindowedPlan
 
 CAPACITY, OVERHEAD = 64, 2
@@ -111,3 +112,17 @@ def test_seeds_pack_differently():
         for plan in (plan_of(lengths, seed=1), plan_of(lengths, seed=2))
     ]
     assert (neighbours[0] & neighbours[1]).total() < 0.5 * neighbours[0].total()
+
+
+def test_overlapping_pieces_are_those_of_a_plan_at_once():
+    lengths = lengths_of("text", 3000)
+    arguments = {"pack": False, "truncate": False, "overlap": LONGEST // 3}
+    windowed, whole = (
+        WindowedPlan(lengths, CAPACITY, LONGEST, room, **arguments),
+        plan_rows(lengths, CAPACITY, LONGEST, room, **arguments),
+    )
+    places = [[(piece.record, piece.start, piece.stop) for n in range(len(plan)) for piece in plan.row(n)]
+              for plan in (windowed, whole)]  # fmt: skip
+    assert places[0] == places[1] and len(places[0]) > len(lengths)
+    with pytest.raises(ValueError, match="overlap"):
+        WindowedPlan(lengths, CAPACITY, LONGEST, room, pack=True, truncate=False, overlap=1)
