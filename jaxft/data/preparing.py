@@ -25,7 +25,19 @@ from array_record.python import array_record_module
 
 from jaxft.data.processes import mapped_in_order
 from jaxft.data.sources import Row
-from jaxft.data.store import FORMAT, PART_ENDS, TOKENS, Fields, TokenStore, encode_fields, pack, shard_name
+from jaxft.data.store import (
+    FORMAT,
+    PART_ENDS,
+    TOKENS,
+    Fields,
+    Record,
+    TokenStore,
+    encode_fields,
+    encode_parts,
+    encode_with_spans,
+    pack,
+    shard_name,
+)
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import DataError, InvalidField
 
@@ -181,7 +193,7 @@ class _Tokenized:
 
 
 def _tokenize(batch: list[Row | DataError], fields: Callable[[Row], Fields], tokenizer: Tokenizer) -> _Tokenized:
-    taken, bad = [], []
+    taken, records, bad = [], [], []
     for row in batch:
         try:
             if isinstance(row, DataError):
@@ -189,20 +201,41 @@ def _tokenize(batch: list[Row | DataError], fields: Callable[[Row], Fields], tok
             taken.append((row.location, fields(row)))
         except DataError as error:
             bad.append((error.reason, str(error)))
-    names = list(taken[0][1].texts) if taken else []
-    encoded = {name: encode_fields([one.texts[name] for _, one in taken], tokenizer) for name in names}
-    records = []
-    for i, (location, one) in enumerate(taken):
-        tokens, ends = encoded[TOKENS][i]
-        if not len(tokens):
-            text = one.texts[TOKENS]
-            shown = text if isinstance(text, str) else "".join(text)
-            bad.append(("no_tokens", f"{location}: the tokenizer makes no token of this text: {shown[:60]!r}"))
+    for (location, one), record in zip(taken, _encoded([one for _, one in taken], tokenizer), strict=True):
+        try:
+            if not len(record[TOKENS]):
+                raise DataError(f"{location}: the tokenizer makes no token of this text: {_shown(one)}", "no_tokens")
+            if one.check is not None:
+                one.check(record)
+        except DataError as error:
+            bad.append((error.reason, str(error)))
             continue
-        parts = {} if ends is None else {PART_ENDS: ends}
-        record = {**{name: encoded[name][i][0] for name in encoded}, **parts, **one.values}
-        records.append((pack(record), len(tokens)))
+        records.append((pack({**record, **one.values}), len(record[TOKENS])))
     return _Tokenized(records, bad)
+
+
+def _encoded(fields: list[Fields], tokenizer: Tokenizer) -> list[Record]:
+    """The tokens of all texts, with their places, the ends of their parts or what is learned of them."""
+    if not fields:
+        return []
+    names = [name for name in fields[0].texts if not (fields[0].spans and name == TOKENS)]
+    encoded = {name: encode_fields([one.texts[name] for one in fields], tokenizer) for name in names}
+    records: list[Record] = [{name: encoded[name][i][0] for name in encoded} for i in range(len(fields))]
+    if fields[0].spans:
+        placed = encode_with_spans([one.texts[TOKENS] for one in fields], tokenizer)
+        records = [{**own, **record} for own, record in zip(placed, records, strict=True)]
+    for i, (_, ends) in enumerate(encoded.get(TOKENS, ())):
+        records[i] |= {} if ends is None else {PART_ENDS: ends}
+    if fields[0].parts is not None:
+        rendered = encode_parts([one.parts for one in fields], tokenizer)
+        records = [{**own, **record} for own, record in zip(rendered, records, strict=True)]
+    return records
+
+
+def _shown(fields: Fields) -> str:
+    """The beginning of a text for a message."""
+    text = fields.texts.get(TOKENS) or [part.text for part in fields.parts]
+    return repr((text if isinstance(text, str) else "".join(text))[:60])
 
 
 # --- Chunks ---

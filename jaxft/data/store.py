@@ -13,13 +13,13 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgpack
 import numpy as np
 from array_record.python import array_record_module
 
-from jaxft.data.tokenizers import Tokenizer
+from jaxft.data.tokenizers import Part, Tokenizer
 
 FORMAT = 4
 TOKENS = "tokens"
@@ -27,6 +27,10 @@ TOKENS = "tokens"
 PART_ENDS = "part_ends"
 # Of the text in UTF-8, where an objective counts them.
 BYTES = "bytes"
+# Where runs of tokens that a model learns to write begin and end, int32: start, end, start, end, ...
+LEARNED = "learned"
+# Where each token stands in its text, int32: first character and one past the last, where an objective asks for them.
+SPAN_STARTS, SPAN_ENDS = "span_starts", "span_ends"
 _OPEN_SHARDS = 64
 
 
@@ -37,14 +41,39 @@ class Fields:
     Attributes:
       texts: texts to tokenize, by field; `tokens` is the one that is cut and packed. It may be given in parts
         (sentences, or a prompt and its answer), whose ends are then kept.
-      values: other fields, kept as they are.
+      values: other fields, kept as they are: raw text among them.
+      spans: whether it is kept where each of `tokens` stands in its text, which then is given whole.
+      parts: what `tokens` is made of in place of a text, where a template wrote some of it; what is learned of it is
+        then kept.
+      check: raises DataError for a record that cannot be used once its tokens are known.
     """
 
     texts: Mapping[str, str | tuple[str, ...]]
-    values: Mapping[str, int | float | str] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, int | float | str | list | np.ndarray] = dataclasses.field(default_factory=dict)
+    spans: bool = False
+    parts: tuple[Part, ...] | None = None
+    check: Callable[[Record], None] | None = None
 
 
 Record = dict  # field -> int32 array of tokens, or a value
+
+
+def encode_parts(texts: list[tuple[Part, ...]], tokenizer: Tokenizer) -> list[Record]:
+    """Fields `tokens` and `learned` of texts in parts."""
+    return [{TOKENS: ids, LEARNED: _runs(learned)} for ids, learned in tokenizer.encode_parts(texts)]
+
+
+def _runs(mask: np.ndarray) -> np.ndarray:
+    """Starts and ends of the runs of a mask, int32."""
+    return np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).astype(np.int32)
+
+
+def encode_with_spans(texts: list[str], tokenizer: Tokenizer) -> list[Record]:
+    """Fields `tokens`, `span_starts` and `span_ends` of texts."""
+    return [
+        {TOKENS: ids, SPAN_STARTS: spans[:, 0], SPAN_ENDS: spans[:, 1]}
+        for ids, spans in tokenizer.encode_with_spans(texts)
+    ]
 
 
 def fingerprint_of(**parts: str) -> str:
@@ -67,7 +96,7 @@ def encode_fields(
 
 
 def cut(record: Record, start: int, stop: int) -> Record:
-    """The tokens `start` to `stop` of a record, with their parts and their share of its bytes.
+    """The tokens `start` to `stop` of a record, with their parts, their places and their share of its bytes.
 
     Adds `begins` and `ends`: whether the piece holds the first and the last token.
     """
@@ -76,6 +105,9 @@ def cut(record: Record, start: int, stop: int) -> Record:
     if PART_ENDS in record:
         inside = record[PART_ENDS][(record[PART_ENDS] > start) & (record[PART_ENDS] < stop)]
         piece[PART_ENDS] = np.append(inside, stop).astype(np.int32) - start
+    for name in (SPAN_STARTS, SPAN_ENDS):
+        if name in record:
+            piece[name] = record[name][start:stop]
     if BYTES in record:
         piece[BYTES] = record[BYTES] * (stop - start) / length
     return piece

@@ -1,4 +1,4 @@
-"""Instructions and their answers with a decoder: the loss is on the answers alone (Ouyang et al. 2022, 2203.02155)."""
+"""Instructions and conversations with a decoder: the loss is on the answers alone (Ouyang et al. 2022, 2203.02155)."""
 
 from __future__ import annotations
 
@@ -7,31 +7,51 @@ from typing import Literal
 
 import numpy as np
 
+from jaxft.data.batches import Batch
+from jaxft.data.chat import FormatName, Turns, chat_format, read_messages
 from jaxft.data.sources import Row, text_column
-from jaxft.data.store import PART_ENDS, TOKENS, Fields, Record
-from jaxft.errors import InvalidField
+from jaxft.data.store import LEARNED, PART_ENDS, TOKENS, Fields, Record
+from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.causal_lm import CausalLM
 from jaxft.objectives.objective import Setting
+from jaxft.objectives.rows import lay, lay_out
+
+_DEFAULTS = ("prompt", "response", "{prompt}\n")
 
 
 @dataclasses.dataclass(frozen=True)
 class InstructionConfig:
-    """Instructions in a recipe.
+    """Instructions in a recipe: a prompt and its answer, or a conversation.
 
     Attributes:
       prompt: column with the instruction.
       response: column with the answer.
       template: text of the whole prompt, in which `{prompt}` stands for the instruction; the answer follows it.
+      messages: column with a conversation, a list of `{role, content}`, in place of these three.
+      chat_template: how a conversation is written: `own` as the tokenizer's own template has it, or one of the others
+        by name; where None the tokenizer's own, or where it has none `chatml`, if it has the special tokens of that, or
+        else `plain`.
+      turns: which answers of a conversation are learned: every one, or the last.
       length: tokens of a row, longer examples are cut at their end; the model's `max_length` where None.
     """
 
     kind: Literal["instruction"] = "instruction"
-    prompt: str = "prompt"
-    response: str = "response"
-    template: str = "{prompt}\n"
+    prompt: str = _DEFAULTS[0]
+    response: str = _DEFAULTS[1]
+    template: str = _DEFAULTS[2]
+    messages: str | None = None
+    chat_template: FormatName | None = None
+    turns: Turns = "every"
     length: int | None = None
 
     def __post_init__(self):
+        if self.messages is None and self.chat_template is not None:
+            raise InvalidField("chat_template", "is for conversations; name their column: `messages: messages`")
+        if self.messages is None and self.turns != "every":
+            raise InvalidField("turns", "is for conversations; name their column: `messages: messages`")
+        if self.messages is not None and (self.prompt, self.response, self.template) != _DEFAULTS:
+            problem = "the messages hold prompts and answers; leave out prompt, response and template"
+            raise InvalidField("messages", problem)
         if self.template.count("{prompt}") != 1:
             raise InvalidField("template", f"must hold {{prompt}} once, found {self.template!r}")
 
@@ -60,3 +80,74 @@ class Instruction(CausalLM):
         prompt = int(record[PART_ENDS][0])
         return np.where(np.arange(len(record[TOKENS]) + self.overhead) >= prompt + self.overhead - 1,
                         super()._weights(record, key), 0)  # fmt: skip
+
+
+class Conversation(CausalLM):
+    """Predicts the tokens of the assistant's answers, and those that end them, from all before them.
+
+    Attributes:
+      form: how conversations are written.
+    """
+
+    families = frozenset({"decoder"})
+    truncate = True
+    metrics = default_metrics = ("loss", "perplexity", "accuracy")
+
+    def __init__(self, config: InstructionConfig, setting: Setting):
+        super().__init__(config, setting)
+        self.form = chat_format(config.chat_template, setting.tokenizer)
+        # The template writes the whole text, whose last token is predicted but not read.
+        self.overhead = -1
+
+    def fields(self, row: Row) -> Fields:
+        """The conversation as its template writes it.
+
+        Raises:
+          DataError: it is none, or none of its answers is among the tokens that a row holds (``too_long``,
+            ``no_assistant``).
+        """
+        messages = read_messages(row, self._config.messages)
+        try:
+            parts = self.form.conversation(messages, self._config.turns)
+        except DataError as error:
+            raise DataError(f"{row.location}: {error}", error.reason) from None
+
+        def check(record: Record) -> None:
+            runs, tokens = record[LEARNED], len(record[TOKENS])
+            if not len(runs):
+                raise DataError(f"{row.location}: the tokenizer makes no token of what is learned", "no_assistant")
+            if runs[0] >= self.longest:
+                problem = f"the first answer that is learned begins after {runs[0]} of {tokens} tokens"
+                raise DataError(f"{row.location}: {problem}, a row holds {self.length}", "too_long")
+
+        return Fields({}, parts=parts, check=check)
+
+    def record_options(self) -> str:
+        """The column, the template, which answers are learned, and the length, as too long conversations are bad."""
+        config = self._config
+        return f"messages={config.messages} turns={config.turns} length={self.length} template={self.form.jinja}"
+
+    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """A packed row, as that of `CausalLM`."""
+        pieces = [record[TOKENS] for record in records]
+        return {
+            **lay_out([piece[:-1] for piece in pieces], self.length, self.tokenizer.pad_id),
+            "labels": lay([piece[1:] for piece in pieces], self.length),
+            "label_weights": lay([_learned(record)[1:] for record in records], self.length, dtype=np.float32),
+            "bytes": np.float32(0),
+        }
+
+
+def _learned(record: Record) -> np.ndarray:
+    """Which tokens of a record, cut at its end or whole, are learned: bool (tokens,)."""
+    places = np.arange(len(record[TOKENS]))
+    return np.searchsorted(record[LEARNED], places, side="right") % 2 == 1
+
+
+def make_instruction(config: InstructionConfig, setting: Setting) -> Instruction | Conversation:
+    """The objective of prompts and answers, or of conversations.
+
+    Raises:
+      RecipeError: the chat template can't be used.
+    """
+    return (Instruction if config.messages is None else Conversation)(config, setting)

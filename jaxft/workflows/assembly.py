@@ -18,9 +18,10 @@ import numpy as np
 
 from jaxft.data.augmentation import Augmenter
 from jaxft.data.batches import MixedBatches, StreamBatches
+from jaxft.data.chat import texts_of
 from jaxft.data.mixing import make_mixture
 from jaxft.data.preparing import Preparation
-from jaxft.data.sources import SourceConfig, resolve_paths, text_column
+from jaxft.data.sources import SourceConfig, resolve_paths
 from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
@@ -30,6 +31,7 @@ from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
+from jaxft.objectives.instruction import Conversation
 from jaxft.objectives.objective import FoundInData, Objective, Setting
 from jaxft.objectives.registry import ObjectiveConfig, make_objective, text_columns
 from jaxft.parallel.mesh import batch_shards, make_mesh
@@ -69,6 +71,12 @@ class Assembly:
     mesh: jax.sharding.Mesh
     pretrained: Pretrained | None
     source_fingerprints: Mapping[str, str]
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template, in Jinja, of the first stream of conversations; None where no stream has any."""
+        objectives = (self.objectives[name] for name in self.recipe.streams)
+        return next((one.form.jinja for one in objectives if isinstance(one, Conversation)), None)
 
     def store_sources(self) -> list[StoreSource]:
         """What every store of the run is made of."""
@@ -272,7 +280,7 @@ def _texts(recipe: Recipe, streams: list[tuple[tuple[SourceConfig, ...], str]]) 
     for group, column in streams:
         for row in good_rows(group, recipe):
             try:
-                yield text_column(row, column)
+                yield from texts_of(row, column)
             except DataError:
                 if recipe.data.bad_rows.policy == "raise":
                     raise

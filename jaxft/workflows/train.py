@@ -16,6 +16,7 @@ import jax
 
 from jaxft.data.batches import Batch, MixedBatches, StreamBatches
 from jaxft.data.loader import Prefetcher
+from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import DivergenceError, Interrupted
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.models.model import abstract_parameters
@@ -23,6 +24,7 @@ from jaxft.parallel.sharding import put_batch
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
+from jaxft.reporting.atomic import write_atomically
 from jaxft.reporting.progress import Progress, format_count
 from jaxft.reporting.writers import (
     CombinedWriter,
@@ -83,6 +85,8 @@ def train_recipe(
         evaluators = assembly.evaluators()
         if not run.tokenizer.is_dir():
             assembly.tokenizer.save(run.tokenizer)
+        if assembly.chat_template is not None:
+            write_atomically(run.tokenizer / CHAT_TEMPLATE_FILE, assembly.chat_template.encode())
         run.write_recipe(assembly.recipe)
         if not run.has_model():
             origin = assembly.pretrained

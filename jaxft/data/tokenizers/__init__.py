@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxft.data.tokenizers.huggingface import TOKENIZER_FILES, HuggingFaceTokenizer
 from jaxft.data.tokenizers.huggingface_training import ByteBPEConfig, WordPieceConfig, train_huggingface
-from jaxft.data.tokenizers.protocol import Tokenizer
+from jaxft.data.tokenizers.protocol import CHAT_TEMPLATE_FILE, Part, Tokenizer
 from jaxft.data.tokenizers.sentencepiece import (
     DESCRIPTION_FILE,
     MODEL_FILE,
@@ -18,8 +18,10 @@ from jaxft.data.tokenizers.sentencepiece import (
 from jaxft.errors import RecipeError
 
 __all__ = [
+    "CHAT_TEMPLATE_FILE",
     "ByteBPEConfig",
     "HuggingFaceTokenizer",
+    "Part",
     "SentencePieceConfig",
     "SentencePieceTokenizer",
     "Tokenizer",

@@ -47,15 +47,22 @@ def write_converted(
       token_types: whether the tokenizer tells the two texts of a pair apart by token types.
     """
     converted(processor, model_type, user_symbols).save(str(directory / "tokenizer.json"))
-    pad, unknown, start, separator, mask, *sentinels = _special_tokens(processor)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": pad, "unk_token": unknown, "cls_token": start, "sep_token": separator, "mask_token": mask,
-        "bos_token": start, "eos_token": separator, "additional_special_tokens": sentinels,
+        **token_names(processor), "additional_special_tokens": _special_tokens(processor)[5:],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
     }  # fmt: skip
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def token_names(processor: sentencepiece.SentencePieceProcessor) -> dict[str, str]:
+    """Special tokens by the names that transformers has for them."""
+    pad, unknown, start, separator, mask = _special_tokens(processor)[:5]
+    return {
+        "pad_token": pad, "unk_token": unknown, "cls_token": start, "sep_token": separator, "mask_token": mask,
+        "bos_token": start, "eos_token": separator,
+    }  # fmt: skip
 
 
 def converted(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from jaxft.data.tokenizers.parts import PartsEncoder
+from jaxft.data.tokenizers.protocol import CHAT_TEMPLATE_FILE, Part
+from jaxft.data.tokenizers.spans import tidy_spans
 from jaxft.errors import DataError, RecipeError
 
 # One of these makes a directory a tokenizer's.
@@ -23,7 +26,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 _CONFIG_FILE = "tokenizer_config.json"
-_OTHER_FILES = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
+_OTHER_FILES = ("merges.txt", "added_tokens.json", "special_tokens_map.json", CHAT_TEMPLATE_FILE)
 _WORD_STARTS = ("Ġ", "▁")
 
 
@@ -77,13 +80,46 @@ class HuggingFaceTokenizer:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, content in sorted(self._files.items()):
+            if name == CHAT_TEMPLATE_FILE:  # says nothing about the ids of a text
+                continue
             digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
         return digest.hexdigest()
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        template = self._tokenizer.chat_template
+        return template.get("default") if isinstance(template, dict) else template
+
+    @cached_property
+    def token_names(self) -> Mapping[str, str]:
+        return {name: token for name, token in self._tokenizer.special_tokens_map.items() if isinstance(token, str)}
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         if not texts:
             return []
-        batch = self._tokenizer(
+        batch = self._encoded(texts)
+        return [self._without_controls(np.asarray(ids, np.int32)) for ids in batch["input_ids"]]
+
+    def encode_with_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        if not texts:
+            return []
+        batch, out = self._encoded(texts, spans=True), []
+        for text, ids, offsets in zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True):
+            spans = np.asarray(offsets, np.int32).reshape(-1, 2)
+            # Tokenizers say of no token of whitespace that it stands for nothing.
+            tidy = tidy_spans(text, spans, spans[:, 0] == spans[:, 1])
+            out.append((self._without_controls(np.asarray(ids, np.int32)), tidy))
+        return out
+
+    @cached_property
+    def _parts_encoder(self) -> PartsEncoder:
+        return PartsEncoder(self._tokenizer.backend_tokenizer, self._without_controls)
+
+    def encode_parts(self, texts: Sequence[Sequence[Part]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return self._parts_encoder(texts)
+
+    def _encoded(self, texts: Sequence[str], spans: bool = False):
+        return self._tokenizer(
             list(texts),
             add_special_tokens=False,
             split_special_tokens=True,
@@ -91,9 +127,9 @@ class HuggingFaceTokenizer:
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
+            return_offsets_mapping=spans,
             verbose=False,
         )
-        return [self._without_controls(np.asarray(ids, np.int32)) for ids in batch["input_ids"]]
 
     def _without_controls(self, ids: np.ndarray) -> np.ndarray:
         """Makes control ids unknown: a Unigram model or a split at spaces finds "</s>" in text like any other piece."""

@@ -20,6 +20,7 @@ from jaxft.data.tokenizers.sentencepiece import (
     SPECIAL_TOKENS,
     START_ID,
     UNKNOWN_ID,
+    check_special_tokens,
     sentinel,
 )
 from jaxft.errors import DataError, InvalidField
@@ -29,12 +30,14 @@ from jaxft.errors import DataError, InvalidField
 class _VocabularyConfig:
     vocab_size: int
     sentinels: int = 0
+    special_tokens: tuple[str, ...] = ()
     user_symbols: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_special_tokens(self.special_tokens, self.user_symbols)
         if self.sentinels < 0:
             raise InvalidField("sentinels", f"must not be negative; found {self.sentinels}")
-        smallest = len(SPECIAL_TOKENS) + self.sentinels + len(self.user_symbols) + self._alphabet
+        smallest = len(_special_tokens(self)) + len(self.user_symbols) + self._alphabet
         if self.vocab_size <= smallest:
             raise InvalidField("vocab_size", f"must exceed {smallest}, what is there before training")
         if not all(self.user_symbols) or len(set(self.user_symbols)) < len(self.user_symbols):
@@ -52,6 +55,7 @@ class WordPieceConfig(_VocabularyConfig):
     Attributes:
       vocab_size: number of ids, the special ones included.
       sentinels: special tokens <extra_id_0>, ... that stand for spans of text.
+      special_tokens: further special tokens, such as those of a chat template.
       user_symbols: strings that are always one token.
       lowercase: fold case and drop accents, as in BERT's uncased models.
     """
@@ -67,6 +71,7 @@ class ByteBPEConfig(_VocabularyConfig):
     Attributes:
       vocab_size: number of ids, the special ones and the 256 bytes included.
       sentinels: special tokens <extra_id_0>, ... that stand for spans of text.
+      special_tokens: further special tokens, such as those of a chat template.
       user_symbols: strings that are always one token.
     """
 
@@ -110,7 +115,7 @@ def train_huggingface(
 
 
 def _special_tokens(config: _VocabularyConfig) -> list[str]:
-    return [*SPECIAL_TOKENS, *map(sentinel, range(config.sentinels))]
+    return [*SPECIAL_TOKENS, *map(sentinel, range(config.sentinels)), *config.special_tokens]
 
 
 def _word_piece(config: WordPieceConfig, texts: Iterable[str]) -> tokenizers.Tokenizer:

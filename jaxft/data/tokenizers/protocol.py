@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+# As transformers names the file of a tokenizer's chat template.
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a text that a template has written around texts of others.
+
+    Attributes:
+      text: may be empty.
+      template: whether the template wrote it, so that a special token which it spells is that token.
+      learned: whether a model learns to write it.
+    """
+
+    text: str
+    template: bool = False
+    learned: bool = False
 
 
 class Tokenizer(Protocol):
@@ -21,7 +40,9 @@ class Tokenizer(Protocol):
       mask_id: stands for a masked token; None where a tokenizer has none.
       sentinel_ids: ids that stand for spans of a corrupted text (T5's <extra_id_0>, <extra_id_1>, ...), in order.
       special_ids: all ids that are no text, these and others.
-      fingerprint: SHA-256 (hexadecimal) of the files that define the tokenizer.
+      fingerprint: SHA-256 (hexadecimal) of the files that define the ids.
+      chat_template: of Jinja, with which the model that the tokenizer belongs to was trained; None where it has none.
+      token_names: special tokens by the names that chat templates know them by (``bos_token``, ...).
     """
 
     @property
@@ -42,12 +63,33 @@ class Tokenizer(Protocol):
     def special_ids(self) -> frozenset[int]: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    @property
+    def token_names(self) -> Mapping[str, str]: ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, int32 (length,), uncut and with no special ids around them.
 
         Text is only text: one that spells a special token ("[MASK]") never gives that token's id. The one special
         id that occurs is ``unknown_id``.
+        """
+
+    def encode_parts(self, texts: Sequence[Sequence[Part]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ids of texts that are given in parts, int32 (length,), and which of them are learned, bool (length,).
+
+        The parts of a text are encoded as one, as transformers encodes what a chat template renders: a token may reach
+        over the edge of a part. It is learned where any of its characters is. Special tokens are found in what a
+        template wrote, and never in other parts.
+        """
+
+    def encode_with_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As ``encode``, with where each token stands in its text.
+
+        Returns:
+          For each text the ids and spans, int32 (length, 2): first character and one past the last, counted in the text
+          as it was given, without whitespace around them. Tokens that write one character together all have it; a
+          token of whitespace alone has a span of no length.
         """
 
     def decode(self, ids: Iterable[int]) -> str:

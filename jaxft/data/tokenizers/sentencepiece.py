@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,10 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
-from jaxft.data.tokenizers.conversion import write_converted
+from jaxft.data.tokenizers.conversion import converted, token_names, write_converted
+from jaxft.data.tokenizers.parts import PartsEncoder
+from jaxft.data.tokenizers.protocol import CHAT_TEMPLATE_FILE, Part
+from jaxft.data.tokenizers.spans import tidy_spans
 from jaxft.errors import DataError, InvalidField, RecipeError
 
 MODEL_FILE = "tokenizer.model"
@@ -45,6 +48,7 @@ class SentencePieceConfig:
       byte_fallback: write other characters as bytes instead of the unknown token (costs 256 ids).
       lowercase: fold case, beside the NFKC normalization that is always done.
       sentinels: special tokens <extra_id_0>, <extra_id_1>, ... that stand for spans of text, as in T5 (which has 100).
+      special_tokens: further special tokens, such as those of a chat template ("<|im_start|>").
       user_symbols: strings that are always one token. Line breaks are kept only if "\\n" is among them; otherwise
         a run of whitespace becomes one space.
 
@@ -58,12 +62,15 @@ class SentencePieceConfig:
     byte_fallback: bool = False
     lowercase: bool = False
     sentinels: int = 0
+    special_tokens: tuple[str, ...] = ()
     user_symbols: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.sentinels < 0:
             raise InvalidField("sentinels", f"must not be negative; found {self.sentinels}")
-        if self.vocab_size <= len(SPECIAL_TOKENS) + len(self.user_symbols) + self.sentinels:
+        check_special_tokens(self.special_tokens, self.user_symbols)
+        known = len(SPECIAL_TOKENS) + len(self.special_tokens) + len(self.user_symbols) + self.sentinels
+        if self.vocab_size <= known:
             raise InvalidField("vocab_size", f"must exceed the special and user symbols; found {self.vocab_size}")
         if self.model_type not in ("unigram", "bpe"):
             raise InvalidField("model_type", f"expected unigram or bpe; found {self.model_type!r}")
@@ -73,6 +80,19 @@ class SentencePieceConfig:
         for symbol in self.user_symbols:
             if not symbol or symbol in SPECIAL_TOKENS or self.user_symbols.count(symbol) > 1:
                 raise InvalidField("user_symbols", f"{symbol!r} is empty, given twice or a special token")
+
+
+def check_special_tokens(tokens: tuple[str, ...], user_symbols: tuple[str, ...]) -> None:
+    """Checks the special tokens that a config adds.
+
+    Raises:
+      InvalidField: one is empty, there already, or given twice.
+    """
+    for token in tokens:
+        if not token.strip() or tokens.count(token) > 1 or token in (*SPECIAL_TOKENS, *user_symbols):
+            raise InvalidField("special_tokens", f"{token!r} is empty, given twice, or there already")
+        if re.fullmatch(r"<extra_id_\d+>", token):
+            raise InvalidField("special_tokens", f"{token!r} is a sentinel; say how many with `sentinels`")
 
 
 def sentinel(number: int) -> str:
@@ -136,7 +156,7 @@ def _options(config: SentencePieceConfig) -> dict[str, object]:
         "pad_id": PAD_ID, "unk_id": UNKNOWN_ID, "bos_id": START_ID, "eos_id": SEPARATOR_ID,
         "pad_piece": pad, "unk_piece": unknown, "bos_piece": start, "eos_piece": separator,
         # Control symbols are never found in text. The first one takes the first free id, MASK_ID.
-        "control_symbols": [mask, *map(sentinel, range(config.sentinels))],
+        "control_symbols": [mask, *map(sentinel, range(config.sentinels)), *config.special_tokens],
         "user_defined_symbols": list(config.user_symbols),
         # In bytes. By default longer lines (4,192) are dropped.
         "max_sentence_length": 2**30,
@@ -184,7 +204,10 @@ class SentencePieceTokenizer:
             training = json.loads(self._description)["training"]
             self._model_type, self._user_symbols = training["model_type"], frozenset(training["user_symbols"])
             self._sentinels = int(training.get("sentinels", 0))
+            self._others = len(training.get("special_tokens", ()))
             self._model = (Path(directory) / MODEL_FILE).read_bytes()
+            path = Path(directory) / CHAT_TEMPLATE_FILE
+            self.chat_template = path.read_text(encoding="utf-8") if path.is_file() else None
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise RecipeError(f"tokenizer: {directory} can't be read: {error}") from error
@@ -201,7 +224,7 @@ class SentencePieceTokenizer:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        return frozenset((*range(len(SPECIAL_TOKENS)), *self.sentinel_ids))
+        return frozenset(range(len(SPECIAL_TOKENS) + self._sentinels + self._others))
 
     @property
     def sentinel_ids(self) -> tuple[int, ...]:
@@ -211,8 +234,29 @@ class SentencePieceTokenizer:
     def fingerprint(self) -> str:
         return hashlib.sha256(self._model).hexdigest()
 
+    @cached_property
+    def token_names(self) -> Mapping[str, str]:
+        return token_names(self._processor)
+
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [np.asarray(ids, np.int32) for ids in self._processor.encode(list(texts), out_type=int)]
+
+    @cached_property
+    def _parts_encoder(self) -> PartsEncoder:
+        # SentencePiece itself can't continue a text after a special token: it begins each with a space.
+        return PartsEncoder(converted(self._processor, self._model_type, self._user_symbols))
+
+    def encode_parts(self, texts: Sequence[Sequence[Part]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See the protocol; ids are those of the exported tokenizer."""
+        return self._parts_encoder(texts)
+
+    def encode_with_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        out = []
+        for text, found in zip(texts, self._processor.encode(list(texts), return_type="offset_mapping"), strict=True):
+            written = np.array([bool(piece.replace(_WORD_START, " ").strip()) for piece in found["pieces"]], bool)
+            spans = np.asarray(found["offsets"], np.int32).reshape(-1, 2)
+            out.append((np.asarray(found["ids"], np.int32), tidy_spans(text, spans, written)))
+        return out
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._processor.decode([int(index) for index in ids])
@@ -230,10 +274,12 @@ class SentencePieceTokenizer:
         return not (piece.startswith(_WORD_START) or piece in self._user_symbols or _IDEOGRAPH.match(piece))
 
     def save(self, directory: Path) -> None:
-        """Writes both files; see the protocol."""
+        """Writes the files; see the protocol."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / MODEL_FILE).write_bytes(self._model)
         (directory / DESCRIPTION_FILE).write_bytes(self._description)
+        if self.chat_template is not None:
+            (directory / CHAT_TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8")
 
     def export(self, directory: Path, token_types: bool = True) -> None:
         """Writes ``tokenizer.json`` and ``tokenizer_config.json`` beside both files; see the protocol.
