@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
 from jaxft.objectives.contrastive import Contrastive, ContrastiveConfig
-from jaxft.objectives.instruction import Instruction, InstructionConfig
+from jaxft.objectives.instruction import InstructionConfig, make_instruction
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from jaxft.objectives.masked_next_token import MaskedNextToken, MaskedNextTokenConfig
 from jaxft.objectives.minimal_pairs import MinimalPairs, MinimalPairsConfig
@@ -41,7 +43,7 @@ ObjectiveConfig = (
     | SentenceSimilarityConfig
 )
 
-_OBJECTIVES: dict[type, type[Objective]] = {
+_OBJECTIVES: dict[type, Callable[..., Objective]] = {
     MaskedLMConfig: MaskedLM,
     NextSentenceConfig: NextSentence,
     SentenceOrderConfig: SentenceOrder,
@@ -56,14 +58,16 @@ _OBJECTIVES: dict[type, type[Objective]] = {
     MaskedNextTokenConfig: MaskedNextToken,
     SequenceClassificationConfig: SequenceClassification,
     Seq2SeqConfig: Seq2Seq,
-    InstructionConfig: Instruction,
+    InstructionConfig: make_instruction,
     MinimalPairsConfig: MinimalPairs,
     SentenceSimilarityConfig: SentenceSimilarity,
 }
 
 
 def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
-    """Columns of a source that an objective reads text from."""
+    """Columns of a source that an objective reads text from, or conversations."""
+    if getattr(config, "messages", None) is not None:
+        return (config.messages,)
     names = ("text", "pair", "source", "target", "prompt", "response")
     return tuple(column for name in names if (column := getattr(config, name, None)) is not None)
 
