@@ -21,10 +21,11 @@ class HeadConfig:
 
     Attributes:
       kind: `masked_lm` (BERT's transform, then the vocabulary), `causal_lm` (the vocabulary alone),
-        `sequence_classification` (pooling, a hidden layer, labels), `token_classification` (labels of every token: also
-        the start and end of an answer, or whether a token was replaced), `pooled` (a vector for the sequence) or
-        `generator` (a smaller masked language model on the trunk's embeddings, ELECTRA's; see
-        `jaxft.models.generator`).
+        `sequence_classification` (pooling, a hidden layer, labels), `multiple_choice` (the same with one label, the
+        score of a choice), `token_classification` (labels of every token: also whether it
+        was replaced), `question_answering` (for every token, whether an answer starts and whether it ends there),
+        `pooled` (a vector for the sequence) or `generator` (a smaller masked language model on the trunk's embeddings,
+        ELECTRA's; see `jaxft.models.generator`).
       num_labels: outputs of a classifier.
       pooling: a sequence's vector is that of its first, second or last token, or the mean over its tokens; None where
         it is still to be chosen as the trunk's architecture has it.
@@ -38,7 +39,10 @@ class HeadConfig:
       size: width of a generator as a share of the trunk's.
     """
 
-    kind: Literal["masked_lm", "causal_lm", "sequence_classification", "token_classification", "pooled", "generator"]
+    kind: Literal[
+        "masked_lm", "causal_lm", "sequence_classification", "multiple_choice", "token_classification",
+        "question_answering", "pooled", "generator",
+    ]  # fmt: skip
     num_labels: int = 0
     pooling: Literal["first", "second", "mean", "last"] | None = "first"
     transform: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
@@ -122,7 +126,7 @@ class LabelHead(nn.Module):
           `(batch, embed)`.
         """
         head = self.head
-        if head.kind != "token_classification":
+        if head.kind not in ("token_classification", "question_answering"):
             x = pool(x, segment_ids, head.pooling)
         if head.transform != "none":
             pooler = self._linear("pooler", self.config.embed_dim, "features", head.transform_bias)

@@ -11,10 +11,14 @@ from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from jaxft.objectives.masked_next_token import MaskedNextToken, MaskedNextTokenConfig
 from jaxft.objectives.minimal_pairs import MinimalPairs, MinimalPairsConfig
 from jaxft.objectives.mixture_of_denoisers import MixtureOfDenoisers, MixtureOfDenoisersConfig
+from jaxft.objectives.multi_label_classification import MultiLabelClassification, MultiLabelClassificationConfig
+from jaxft.objectives.multiple_choice import MultipleChoice, MultipleChoiceConfig
 from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
 from jaxft.objectives.objective import Objective, Setting
 from jaxft.objectives.permutation_lm import PermutationLM, PermutationLMConfig
 from jaxft.objectives.prefix_lm import PrefixLM, PrefixLMConfig
+from jaxft.objectives.question_answering import QuestionAnswering, QuestionAnsweringConfig
+from jaxft.objectives.regression import Regression, RegressionConfig
 from jaxft.objectives.replaced_token import ReplacedToken, ReplacedTokenConfig
 from jaxft.objectives.sentence_order import SentenceOrder, SentenceOrderConfig
 from jaxft.objectives.sentence_similarity import SentenceSimilarity, SentenceSimilarityConfig
@@ -22,6 +26,7 @@ from jaxft.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 from jaxft.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
 from jaxft.objectives.text_infilling import TextInfilling, TextInfillingConfig
+from jaxft.objectives.token_classification import TokenClassification, TokenClassificationConfig
 
 ObjectiveConfig = (
     MaskedLMConfig
@@ -37,6 +42,11 @@ ObjectiveConfig = (
     | ContrastiveConfig
     | MaskedNextTokenConfig
     | SequenceClassificationConfig
+    | MultiLabelClassificationConfig
+    | RegressionConfig
+    | MultipleChoiceConfig
+    | TokenClassificationConfig
+    | QuestionAnsweringConfig
     | Seq2SeqConfig
     | InstructionConfig
     | MinimalPairsConfig
@@ -57,6 +67,11 @@ _OBJECTIVES: dict[type, Callable[..., Objective]] = {
     ContrastiveConfig: Contrastive,
     MaskedNextTokenConfig: MaskedNextToken,
     SequenceClassificationConfig: SequenceClassification,
+    MultiLabelClassificationConfig: MultiLabelClassification,
+    RegressionConfig: Regression,
+    MultipleChoiceConfig: MultipleChoice,
+    TokenClassificationConfig: TokenClassification,
+    QuestionAnsweringConfig: QuestionAnswering,
     Seq2SeqConfig: Seq2Seq,
     InstructionConfig: make_instruction,
     MinimalPairsConfig: MinimalPairs,
@@ -68,7 +83,7 @@ def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
     """Columns of a source that an objective reads text from, or conversations."""
     if getattr(config, "messages", None) is not None:
         return (config.messages,)
-    names = ("text", "pair", "source", "target", "prompt", "response")
+    names = ("text", "pair", "source", "target", "prompt", "response", "question", "context")
     return tuple(column for name in names if (column := getattr(config, name, None)) is not None)
 
 

@@ -22,11 +22,16 @@ from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
 from jaxft.objectives.denoising import decoder_start_id
+from jaxft.objectives.multi_label_classification import MultiLabelClassificationConfig
+from jaxft.objectives.registry import ObjectiveConfig
+from jaxft.objectives.regression import RegressionConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.tables import format_value
 from jaxft.workflows.pretrained import resolve
 from jaxft.workflows.run_directory import RunDirectory
+
+_PROBLEMS = {RegressionConfig: "regression", MultiLabelClassificationConfig: "multi_label_classification"}
 
 
 def import_model(source: str, output: str | pathlib.Path) -> dict[str, Any]:
@@ -132,6 +137,8 @@ def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
         raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
     model = Model(config, tuple(heads.items()), ComputeConfig(precision=dtype))
     parameters, _ = run.checkpoints.restore(step, sharded_target(model, "float32", mesh))
+    for name in heads:
+        parameters = _in_own_units(parameters, name, _objective(run, name))
     if dtype != "float32":
         parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), parameters)
     tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.is_dir() else None
@@ -157,18 +164,45 @@ def _chosen_head(loaded: LoadedModel, name: str | None) -> tuple[str, HeadConfig
 
 
 def _labels(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str, Any]:
-    """`id2label` and `label2id` of a classifier."""
-    if not head or head[1].kind in ("masked_lm", "causal_lm", "pooled"):
+    """`id2label`, `label2id` and `problem_type` of a classifier or a regression."""
+    if not head or head[1].kind in ("masked_lm", "causal_lm", "pooled", "multiple_choice", "question_answering"):
         return {}
-    origin = run.huggingface()
+    origin, objective = run.huggingface(), _objective(run, head[0])
     names = [str(number) for number in range(head[1].num_labels)]
-    if (run.path / "recipe.yaml").is_file():
-        recipe, _ = load_recipe(run.path / "recipe.yaml")
-        objective = recipe.streams[head[0]].objective if head[0] in recipe.streams else None
-        names = list(getattr(objective, "labels", None) or names)
-    elif origin is not None and origin.num_labels == len(names):
+    if objective is None and origin is not None and origin.num_labels == len(names):
         return {}
-    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    problem = {}
+    if head[1].kind == "sequence_classification":
+        problem = {"problem_type": _PROBLEMS.get(type(objective), "single_label_classification")}
+    if isinstance(objective, RegressionConfig):
+        names = list(objective.target)
+    else:
+        names = list(getattr(objective, "labels", None) or names)
+    labels = {str(i): name for i, name in enumerate(names)}
+    return {"id2label": labels, "label2id": {n: i for i, n in enumerate(names)}, **problem}
+
+
+def _in_own_units(parameters, head: str, objective: ObjectiveConfig | None):
+    """The parameters with what a regression standardized put into its last projection."""
+    if not isinstance(objective, RegressionConfig) or objective.mean is None:
+        return parameters
+    name = f"head_{head}"
+    old = parameters[name]["classifier"]
+    if "bias" not in old:
+        raise CheckpointError(
+            f"head {head} has no bias that could hold the mean of its targets; train with standardize: false"
+        )
+    deviation = jnp.array(objective.deviation)
+    new = {"kernel": old["kernel"] * deviation, "bias": old["bias"] * deviation + jnp.array(objective.mean)}
+    return {**parameters, name: {**parameters[name], "classifier": new}}
+
+
+def _objective(run: RunDirectory, stream: str) -> ObjectiveConfig | None:
+    """The objective of a run's stream; None where there is no such stream, or no run but weights alone."""
+    if not (run.path / "recipe.yaml").is_file():
+        return None
+    recipe, _ = load_recipe(run.path / "recipe.yaml")
+    return recipe.streams[stream].objective if stream in recipe.streams else None
 
 
 def _special_ids(loaded: LoadedModel) -> dict[str, int]:

@@ -10,27 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny_models import BERT, bert, vit
 
 import jaxft
 from jaxft.cli.main import run
 from jaxft.huggingface.safetensors_files import stored_tensors
 
 VOCABULARY = 67
-BERT = {
-    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
-    "max_position_embeddings": 32, "pad_token_id": 0,
-}  # fmt: skip
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "plot", "fine", "dull", "the", "a", "is"]
-
-
-def bert(directory: Path, model_class: str = "BertForPreTraining", dtype=torch.float32) -> Path:
-    """A small BERT with a WordPiece tokenizer."""
-    torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=len(WORDS), **BERT)
-    getattr(transformers, model_class)(config).to(dtype).save_pretrained(directory)
-    (directory / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    transformers.BertTokenizer(str(directory / "vocab.txt")).save_pretrained(directory)
-    return directory
 
 
 def t5(directory: Path) -> Path:
@@ -41,16 +27,6 @@ def t5(directory: Path) -> Path:
     )
     model = transformers.T5ForConditionalGeneration(config).to(torch.bfloat16)
     model.save_pretrained(directory, max_shard_size="20KB")
-    return directory
-
-
-def vit(directory: Path) -> Path:
-    """A small ViT."""
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=12, patch_size=4
-    )
-    transformers.ViTForImageClassification(config).save_pretrained(directory)
     return directory
 
 

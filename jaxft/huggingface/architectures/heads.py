@@ -19,18 +19,18 @@ def pooled(name: str, activation: str = "tanh") -> Head:
     return Head("pooled", HeadConfig("pooled", transform=activation), linear(name, "pooler"))
 
 
-def token_labels(name: str, of: str = "token_classification", labels: int | None = None) -> Head:
+def token_labels(name: str) -> Head:
     """Labels of every token."""
 
     def config(values: HuggingFaceConfig) -> HeadConfig:
-        return HeadConfig("token_classification", labels or values.num_labels, transform="none")
+        return HeadConfig("token_classification", values.num_labels, transform="none")
 
-    return Head(of, config, linear(name, "classifier"))
+    return Head("token_classification", config, linear(name, "classifier"))
 
 
 def question_answering(name: str = "qa_outputs") -> Head:
     """Start and end of an answer."""
-    return token_labels(name, "question_answering", labels=2)
+    return Head("question_answering", HeadConfig("question_answering", 2, transform="none"), linear(name, "classifier"))
 
 
 def sequence_labels(
@@ -40,9 +40,8 @@ def sequence_labels(
     """Labels of a sequence, with a hidden layer where one is named."""
 
     def config(values: HuggingFaceConfig) -> HeadConfig:
-        return HeadConfig(
-            "sequence_classification", labels or values.num_labels, pooling, activation if hidden else "none"
-        )
+        kind = "multiple_choice" if of == "multiple_choice" else "sequence_classification"
+        return HeadConfig(kind, labels or values.num_labels, pooling, activation if hidden else "none")
 
     return Head(of, config, (*(linear(hidden, "pooler") if hidden else ()), *linear(classifier, "classifier")))
 

@@ -48,13 +48,13 @@ def _vocabulary(model: ModelConfig) -> tuple[Tensor, ...]:
     return (tensor("lm_loss.bias", "bias", "vocab"), *untied_vocabulary(model, "lm_loss"))
 
 
-def _summary(labels: int | None = None):
+def _summary(kind: str = "sequence_classification", labels: int | None = None):
     def config(values: HuggingFaceConfig) -> HeadConfig:
         values.only("summary_type", "last", "first")
         values.only("summary_use_proj", True)
         values.only("summary_activation", "tanh")
         pooling = "last" if values.get("summary_type", "last") == "last" else "first"
-        return HeadConfig("sequence_classification", labels or values.num_labels, pooling)
+        return HeadConfig(kind, labels or values.num_labels, pooling)
 
     return config
 
@@ -98,7 +98,7 @@ ARCHITECTURE = Architecture(
         "XLNetModel": (),
         "XLNetLMHeadModel": (LANGUAGE_MODEL,),
         "XLNetForSequenceClassification": (Head("sequence_classification", _summary(), _LABELS),),
-        "XLNetForMultipleChoice": (Head("multiple_choice", _summary(1), _LABELS),),
+        "XLNetForMultipleChoice": (Head("multiple_choice", _summary("multiple_choice", 1), _LABELS),),
         "XLNetForTokenClassification": (token_labels("classifier"),),
         "XLNetForQuestionAnsweringSimple": (question_answering(),),
     },
