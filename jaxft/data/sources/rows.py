@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from jaxft.errors import DataError
 
@@ -30,10 +33,15 @@ def required_column(row: Row, column: str) -> Any:
     """The value of a column.
 
     Raises:
-      DataError: the row has no such column (``missing_column``).
+      DataError: the row has no such column (``missing_column``), or a number in it is NaN or infinite
+        (``not_a_number``), which files of numbers hold where JSON has null.
     """
     if column in row.values:
-        return row.values[column]
+        value = row.values[column]
+        if not _is_finite(value):
+            problem = f"column {column!r} holds NaN or an infinite number"
+            raise DataError(f"{row.location}: {problem}, from which nothing can be learned", "not_a_number")
+        return value
     names = ", ".join(map(repr, row.values)) or "none"
     nearest = difflib.get_close_matches(column, row.values, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -55,6 +63,17 @@ def text_column(row: Row, column: str) -> str:
     if not value.strip():
         raise DataError(f"{row.location}: empty text in column {column!r}", "empty_text")
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in a value are finite."""
+    if isinstance(value, (float, np.floating)):
+        return math.isfinite(value)
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_is_finite, value))
 
 
 def _describe(value: Any) -> str:
