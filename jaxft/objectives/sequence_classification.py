@@ -25,6 +25,7 @@ from jaxft.objectives.label_loss import (
     number_of,
     sorted_labels,
 )
+from jaxft.objectives.mixup import draw_mixing
 from jaxft.objectives.objective import Apply, FoundInData, Ratio, Setting, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares
 
@@ -47,6 +48,8 @@ class SequenceClassificationConfig(FoundInData):
       focal_gamma: power by which what is known already counts less while training (focal loss); 0 for none.
       r_drop: weight of the divergence between two passes with different dropout (R-Drop), which costs a second pass;
         0 for none.
+      mixup: parameter of the Beta distribution by which two examples and their labels are mixed while training, 0.2 for
+        instance; 0 for none.
     """
 
     kind: Literal["sequence_classification"] = "sequence_classification"
@@ -61,12 +64,13 @@ class SequenceClassificationConfig(FoundInData):
     class_weights: Literal["balanced"] | dict[Label, float] | None = None
     focal_gamma: float = 0.0
     r_drop: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self):
         check_labels(self.labels)
         check_shares(self, "dropout", "label_smoothing")
         check_weights("class_weights", self.class_weights, self.labels)
-        for name in ("focal_gamma", "r_drop"):
+        for name in ("focal_gamma", "r_drop", "mixup"):
             if getattr(self, name) < 0:
                 raise InvalidField(name, f"must not be negative, found {getattr(self, name)}")
 
@@ -122,8 +126,8 @@ class SequenceClassification(TextTask):
 
     def for_evaluation(self) -> SequenceClassification:
         """With the plain cross entropy, so that losses compare."""
-        config = dataclasses.replace(self._config, label_smoothing=0.0, class_weights=None, focal_gamma=0.0, r_drop=0.0)
-        return SequenceClassification(config, self._setting)
+        plain = {"label_smoothing": 0.0, "class_weights": None, "focal_gamma": 0.0, "r_drop": 0.0, "mixup": 0.0}
+        return SequenceClassification(dataclasses.replace(self._config, **plain), self._setting)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)` and `label` int32 `()`."""
@@ -134,17 +138,30 @@ class SequenceClassification(TextTask):
         """Cross entropy of the labels, one weight for each row."""
         config, label, weights = self._config, batch["label"], batch["row_weight"]
         logits = self.logits(apply, batch, views=2 if config.r_drop else 1)
+        accuracy = Ratio((is_first(logits[:, 0], label) * weights).sum(), weights.sum())
+        if config.mixup and apply.key is not None:
+            mixing = draw_mixing(apply.key, config.mixup, len(label))
+            logits = mixing(logits)
+            own, other = (self._weighted(logits, one) for one in (label, label[mixing.partner]))
+            losses, by_label = (mixing(first, second) for first, second in zip(own, other, strict=True))
+        else:
+            losses, by_label = self._weighted(logits, label)
+        if config.r_drop:
+            losses += config.r_drop * disagreement(logits) * by_label
+        tokens = count_tokens(batch["segment_ids"])
+        return StreamLoss((losses * weights).sum(), (by_label * weights).sum(), tokens, {"accuracy": accuracy})
+
+    def _weighted(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Losses `(batch,)` of logits `(batch, views, labels)`, times the weights of their labels, and these."""
+        config = self._config
         labels = jnp.broadcast_to(label[:, None], logits.shape[:2])
         losses = cross_entropy(
             logits, labels, label_smoothing=config.label_smoothing, focal_gamma=config.focal_gamma
         ).mean(1)
-        if config.r_drop:
-            losses += config.r_drop * disagreement(logits)
-        accuracy = Ratio((is_first(logits[:, 0], label) * weights).sum(), weights.sum())
-        if config.class_weights is not None:
-            weights *= jnp.array([config.class_weights[name] for name in self.labels], jnp.float32)[label]
-        tokens = count_tokens(batch["segment_ids"])
-        return StreamLoss((losses * weights).sum(), weights.sum(), tokens, {"accuracy": accuracy})
+        if config.class_weights is None:
+            return losses, jnp.ones(len(label), jnp.float32)
+        by_label = jnp.array([config.class_weights[name] for name in self.labels], jnp.float32)[label]
+        return losses * by_label, by_label
 
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`logits` float32 `(batch, labels)` and `label` int32 `(batch,)`."""
