@@ -65,13 +65,11 @@ class RowPlan:
         return permute(places, len(self), key)
 
 
-def split_records(
-    lengths: np.ndarray, longest: int, overlap: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_records(lengths: np.ndarray, longest: int, overlap: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts records into pieces of at most `longest` tokens, of nearly equal length within a record.
 
-    Equal pieces rather than full ones and a short rest: a rest of one or two tokens teaches nothing. Pieces that overlap
-    are full ones instead, whose starts lie evenly.
+    Equal pieces rather than full ones and a short rest: a rest of one or two tokens teaches nothing. Pieces that
+    overlap are full ones instead, whose starts lie evenly.
 
     Args:
       lengths: int64 `(records,)`, each at least 1.

@@ -47,6 +47,30 @@ def _macro(of_labels: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarra
     return mean
 
 
+def _weighted(of_labels: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], float]:
+    """Mean over the labels, weighted by how often each occurs."""
+
+    def mean(confusion: np.ndarray) -> float:
+        return float((of_labels(confusion) * confusion.sum(1)).sum() / max(confusion.sum(), 1))
+
+    return mean
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float:
+    """Plain mean of the recall of the labels that occur."""
+    occurs = confusion.sum(1) > 0
+    return float(recall_of_labels(confusion)[occurs].mean()) if occurs.any() else 0.0
+
+
+def matthews(confusion: np.ndarray) -> float:
+    """Correlation of labels and predictions (Matthews 1975; of several labels Gorodkin 2004); 0 where either is the
+    same everywhere."""
+    confusion = confusion.astype(np.float64)
+    total, there, said = confusion.sum(), confusion.sum(1), confusion.sum(0)
+    scale = np.sqrt(total**2 - there @ there) * np.sqrt(total**2 - said @ said)
+    return float((np.trace(confusion) * total - there @ said) / scale) if scale > 0 else 0.0
+
+
 def _accuracy(confusion: np.ndarray) -> float:
     return float(np.trace(confusion) / max(confusion.sum(), 1))
 
@@ -61,5 +85,10 @@ CLASSIFICATION_METRICS: dict[str, Callable[[np.ndarray], float | list]] = {
     "f1": _macro(f1_of_labels),
     "macro_f1": _macro(f1_of_labels),
     "micro_f1": _accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "weighted_precision": _weighted(precision_of_labels),
+    "weighted_recall": _weighted(recall_of_labels),
+    "weighted_f1": _weighted(f1_of_labels),
+    "matthews": matthews,
     "confusion_matrix": lambda confusion: confusion.tolist(),
 }

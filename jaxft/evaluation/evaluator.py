@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,12 @@ import numpy as np
 
 from jaxft.data.batches import Batch, StreamBatches
 from jaxft.data.store import Record
-from jaxft.evaluation.measures import MEASURES, Evaluated
+from jaxft.errors import DataError, RecipeError
+from jaxft.evaluation.bootstrap import Interval, intervals
+from jaxft.evaluation.evaluated import Evaluated
+from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
 from jaxft.models.model import Model
-from jaxft.objectives.objective import Objective, Ratio
+from jaxft.objectives.objective import Objective, Ratio, StreamLoss
 from jaxft.parallel.sharding import put_batch, replicated
 from jaxft.training.step import bind
 
@@ -42,39 +45,87 @@ class Evaluator:
             sums = objective.loss(bind(model, parameters), objective.balance(batch))
             return sums, outputs(parameters, batch) if self._needs_outputs else {}
 
+        def evaluate_rows(parameters, batch):
+            balanced = objective.balance(batch)
+            rows = jax.tree.map(lambda x: x[:, None], dict(balanced))
+            return jax.vmap(lambda row: objective.loss(bind(model, parameters), row))(rows), outputs(parameters, batch)
+
         # Every process sees the results of all rows.
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(mesh))
+        self._evaluate_rows = jax.jit(evaluate_rows, out_shardings=replicated(mesh))
         self._outputs = jax.jit(outputs, out_shardings=replicated(mesh))
 
     def __call__(self, parameters) -> dict[str, Any]:
         """The metrics of these parameters: floats, and nested lists for a confusion matrix."""
-        sums: dict[str, list[float]] = {}
+        sums: dict[str, np.ndarray] = {}
         outputs: list[Mapping[str, np.ndarray]] = []
         for batch, (part, own) in self._computed(self._evaluate, parameters):
-            part = jax.device_get(part)
-            for name, ratio in {"loss": Ratio(part.loss, part.weight), **part.ratios}.items():
-                found = sums.setdefault(name, [0.0, 0.0])
-                found[0] += float(ratio.sum)
-                found[1] += float(ratio.weight)
+            for name, found in _sums(part).items():
+                sums[name] = sums.get(name, 0.0) + found
             outputs.append(_real(own, batch))
-        known = {name: total / max(weight, 1e-9) for name, (total, weight) in sums.items()}
+        return self._metrics(sums, self._evaluated(outputs))
+
+    def intervals(self, parameters, confidence: float = 0.95, resamples: int = 1000) -> dict[str, Interval]:
+        """The metrics that are numbers, with bootstrap intervals over the examples, or over rows that are packed.
+
+        Args:
+          parameters: of the model.
+          confidence: share of intervals that hold the truth.
+          resamples: draws of as many examples as there are.
+
+        Raises:
+          RecipeError: the loss compares the examples of a batch, so that none has one of its own.
+        """
+        if self.objective.whole_batch:
+            problem = f"{self.objective.kind} compares examples with each other, so none has a loss of its own"
+            raise RecipeError(f"evaluation.{self.name}: no confidence intervals: {problem}")
+        sums: list[Mapping[str, np.ndarray]] = []
+        outputs: list[Mapping[str, np.ndarray]] = []
+        for batch, (part, own) in self._computed(self._evaluate_rows, parameters):
+            sums.append(_real(_sums(part), batch))
+            outputs.append(_real(own, batch))
+        whole = self._evaluated(outputs, sums)
+        numbers = [name for name, value in self._metrics_of(whole).items() if isinstance(value, float)]
+        names = [name for name in numbers if name not in WITHOUT_INTERVAL]
+
+        def statistics(examples: np.ndarray) -> list[float]:
+            drawn, found = whole.drawn(examples), []
+            for name in names:
+                try:
+                    found.append(self._metrics_of(drawn, (name,))[name])
+                except DataError:  # of one class alone, say
+                    found.append(math.nan)
+            return found
+
+        return dict(zip(names, intervals(statistics, len(whole), confidence, resamples), strict=True))
+
+    def _metrics_of(self, evaluated: Evaluated, names: Sequence[str] | None = None) -> dict[str, Any]:
+        return self._metrics({name: rows.sum(0) for name, rows in evaluated.sums.items()}, evaluated, names)
+
+    def _metrics(
+        self, sums: Mapping[str, np.ndarray], evaluated: Evaluated, names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The metrics, or some of them, from sums and weights over all rows and what the model said."""
+        known = {name: float(total / max(weight, 1e-9)) for name, (total, weight) in sums.items()}
         known["loss"] = self.objective.total(known)
         # Capped, so that a model that knows nothing has a number too.
         known["perplexity"] = math.exp(min(known.get("masked_lm_loss", known["loss"]), 700.0))
-        evaluated = self._evaluated(outputs)
-        return {name: known[name] if name in known else MEASURES[name](evaluated) for name in self.metrics}
+        wanted = self.metrics if names is None else names
+        return {name: known[name] if name in known else MEASURES[name](evaluated) for name in wanted}
 
     def predictions(self, parameters) -> list[dict[str, Any]]:
         """What the objective says of each example, in their order; labels are not needed."""
         outputs = [_real(own, batch) for batch, own in self._computed(self._outputs, parameters)]
         return self._evaluated(outputs).predictions
 
-    def _evaluated(self, outputs: list[Mapping[str, np.ndarray]]) -> Evaluated:
-        joined = {name: np.concatenate([own[name] for own in outputs]) for name in outputs[0]}
+    def _evaluated(
+        self, outputs: list[Mapping[str, np.ndarray]], sums: list[Mapping[str, np.ndarray]] | None = None
+    ) -> Evaluated:
+        joined = _joined(outputs)
         records: list[Record] = []
-        if joined and self.objective.predicts:
+        if self.objective.predicts and (joined or sums):
             records = [record for row in self.batches.records(np.arange(self.batches.rows)) for record in row]
-        return Evaluated(self.objective, records, joined)
+        return Evaluated(self.objective, records, joined, _joined(sums or [{}]))
 
     def _computed(self, compute, parameters) -> Iterator[tuple[Batch, Any]]:
         """Each host batch with what the device made of it, one batch behind, so that both work at once."""
@@ -95,3 +146,14 @@ class Evaluator:
 def _real(outputs: Mapping[str, jax.Array], batch: Batch) -> dict[str, np.ndarray]:
     """The outputs of the rows that are none of the padding."""
     return {name: np.asarray(array)[batch["row_weight"] > 0] for name, array in outputs.items()}
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sums(part: StreamLoss) -> dict[str, np.ndarray]:
+    """Sum and weight of the loss and of each ratio, float64 `(..., 2)`."""
+    part = jax.device_get(part)
+    ratios = {"loss": Ratio(part.loss, part.weight), **part.ratios}
+    return {name: np.stack([ratio.sum, ratio.weight], -1).astype(np.float64) for name, ratio in ratios.items()}

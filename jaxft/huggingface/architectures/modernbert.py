@@ -161,7 +161,7 @@ ARCHITECTURE = Architecture(
         "ModernBertForMaskedLM": (MASKED_LM,),
         "ModernBertForSequenceClassification": (_labels_head("sequence_classification", "sequence_classification"),),
         "ModernBertForTokenClassification": (_labels_head("token_classification", "token_classification"),),
-        "ModernBertForQuestionAnswering": (_labels_head("question_answering", "token_classification", labels=False),),
+        "ModernBertForQuestionAnswering": (_labels_head("question_answering", "question_answering", labels=False),),
     },
     also=(MASKED_LM,),
     tied={"decoder.weight": "{trunk}embeddings.tok_embeddings.weight"},
