@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import CheckpointError
+from jaxft.models.heads import pool
 
 # Files that say it, which travel along with the weights.
 POOLING_FILES = (
@@ -18,6 +19,7 @@ POOLING_FILES = (
 )  # fmt: skip
 _MODES = {
     "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
 }  # fmt: skip
 
 
@@ -26,7 +28,7 @@ class SentencePooling:
     """From hidden states to a vector.
 
     Attributes:
-      mode: `mean` over the tokens, the first token (`cls`), or the `max` of each feature.
+      mode: `mean` over the tokens, the first token (`cls`), the `last` one, or the `max` of each feature.
       normalize: whether the vector is brought to length one.
     """
 
@@ -45,6 +47,8 @@ class SentencePooling:
             vector = (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
         elif self.mode == "max":
             vector = jnp.where(real, hidden, -jnp.inf).max(1)
+        elif self.mode == "last":
+            vector = pool(hidden, mask, "last")
         else:
             vector = hidden[:, 0]
         return vector / jnp.linalg.norm(vector, axis=-1, keepdims=True) if self.normalize else vector
@@ -75,6 +79,31 @@ def read_pooling(directory: pathlib.Path) -> SentencePooling | None:
             f"{', '.join(_MODES)}, one of them"
         )
     return SentencePooling(modes[0], "Normalize" in kinds)
+
+
+def write_pooling(directory: pathlib.Path, pooling: SentencePooling, embed_dim: int, max_length: int) -> None:
+    """Writes the files from which sentence-transformers makes the same vectors.
+
+    Args:
+      directory: of the weights.
+      pooling: from hidden states to a vector.
+      embed_dim: width of the vector.
+      max_length: longest text, in tokens.
+    """
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling")] + [("2_Normalize", "Normalize")] * pooling.normalize
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]
+    modes = {key: mode == pooling.mode for key, mode in _MODES.items()}
+    written = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": embed_dim, **modes},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+    }
+    for name, values in written.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: pathlib.Path) -> Any:

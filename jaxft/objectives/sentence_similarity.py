@@ -1,31 +1,36 @@
-"""How well cosine similarities of sentence vectors agree with people's (STS); measures only."""
+"""How well cosine similarities of sentence vectors agree with people's (STS), to be trained or measured alone."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxft.data.batches import Batch
-from jaxft.data.sources import Row, required_column
+from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
-from jaxft.errors import DataError
+from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.contrastive import Pooling, SentenceVectors
-from jaxft.objectives.objective import Apply, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, Setting, StreamLoss, count_tokens
+from jaxft.objectives.regression import number_column
 
 
 @dataclasses.dataclass(frozen=True)
-class SentenceSimilarityConfig:
-    """Sentence similarity in a recipe's evaluation.
+class SentenceSimilarityConfig(FoundInData):
+    """Sentence similarity in a recipe.
 
     Attributes:
       text: column with a sentence.
       pair: column with another one.
       score: column with how alike they are, a number.
+      loss: `cosine` is the squared difference of the cosine and the score's share of `highest`; `cosent` compares all
+        pairs of a batch with each other, of which the one with the higher score must have the larger cosine (Su 2022).
+      highest: score of what means the same; the highest of the training data where None.
+      scale: of `cosent`: factor of the differences of cosines.
       length: tokens of a row, special tokens included, longer texts are cut; the model's `max_length` where None.
       pooling: a sentence's vector is that of its first or last token or the mean over its tokens.
     """
@@ -34,31 +39,54 @@ class SentenceSimilarityConfig:
     text: str = "sentence1"
     pair: str = "sentence2"
     score: str = "score"
+    loss: Literal["cosine", "cosent"] = "cosine"
+    highest: float | None = None
+    scale: float = 20.0
     length: int | None = None
     pooling: Pooling = "mean"
+
+    def __post_init__(self):
+        for name in ("highest", "scale"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InvalidField(name, f"must be positive, found {value}")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the highest score is known, where it is needed."""
+        return self.highest is not None or self.loss == "cosent"
+
+    def target_of(self, row: Row) -> float:
+        """The score of a row."""
+        return number_column(row, self.score)
+
+    def completed(self, targets: Iterable[float], said: str) -> SentenceSimilarityConfig:
+        """With the highest score."""
+        highest = max(targets, default=None)
+        if highest is None or highest <= 0:
+            found = "no examples" if highest is None else f"no score above 0, the highest is {highest}"
+            raise DataError(f"{said}: column {self.score!r} holds {found}; say with objective.highest what is alike")
+        return dataclasses.replace(self, highest=highest)
 
 
 class SentenceSimilarity(SentenceVectors):
     """Compares the cosine similarity of two sentences with a score."""
 
-    trains = False
-    metrics = ("spearman", "pearson")
+    metrics = ("spearman", "pearson", "loss")
     default_metrics = metrics
-    lower_is_better = frozenset()
+    lower_is_better = frozenset({"loss"})
 
     def __init__(self, config: SentenceSimilarityConfig, setting: Setting):
         super().__init__(config, setting, {})
+        self.whole_batch = config.loss == "cosent"
 
     def fields(self, row: Row) -> Fields:
         """The sentences and the score."""
-        score = required_column(row, self._config.score)
-        try:
-            score = float(score)
-        except (TypeError, ValueError):
-            score = float("nan")
-        if not np.isfinite(score):
-            raise DataError(f"{row.location}: column {self._config.score!r} must hold a number")
-        return Fields(self._texts(row), {"score": score})
+        return Fields(self._texts(row), {"score": self._config.target_of(row)})
+
+    def unlabelled_fields(self, row: Row) -> Fields:
+        """The sentences."""
+        return Fields(self._texts(row), {"score": 0.0})
 
     def record_options(self) -> str:
         """The columns."""
@@ -69,10 +97,37 @@ class SentenceSimilarity(SentenceVectors):
         return {**super().make_row(records, keys), "score": np.float32(records[0]["score"])}
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
-        """Nothing to minimize: sums of zero."""
-        return StreamLoss(jnp.float32(0), batch["row_weight"].sum(), count_tokens(batch["segment_ids"]), {})
+        """The loss that the config names, one weight for each pair."""
+        similarity, weights = self._similarity(apply, batch), batch["row_weight"]
+        if self._config.loss == "cosent":
+            loss = cosent(similarity, batch["score"], weights, self._config.scale) * weights.sum()
+        else:
+            loss = (jnp.square(similarity - batch["score"] / self._config.highest) * weights).sum()
+        return StreamLoss(loss, weights.sum(), count_tokens(batch["segment_ids"]), {})
 
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`similarity` and `score`, float32 `(batch,)`."""
+        return {"similarity": self._similarity(apply, batch), "score": batch["score"]}
+
+    def predictions(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """`similarity` of the two sentences, a cosine."""
+        return [{"similarity": round(float(similarity), 6)} for similarity in outputs["similarity"]]
+
+    def _similarity(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
         vectors = self.vectors(apply, batch)
-        return {"similarity": (vectors[:, 0] * vectors[:, 1]).sum(-1), "score": batch["score"]}
+        return (vectors[:, 0] * vectors[:, 1]).sum(-1)
+
+
+def cosent(similarity: jax.Array, score: jax.Array, weights: jax.Array, scale: float) -> jax.Array:
+    """Logarithm of 1 plus the sum, over all two rows of different scores, of `exp(scale * excess)`, where the excess is
+    by how much the row of the lower score is the more similar one.
+
+    Args:
+      similarity: float32 `(batch,)`.
+      score: float32 `(batch,)`.
+      weights: float32 `(batch,)`, 0 for rows that are none.
+      scale: of the differences.
+    """
+    differences = scale * (similarity[:, None] - similarity[None, :])
+    ordered = (score[:, None] < score[None, :]) & (weights[:, None] * weights[None, :] > 0)
+    return jax.nn.logsumexp(jnp.append(jnp.where(ordered, differences, -1e9).ravel(), 0.0))

@@ -17,20 +17,23 @@ from jaxft.huggingface.description import describe, flat_paths
 from jaxft.huggingface.exporting import Form, form_for, write_model
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
-from jaxft.huggingface.pooling import read_pooling
+from jaxft.huggingface.pooling import SentencePooling, read_pooling, write_pooling
 from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
+from jaxft.objectives.contrastive import ContrastiveConfig
 from jaxft.objectives.denoising import decoder_start_id
 from jaxft.objectives.multi_label_classification import MultiLabelClassificationConfig
 from jaxft.objectives.registry import ObjectiveConfig
 from jaxft.objectives.regression import RegressionConfig
+from jaxft.objectives.sentence_similarity import SentenceSimilarityConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.tables import format_value
 from jaxft.workflows.pretrained import resolve
 from jaxft.workflows.run_directory import RunDirectory
 
+_POOLINGS = {"first": "cls", "mean": "mean", "last": "last"}
 _PROBLEMS = {RegressionConfig: "regression", MultiLabelClassificationConfig: "multi_label_classification"}
 
 
@@ -81,7 +84,8 @@ def export_model(
     Args:
       path: a run directory, one of its `checkpoints/<step>`, or an imported model.
       output: a new directory.
-      head: which head to write; that of the first stream where None; `none` for the trunk alone.
+      head: which head to write; that of the first stream where None, which for vectors of sentences is the trunk with
+        the files from which sentence-transformers makes them; `none` for the trunk alone.
       dtype: `float32`, `bfloat16` or `float16`; where None, float32, or that of the files of an imported model.
       step: which checkpoint of a run.
 
@@ -93,7 +97,8 @@ def export_model(
     """
     run, found = _run_and_step(pathlib.Path(path), step)
     loaded = _loaded(run, found, "float32", None)
-    chosen = _chosen_head(loaded, head)
+    sentences = _sentences(run) if head is None else None
+    chosen = None if sentences is not None else _chosen_head(loaded, head)
     origin = run.huggingface()
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
     extra = _labels(run, chosen) | (_special_ids(loaded) if origin is None else {})
@@ -102,6 +107,10 @@ def export_model(
     if dtype is None and origin is not None and not (run.path / "recipe.yaml").is_file():
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
     write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(run, form))
+    if sentences is not None:
+        pooling = SentencePooling(_POOLINGS[sentences.pooling], normalize=True)
+        length = sentences.length or loaded.config.max_length
+        write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     count = sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())
     left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
     name = form.config["architectures"][0]
@@ -180,6 +189,15 @@ def _labels(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str,
         names = list(getattr(objective, "labels", None) or names)
     labels = {str(i): name for i, name in enumerate(names)}
     return {"id2label": labels, "label2id": {n: i for i, n in enumerate(names)}, **problem}
+
+
+def _sentences(run: RunDirectory) -> ContrastiveConfig | SentenceSimilarityConfig | None:
+    """The objective of a run whose first stream makes vectors of sentences; None where it is another."""
+    if not (run.path / "recipe.yaml").is_file():
+        return None
+    recipe, _ = load_recipe(run.path / "recipe.yaml")
+    objective = next(iter(recipe.streams.values())).objective
+    return objective if isinstance(objective, ContrastiveConfig | SentenceSimilarityConfig) else None
 
 
 def _in_own_units(parameters, head: str, objective: ObjectiveConfig | None):

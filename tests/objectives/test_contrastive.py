@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from handmade import Given, draw_parameters, model_for, read, record_of, row_of, stacked, texts
 from settings import setting_of
 
@@ -173,9 +174,69 @@ def test_a_projection_is_for_training_alone(tokenizer, jit):
     np.testing.assert_array_equal(vectors, other_vectors)
 
 
-def test_an_impossible_temperature_is_refused():
-    with pytest.raises(InvalidField, match="temperature"):
-        ContrastiveConfig(temperature=0.0)
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"negative": "far"}, "negative"),
+        ({"pair": "near", "loss": "triplet"}, "loss"),
+        ({"pair": "near", "negative": "far", "margin": 0.0}, "margin"),
+    ],
+)
+def test_impossible_values_are_refused(options, field):
+    with pytest.raises(InvalidField, match=field):
+        ContrastiveConfig(**options)
+
+
+# --- Hard negatives ---
+
+
+def with_negatives(tokenizer, count: int, row_weight=None, **options):
+    """An objective on triplets, a batch, its hidden states, and the vectors `(batch, 3, width)` by hand."""
+    objective = make(tokenizer, pair="near", negative="far", **options)
+    parts = [texts(tokenizer, *[size] * count, seed=size) for size in (4, 5, 6)]
+    rows = [row_of(objective, record_of(a, pair=b, negative=c)) for a, b, c in zip(*parts, strict=True)]
+    batch = stacked(rows, row_weight)
+    hidden = np.random.default_rng(1).normal(size=(3 * count, LENGTH, WIDTH)).astype(np.float32)
+    sizes = (batch["segment_ids"] > 0).sum(-1).ravel()
+    means = torch.tensor(np.array([row[:size].mean(0) for row, size in zip(hidden, sizes, strict=True)]))
+    return objective, batch, hidden, torch.nn.functional.normalize(means).reshape(count, 3, WIDTH)
+
+
+def test_hard_negatives_of_all_rows_are_candidates(tokenizer):
+    objective, batch, hidden, vectors = with_negatives(tokenizer, 6, temperature=0.1)
+    scores = vectors[:, 0] @ torch.cat([vectors[:, 1], vectors[:, 2]]).T / 0.1
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(6))
+    part = objective.loss(of_hidden(hidden), batch)
+    assert part.loss / part.weight == pytest.approx(expected.item(), rel=1e-4)
+    assert part.ratios["accuracy"].sum == (scores.argmax(-1) == torch.arange(6)).sum().item()
+    # Rows of padding are candidates of nobody: as if they were not there.
+    padded = {**batch, "row_weight": np.array([1, 1, 1, 1, 0, 0], np.float32)}
+    scores = vectors[:4, 0] @ torch.cat([vectors[:4, 1], vectors[:4, 2]]).T / 0.1
+    part = objective.loss(of_hidden(hidden), padded)
+    assert part.loss / 4 == pytest.approx(torch.nn.functional.cross_entropy(scores, torch.arange(4)).item(), rel=1e-4)
+
+
+def test_the_triplet_loss_is_torchs_with_cosine_distances(tokenizer):
+    objective, batch, hidden, vectors = with_negatives(tokenizer, 8, loss="triplet", margin=0.4)
+    loss = torch.nn.TripletMarginWithDistanceLoss(
+        distance_function=lambda a, b: 1 - torch.nn.functional.cosine_similarity(a, b), margin=0.4
+    )
+    part = objective.loss(of_hidden(hidden), batch)
+    assert part.loss / part.weight == pytest.approx(loss(*vectors.unbind(1)).item(), rel=1e-4)
+    near, far = ((vectors[:, 0] * vectors[:, i]).sum(-1) for i in (1, 2))
+    assert part.ratios["accuracy"].sum == (near > far).sum().item() and not objective.whole_batch
+
+
+def test_a_prediction_is_the_vector_of_the_sentence_alone(tokenizer):
+    objective = make(tokenizer, pair="near", negative="far")
+    assert dict(objective.unlabelled_fields(Row({"text": "one"}, "a:1")).texts) == {"tokens": "one"}
+    batch = stacked([row_of(objective, record_of(text, alone=1)) for text in texts(tokenizer, 4, 5)])
+    assert batch["token_ids"].shape == (2, 1, LENGTH)
+    outputs = objective.outputs(of_hidden(np.ones((2, LENGTH, WIDTH), np.float32)), batch)
+    said = objective.predictions([], jax.device_get(outputs))
+    assert [len(one["vector"]) for one in said] == [WIDTH, WIDTH]
+    assert np.linalg.norm(said[0]["vector"]) == pytest.approx(1, abs=1e-5)
 
 
 # --- Similarity ---
@@ -192,7 +253,50 @@ def test_similarities_are_cosines_beside_the_given_scores(tokenizer):
     cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(means[0::2], means[1::2], strict=True)]
     np.testing.assert_allclose(outputs["similarity"], cosines, rtol=1e-5)
     assert outputs["score"].tolist() == [4.5, 1.0]
-    assert not objective.trains and objective.loss(of_hidden(hidden), batch).loss == 0
+    said = objective.predictions([], outputs)
+    assert [one["similarity"] for one in said] == pytest.approx(cosines, abs=1e-6)
+
+
+def scored(tokenizer, count: int, **options):
+    """An objective on similarities, a batch of pairs with scores, hidden states, and their cosines."""
+    objective = SentenceSimilarity(SentenceSimilarityConfig(**options), setting_of(tokenizer, LENGTH))
+    rng = np.random.default_rng(count)
+    rows = []
+    for first, second in zip(texts(tokenizer, *[5] * count), texts(tokenizer, *[7] * count, seed=1), strict=True):
+        rows.append(row_of(objective, record_of(first, pair=second, score=float(rng.integers(6)))))
+    batch = stacked(rows)
+    hidden = hidden_of(batch)
+    return objective, batch, hidden, objective.outputs(of_hidden(hidden), batch)["similarity"]
+
+
+def test_the_cosine_loss_is_the_squared_error_of_the_score(tokenizer):
+    objective, batch, hidden, cosines = scored(tokenizer, 6, highest=5.0)
+    part = objective.loss(of_hidden(hidden), batch)
+    expected = torch.nn.functional.mse_loss(torch.tensor(np.asarray(cosines)), torch.tensor(batch["score"] / 5))
+    assert part.loss / part.weight == pytest.approx(expected.item(), rel=1e-5)
+    assert SentenceSimilarityConfig().completed([0.5, 4.5, 2.0], "x").highest == 4.5
+    with pytest.raises(DataError, match="no score above 0"):
+        SentenceSimilarityConfig().completed([0.0, -1.0], "streams.task")
+
+
+def test_cosent_is_the_published_loss_and_knows_nothing_of_padding(tokenizer):
+    objective, batch, hidden, cosines = scored(tokenizer, 7, loss="cosent", scale=20.0)
+    assert objective.whole_batch
+
+    def by_hand(cosines, scores):
+        terms = [
+            math.exp(20 * (float(low) - float(high)))
+            for i, low in enumerate(cosines)
+            for j, high in enumerate(cosines)
+            if scores[i] < scores[j]
+        ]
+        return math.log(1 + sum(terms))
+
+    part = objective.loss(of_hidden(hidden), batch)
+    assert part.loss / part.weight == pytest.approx(by_hand(cosines, batch["score"]), rel=1e-4)
+    padded = {**batch, "row_weight": np.array([1, 1, 1, 1, 1, 0, 0], np.float32)}
+    part = objective.loss(of_hidden(hidden), padded)
+    assert part.loss / part.weight == pytest.approx(by_hand(cosines[:5], batch["score"][:5]), rel=1e-4)
 
 
 @pytest.mark.parametrize("score", ["much", None, "nan", float("inf")])

@@ -13,6 +13,7 @@ import torch
 import transformers
 from tiny_models import bert
 
+from jaxft import load_pretrained
 from jaxft.cli.main import run
 from jaxft.data.tokenizers import load_tokenizer
 
@@ -26,18 +27,23 @@ def row(rng: np.random.Generator) -> dict:
     film, word = rng.choice(FILMS), rng.choice(GOOD if positive else BAD)
     other = rng.choice(BAD if positive else GOOD)
     choices = [f"is {word}", f"is {other}"] if rng.integers(2) else [f"is {other}", f"is {word}"]
-    return {
+    made = {
         "text": f"the {film} is {word}", "sentiment": "yes" if positive else "no",
         "stars": 40.0 + 10 * positive, "length": 3.0 * (film == "plot"),
         "labels": ["about " + film] * (film == "film") + ["positive"] * positive,
+        "near": f"a {rng.choice(FILMS)} is {rng.choice(GOOD if positive else BAD)}",
+        "far": f"the {film} is {other}", "other": f"the {film} is {other if rng.integers(2) else word}",
         "context": f"a {film} {'a' if positive else 'the'}", "choices": choices, "label": choices.index(f"is {word}"),
     }  # fmt: skip
+    return {**made, "alike": 4.0 * (word in made["other"])}
 
 
 TASKS = {
     "regression": "target: [stars, length], standardize: true",
     "multi_label_classification": "positive_weights: balanced, r_drop: 0.1",
     "multiple_choice": "text: context, most: 3",
+    "sentence_similarity": "text: text, pair: other, score: alike",
+    "contrastive": "pair: near, negative: far, loss: triplet, pooling: last",
     "sequence_classification": (
         "label: sentiment, class_weights: balanced, focal_gamma: 2, r_drop: 0.1, label_smoothing: 0.1"
     ),
@@ -169,6 +175,39 @@ def test_choices_compete_as_in_transformers(trained, data, tmp_path, capsys):
     found = np.array([row["probabilities"] for row in rows])
     np.testing.assert_allclose(output.logits.softmax(-1).numpy(), found, atol=2e-5)
     assert evaluated(directory)[-1]["task.loss"] == pytest.approx(output.loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [("sentence_similarity", "mean"), ("contrastive", "lasttoken")])
+def test_vectors_of_sentences_leave_with_their_pooling(trained, data, tmp_path, capsys, kind, pooling):
+    directory = trained(kind)
+    rows = predicted(directory, data, capsys)
+    model, tokenizer = exported(directory, tmp_path)
+    assert type(model).__name__ == "BertModel"
+    written = json.loads((tmp_path / "exported" / "1_Pooling" / "config.json").read_text())
+    modes = [mode for mode, used in written.items() if used is True]
+    assert modes == [{"mean": "pooling_mode_mean_tokens", "lasttoken": "pooling_mode_lasttoken"}[pooling]]
+    modules = json.loads((tmp_path / "exported" / "modules.json").read_text())
+    assert [one["type"].rpartition(".")[2] for one in modules] == ["Transformer", "Pooling", "Normalize"]
+
+    def vectors(texts: list[str]) -> torch.Tensor:
+        inputs = inputs_of(tokenizer, texts)
+        with torch.no_grad():
+            hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
+        rows = torch.arange(len(texts))
+        last = hidden[rows, mask.sum(1) - 1]
+        mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        found = torch.nn.functional.normalize(mean if pooling == "mean" else last)
+        # What jaxft reads of its own export says the same.
+        own = load_pretrained(tmp_path / "exported").embed(inputs["input_ids"].numpy(), mask.numpy())
+        np.testing.assert_allclose(own, found, atol=1e-5)
+        return found
+
+    first = vectors([row["text"] for row in rows])
+    if kind == "contrastive":
+        np.testing.assert_allclose(first, [row["vector"] for row in rows], atol=1e-5)
+    else:
+        cosines = (first * vectors([row["other"] for row in rows])).sum(-1)
+        np.testing.assert_allclose(cosines, [row["similarity"] for row in rows], atol=1e-5)
 
 
 WRONG = {
