@@ -76,6 +76,26 @@ def test_filters_keep_rows_with_these_values(source, options, passes):
     assert source(filter=options, columns={"t": "text"}) == [{"t": row["text"]} for row in kept]
 
 
+@pytest.mark.parametrize(
+    ("options", "leaves"),
+    [
+        ({"label": 2}, lambda row: row["label"] == 2),
+        ({"label": (0, 3)}, lambda row: row["label"] in (0, 3)),
+        ({"label": 1, "language": "en"}, lambda row: row["label"] == 1 or row["language"] == "en"),
+        ({"label": 7}, lambda row: False),
+    ],
+)
+def test_rows_with_excluded_values_are_left_out(source, options, leaves):
+    kept = [row for row in source() if not leaves(row)]
+    assert source(exclude=options) == kept
+    assert source(exclude=options, columns={"t": "text"}) == [{"t": row["text"]} for row in kept]
+
+
+def test_a_filter_and_its_exclusion_share_all_rows(source):
+    one, other = source(filter={"label": (0, 2)}), source(exclude={"label": (0, 2)})
+    assert one and other and sorted([*one, *other], key=by_text) == sorted(source(), key=by_text)
+
+
 def test_a_limit_takes_the_first_rows_that_pass(source):
     rows = source()
     assert source(limit=7) == rows[:7]
@@ -164,6 +184,8 @@ def test_rows_are_shuffled_in_bounded_memory(tmp_path, monkeypatch, limit):
         ({"columns": {"a": ""}}, "columns"),
         ({"filter": {}}, "filter"),
         ({"filter": {"a": ()}}, "filter.a"),
+        ({"exclude": {}}, "exclude"),
+        ({"exclude": {"a": ()}}, "exclude.a"),
         ({"shuffle": -1}, "shuffle"),
         ({"config_name": "x"}, "config_name"),
         ({"split": "all"}, "split"),

@@ -54,8 +54,10 @@ class SourceConfig:
         they are called.
       filter: keep the rows whose columns, called as the source calls them, have these values, or one of them:
         ``{language: [en, de]}``. Values of CSV and TSV are compared as text.
+      exclude: leave out the rows in which one of these columns has this value, or one of them: the rest of a `filter`
+        on one column.
       shuffle: seed of a random order; None: the order of the source.
-      limit: read only the first so many good rows, after `filter` and `shuffle`; None reads all.
+      limit: read only the first so many good rows, after `filter`, `exclude` and `shuffle`; None reads all.
 
     Raises:
       InvalidField: none or several formats, an unknown value, or an option beside a format it says nothing about.
@@ -78,6 +80,7 @@ class SourceConfig:
     documents: Documents = "paragraphs"
     columns: dict[Column, str] | None = None
     filter: dict[Column, tuple[Scalar, ...]] | None = None
+    exclude: dict[Column, tuple[Scalar, ...]] | None = None
     shuffle: int | None = None
     limit: int | None = None
 
@@ -91,11 +94,12 @@ class SourceConfig:
         _check_format(self)
         _check_split(self)
         _check_options(self)
-        if self.filter is not None:
-            # One value means a list of one, as in a recipe.
-            values = {column: value if isinstance(value, tuple) else (value,) for column, value in self.filter.items()}
-            object.__setattr__(self, "filter", values)
-            _check_filter(values)
+        for name in ("filter", "exclude"):
+            if (given := getattr(self, name)) is not None:
+                # One value means a list of one, as in a recipe.
+                values = {column: value if isinstance(value, tuple) else (value,) for column, value in given.items()}
+                object.__setattr__(self, name, values)
+                _check_values(name, values)
 
     @property
     def format(self) -> str:
@@ -163,9 +167,9 @@ def _check_options(config: SourceConfig) -> None:
         raise InvalidField("limit", f"expected at least 1 row; found {config.limit}")
 
 
-def _check_filter(values: dict[Column, tuple[Scalar, ...]]) -> None:
+def _check_values(name: str, values: dict[Column, tuple[Scalar, ...]]) -> None:
     if not values:
-        raise InvalidField("filter", "give at least one column, as in {language: en}")
+        raise InvalidField(name, "give at least one column, as in {language: en}")
     for column, allowed in values.items():
         if not allowed:
-            raise InvalidField(f"filter.{column}", "give at least one value")
+            raise InvalidField(f"{name}.{column}", "give at least one value")

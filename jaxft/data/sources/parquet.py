@@ -38,5 +38,5 @@ def _wanted_columns(config: SourceConfig, names: list[str]) -> list[str] | None:
     """The columns to read; None means all, also where one is missing, as its message lists those that are there."""
     if config.columns is None:
         return None
-    asked_for = sorted({*config.columns.values(), *(config.filter or ())})
+    asked_for = sorted({*config.columns.values(), *(config.filter or ()), *(config.exclude or ())})
     return asked_for if set(asked_for) <= set(names) else None

@@ -21,7 +21,7 @@ _BUCKET_BYTES_IN_MEMORY = 512 * 2**10
 
 
 def select(rows: Iterator[Scanned], config: SourceConfig) -> Iterator[Scanned]:
-    """Rows by the options `filter`, `columns`, `shuffle` and `limit`, in this order.
+    """Rows by the options `filter`, `exclude`, `columns`, `shuffle` and `limit`, in this order.
 
     A defect is passed on when it is met; it is in no order and counts for no limit. A row without a column that is
     asked for becomes one. With `shuffle`, a limit keeps that many rows in memory; all rows together lie on the disk.
@@ -42,7 +42,9 @@ def _picked(rows: Iterator[Scanned], config: SourceConfig) -> Iterator[Scanned]:
             yield row
             continue
         try:
-            if config.filter is not None and not _passes(row, config.filter, as_text):
+            if config.filter is not None and not all(_matches(row, config.filter, as_text)):
+                continue
+            if config.exclude is not None and any(_matches(row, config.exclude, as_text)):
                 continue
             if config.columns is not None:
                 row = Row({new: required_column(row, old) for new, old in config.columns.items()}, row.location)
@@ -52,10 +54,11 @@ def _picked(rows: Iterator[Scanned], config: SourceConfig) -> Iterator[Scanned]:
             yield row
 
 
-def _passes(row: Row, allowed: Mapping[str, tuple[Scalar, ...]], as_text: bool) -> bool:
+def _matches(row: Row, wanted: Mapping[str, tuple[Scalar, ...]], as_text: bool) -> list[bool]:
+    """Whether each of the columns has one of its values."""
     # All columns are asked for before any decides, so that one that is missing is found in every row.
-    found = {column: required_column(row, column) for column in allowed}
-    return all(any(_equal(found[column], one, as_text) for one in values) for column, values in allowed.items())
+    found = {column: required_column(row, column) for column in wanted}
+    return [any(_equal(found[column], one, as_text) for one in values) for column, values in wanted.items()]
 
 
 def _equal(found: Any, wanted: Scalar, as_text: bool) -> bool:
