@@ -157,6 +157,12 @@ def _add_using_verbs(verb) -> None:
     evaluate = verb("evaluate", verbs.evaluate, "Run the evaluations of a trained run.")
     _add_run(evaluate)
     evaluate.add_argument("overrides", nargs="*", help="like 'evaluation.reviews.source={jsonl: test.jsonl}'")
+    evaluate.add_argument(
+        "--confidence", type=float, metavar="SHARE", help="print intervals that hold the truth so often, like 0.95"
+    )
+    evaluate.add_argument(
+        "--resamples", type=int, default=1000, help="draws of the examples for them (default: %(default)s)"
+    )
     _add_json(evaluate)
     predict = verb("predict", verbs.predict, "Classify the rows of a JSON lines file.")
     _add_run(predict)

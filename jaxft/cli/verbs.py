@@ -121,8 +121,12 @@ def evaluate(options: argparse.Namespace) -> None:
     """`jaxft evaluate`"""
     from jaxft.workflows.evaluate import evaluate
 
-    result = evaluate(options.run, options.overrides, options.step)
-    print(_json(result) if options.json else _evaluation_table(result["evaluation"], f"at step {result['step']}"))
+    result = evaluate(options.run, options.overrides, options.step, options.confidence, options.resamples)
+    if options.json:
+        print(_json(result))
+        return
+    title = f"at step {result['step']}"
+    print(_evaluation_table(result["evaluation"], title, result.get("intervals"), options.confidence))
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -226,14 +230,24 @@ def doctor(options: argparse.Namespace) -> None:
     print(_json(found) if options.json else text_table(("what", "found"), list(found.items())))
 
 
-def _evaluation_table(evaluation: dict[str, dict[str, Any]], title: str) -> str:
+def _evaluation_table(
+    evaluation: dict[str, dict[str, Any]],
+    title: str,
+    intervals: dict[str, dict[str, dict[str, float]]] | None = None,
+    confidence: float | None = None,
+) -> str:
     rows = [
         (name, metric, value)
         for name, ms in evaluation.items()
         for metric, value in ms.items()
         if isinstance(value, float)
     ]
-    return text_table(("evaluation", f"metric {title}", "value"), rows) if rows else "no evaluation"
+    columns = ("evaluation", f"metric {title}", "value")
+    if intervals is not None:
+        ends = [intervals[name].get(metric, {}) for name, metric, _ in rows]
+        rows = [(*row, own.get("low", ""), own.get("high", "")) for row, own in zip(rows, ends, strict=True)]
+        columns = (*columns, f"low ({confidence:.0%})", "high")
+    return text_table(columns, rows) if rows else "no evaluation"
 
 
 def _json(value: Any) -> str:
