@@ -1,6 +1,7 @@
 """Changed copies of the examples of small tasks, other ones in every epoch.
 
-EDA, Wei and Zou 2019, arXiv 1901.11196.
+Words are changed at random (EDA, Wei and Zou 2019, arXiv 1901.11196), or filled in by a masked language model
+(`jaxft.data.filling`).
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ import dataclasses
 
 import numpy as np
 
-from jaxft.data.store import TOKENS, Record
+from jaxft.data.filling import FillConfig
+from jaxft.data.store import TOKENS, Record, TokenStore
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
-    """How the words of training examples are changed; each is a share of the words.
+    """How the words of training examples are changed; each but the last two is a share of the words.
 
     Attributes:
       delete: words that are left out.
       swap: words that change places with another one.
       insert: random words of the example that are repeated at a random place.
       mask: words whose tokens become the mask token, or else the unknown one (token dropout).
-      share: of the examples that are changed at all.
+      share: of the examples that are changed so.
+      fill: copies in which a masked language model has written some of the words.
     """
 
     delete: float = 0.0
@@ -31,6 +34,7 @@ class AugmentationConfig:
     insert: float = 0.0
     mask: float = 0.0
     share: float = 0.5
+    fill: FillConfig | None = None
 
     def __post_init__(self):
         for field in ("delete", "swap", "insert", "mask"):
@@ -38,8 +42,13 @@ class AugmentationConfig:
                 raise InvalidField(field, f"must be in [0, 1), found {getattr(self, field)}")
         if not 0 < self.share <= 1:
             raise InvalidField("share", f"must be more than 0 and at most 1, found {self.share}")
-        if not any((self.delete, self.swap, self.insert, self.mask)):
-            raise InvalidField("delete", "one of delete, swap, insert and mask must be more than 0")
+        if not self.changes_words and self.fill is None:
+            raise InvalidField("delete", "one of delete, swap, insert and mask must be more than 0, or give fill")
+
+    @property
+    def changes_words(self) -> bool:
+        """Whether words are changed at random."""
+        return any((self.delete, self.swap, self.insert, self.mask))
 
 
 class Augmenter:
@@ -81,3 +90,31 @@ class Augmenter:
         for _ in range(int((key.random(len(words)) < self._config.insert).sum())):
             out.insert(int(key.integers(len(out) + 1)), words[int(key.integers(len(words)))])
         return out
+
+
+@dataclasses.dataclass(frozen=True)
+class FilledCopies:
+    """The filled copies of a store's texts, which take turns with the texts themselves.
+
+    Attributes:
+      store: with `variants` copies for each record of the other one, in their order.
+      variants: copies of each text.
+      longest: tokens that are kept of one.
+    """
+
+    store: TokenStore
+    variants: int
+    longest: int
+
+    def __call__(self, records: list[Record], numbers: list[int], epochs: list[int]) -> list[Record]:
+        """The records, or their copies, by their numbers in their store and the epochs in which they are read.
+
+        In each epoch some examples are themselves and others are copies; after `variants + 1` epochs each was all.
+        """
+        turns = [(number + epoch) % (self.variants + 1) for number, epoch in zip(numbers, epochs, strict=True)]
+        places = [place for place, turn in enumerate(turns) if turn]
+        found = self.store.read([numbers[place] * self.variants + turns[place] - 1 for place in places])
+        records = list(records)
+        for place, copy in zip(places, found, strict=True):
+            records[place] = {**records[place], TOKENS: copy[TOKENS][: self.longest]}
+        return records

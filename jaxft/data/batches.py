@@ -35,6 +35,7 @@ class StreamBatches:
       seed: of shuffling and of every random choice; fixed numbers for evaluation give fixed masks.
       shuffle: whether the rows of each epoch are permuted.
       partner: whether every record is given another one of the store, drawn at random, as its field `partner`.
+      filled: copies of the records, which take turns with them, or None.
       augment: changes records before rows are made of them, or None.
     """
 
@@ -45,6 +46,7 @@ class StreamBatches:
     seed: int
     shuffle: bool = True
     partner: bool = False
+    filled: Callable[[list[Record], list[int], list[int]], list[Record]] | None = None
     augment: Callable[[Record, np.random.Generator], Record] | None = None
 
     @property
@@ -82,6 +84,8 @@ class StreamBatches:
         pieces = [(epoch, piece) for epoch, own in zip(epochs, row_pieces, strict=True) for piece in own]
         keys = [example_generator(self.seed, epoch, piece.index) for epoch, piece in pieces]
         records = self._read([piece for _, piece in pieces])
+        if self.filled is not None:
+            records = self.filled(records, [piece.record for _, piece in pieces], [epoch for epoch, _ in pieces])
         if self.augment is not None:
             records = [self.augment(record, key) for record, key in zip(records, keys, strict=True)]
         if self.partner:

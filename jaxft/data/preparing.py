@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from array_record.python import array_record_module
@@ -40,6 +40,9 @@ from jaxft.data.store import (
 )
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import DataError, InvalidField
+
+# Makes rows of what a source gives, batch by batch.
+Change = Callable[[list[Any]], list[Row | DataError]]
 
 SHARD_ROWS = 65_536
 _BATCH_ROWS = 1000
@@ -87,6 +90,7 @@ def open_or_build(
     tokenizer: Tokenizer,
     said: str,
     how: Preparation = Preparation(),
+    change: Change = list,
 ) -> TokenStore:
     """Opens the store in `directory`, building it first where it is not there.
 
@@ -97,12 +101,13 @@ def open_or_build(
       tokenizer: of the texts.
       said: what the user calls this source, for messages.
       how: see there; all parts are made.
+      change: see `build`.
 
     Raises:
       DataError: a bad row or too many of them, or no rows at all.
     """
     if not (directory / "store.json").exists():
-        build(directory, rows, fields, tokenizer, said, how)
+        build(directory, rows, fields, tokenizer, said, how, change)
     return TokenStore(directory)
 
 
@@ -113,8 +118,14 @@ def build(
     tokenizer: Tokenizer,
     said: str,
     how: Preparation,
+    change: Change = list,
 ) -> bool:
     """Makes the chunks of `how.part` that are not there yet, and the store once all are there.
+
+    Args:
+      directory: as those that follow, see `open_or_build`.
+      change: makes rows of what `rows` gives, some of it at a time, of as much as there is; it is not asked for what
+        an earlier start finished, and runs in this process.
 
     Returns:
       Whether the store is whole; not so where other machines still make their part.
@@ -124,14 +135,14 @@ def build(
     """
     building = directory.with_name(f"{directory.name}.building")
     if how.part != (0, 1):  # machines that share the work wait for each other only where they join it
-        chunks = _make_chunks(building, rows, fields, tokenizer, said, how)
+        chunks = _make_chunks(building, rows, fields, tokenizer, said, how, change)
         with _locked(building, directory) as done:
             return done or _finish(building, directory, chunks, said, how.bad_rows)
     with _locked(building, directory) as done:
         try:
             if done or (building / "store.json").exists():  # there, or stopped just before the end
                 return done or _finish(building, directory, 0, said, how.bad_rows)
-            chunks = _make_chunks(building, rows, fields, tokenizer, said, how)
+            chunks = _make_chunks(building, rows, fields, tokenizer, said, how, change)
             return _finish(building, directory, chunks, said, how.bad_rows)
         except DataError:
             shutil.rmtree(building, ignore_errors=True)
@@ -241,12 +252,14 @@ def _shown(fields: Fields) -> str:
 # --- Chunks ---
 
 
-def _make_chunks(building: pathlib.Path, rows, fields, tokenizer: Tokenizer, said: str, how: Preparation) -> int:
+def _make_chunks(
+    building: pathlib.Path, rows, fields, tokenizer: Tokenizer, said: str, how: Preparation, change: Change
+) -> int:
     """Makes what is missing of this part; the number of all chunks."""
     building.mkdir(parents=True, exist_ok=True)
     tokenize = functools.partial(_tokenize, fields=fields, tokenizer=tokenizer)
     with mapped_in_order(tokenize, how.workers, ahead=4) as tokenized:
-        return _make_all(building, iter(rows()), tokenized, said, how)
+        return _make_all(building, iter(rows()), lambda batches: tokenized(map(change, batches)), said, how)
 
 
 def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, said: str, how: Preparation) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import logging
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from jaxft.data.embedded import cache_directory
 from jaxft.data.packing import RowPlan, plan_rows
@@ -57,15 +57,22 @@ class StoreSource:
         Raises:
           DataError: see `jaxft.data.preparing.open_or_build`.
         """
-        return open_or_build(*self._arguments(), how)
+        return open_or_build(*self._arguments(), how, self.change)
 
     def build(self, how: Preparation) -> bool:
         """Makes a part of the store; whether it is whole then."""
-        return build(*self._arguments(), how)
+        return build(*self._arguments(), how, self.change)
 
     def _arguments(self):
-        rows = functools.partial(_scanned, self.sources, self.base)
-        return self.directory, rows, self.objective.fields, self.tokenizer, self.where
+        return self.directory, self.rows, self.objective.fields, self.tokenizer, self.where
+
+    def rows(self) -> Iterator[Any]:
+        """What it is made of, from the start: rows, and errors in place of those that cannot be read."""
+        return _scanned(self.sources, self.base)
+
+    def change(self, batch: list[Any]) -> list[Row | DataError]:
+        """What becomes of some of these before they are tokenized."""
+        return batch
 
 
 def store_source(
