@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxft.data.augmentation import Augmenter
+from jaxft.data.augmentation import Augmenter, FilledCopies
 from jaxft.data.batches import MixedBatches, StreamBatches
 from jaxft.data.chat import texts_of
 from jaxft.data.mixing import make_mixture
@@ -38,6 +38,7 @@ from jaxft.parallel.mesh import batch_shards, make_mesh
 from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
+from jaxft.workflows.filling import filled_source
 from jaxft.workflows.pretrained import Pretrained, open_pretrained
 from jaxft.workflows.run_directory import RunDirectory
 from jaxft.workflows.streams import StoreSource, cache_of, fingerprint, good_rows, plan, store_source
@@ -81,7 +82,9 @@ class Assembly:
     def store_sources(self) -> list[StoreSource]:
         """What every store of the run is made of."""
         evaluations = (self._evaluation_source(name) for name in self.recipe.evaluation)
-        return [*itertools.chain.from_iterable(map(self._stream_sources, self.recipe.streams)), *evaluations]
+        streams = {name: self._stream_sources(name) for name in self.recipe.streams}
+        filled = [self._filled_source(name, source) for name, own in streams.items() for source in own]
+        return [*itertools.chain.from_iterable(streams.values()), *filter(None, filled), *evaluations]
 
     def _stream_sources(self, name: str) -> list[StoreSource]:
         """One of all sources together, or, where they are mixed, one of each."""
@@ -112,7 +115,7 @@ class Assembly:
             rows = plan(source.where, store, objective, seed)
             made = StreamBatches(
                 store, rows, objective.make_row, stream.batch_size, seed, partner=objective.partner,
-                augment=self._augment(name),
+                filled=self._filled(name, source), augment=self._augment(name),
             )  # fmt: skip
             parts.append(made)
         total = sum(part.rows for part in parts)
@@ -126,7 +129,23 @@ class Assembly:
 
     def _augment(self, name: str) -> Callable[[Record, np.random.Generator], Record] | None:
         config = self.recipe.streams[name].augmentation
-        return config and functools.partial(Augmenter(config, self.tokenizer), self.objectives[name].longest)
+        if config is None or not config.changes_words:
+            return None
+        return functools.partial(Augmenter(config, self.tokenizer), self.objectives[name].longest)
+
+    def _filled_source(self, name: str, source: StoreSource) -> StoreSource | None:
+        stream = self.recipe.streams[name]
+        if stream.augmentation is None or stream.augmentation.fill is None:
+            return None
+        return filled_source(source, text_columns(stream.objective)[0], stream.augmentation.fill)
+
+    def _filled(self, name: str, source: StoreSource) -> FilledCopies | None:
+        """Copies of a source's texts with filled words; made if they are not in the cache."""
+        filled = self._filled_source(name, source)
+        if filled is None:
+            return None
+        store = filled.open(self._preparation)
+        return FilledCopies(store, self.recipe.streams[name].augmentation.fill.variants, self.objectives[name].longest)
 
     def _mixed(self, name: str, parts: tuple[StreamBatches, ...], steps: int) -> StreamBatches | MixedBatches:
         stream = self.recipe.streams[name]
