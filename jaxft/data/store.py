@@ -119,11 +119,13 @@ def shard_name(number: int) -> str:
 
 
 def pack(record: Record) -> bytes:
-    """A record as it is stored: numbers of two bytes where all of an array are small enough, else of four."""
+    """A record as it is stored: arrays of two bytes where all are small enough, else of four; of one for uint8."""
     return msgpack.packb({k: _array_bytes(v) if isinstance(v, np.ndarray) else v for k, v in record.items()})
 
 
 def _array_bytes(array: np.ndarray) -> bytes:
+    if array.dtype == np.uint8:
+        return b"\1" + array.tobytes()
     small = array.size == 0 or (array.max() < 1 << 16 and array.min() >= 0)
     return b"\2" + array.astype("<u2").tobytes() if small else b"\4" + array.astype("<i4").tobytes()
 
@@ -133,6 +135,8 @@ def _unpack(raw: bytes) -> Record:
 
 
 def _bytes_array(raw: bytes) -> np.ndarray:
+    if raw[0] == 1:
+        return np.frombuffer(raw, np.uint8, offset=1)
     return np.frombuffer(raw, "<u2" if raw[0] == 2 else "<i4", offset=1).astype(np.int32)
 
 

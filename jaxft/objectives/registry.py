@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
 from jaxft.objectives.contrastive import Contrastive, ContrastiveConfig
+from jaxft.objectives.image_classification import ImageClassification, ImageClassificationConfig
 from jaxft.objectives.instruction import InstructionConfig, make_instruction
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from jaxft.objectives.masked_next_token import MaskedNextToken, MaskedNextTokenConfig
@@ -45,6 +46,7 @@ ObjectiveConfig = (
     | MultiLabelClassificationConfig
     | RegressionConfig
     | MultipleChoiceConfig
+    | ImageClassificationConfig
     | TokenClassificationConfig
     | QuestionAnsweringConfig
     | Seq2SeqConfig
@@ -70,6 +72,7 @@ _OBJECTIVES: dict[type, Callable[..., Objective]] = {
     MultiLabelClassificationConfig: MultiLabelClassification,
     RegressionConfig: Regression,
     MultipleChoiceConfig: MultipleChoice,
+    ImageClassificationConfig: ImageClassification,
     TokenClassificationConfig: TokenClassification,
     QuestionAnsweringConfig: QuestionAnswering,
     Seq2SeqConfig: Seq2Seq,

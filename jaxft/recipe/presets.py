@@ -45,6 +45,12 @@ _BERT = {
     "dropout": 0.1, "attention_dropout": 0.1, "max_length": 512,
 }  # fmt: skip
 
+# ViT as published (Dosovitskiy et al. 2020): 16x16 patches of images of 224x224.
+_VIT = {
+    "family": "vision", "position": "none", "norm_epsilon": 1e-12, "attention_bias": True, "mlp_bias": True,
+    "activation": "gelu",
+}  # fmt: skip
+
 # Shapes of single models, under the names that they have on the hub, where their config.json has these values.
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "bert-base": {**_BERT, **_BASE},
@@ -77,6 +83,12 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     # T5 1.1; T5's rate of dropout while pretraining is 0.
     "t5-base": {**_ENCODER_DECODER, **_BASE, "mlp_dim": 2048},
     "ul2-base": {**_ENCODER_DECODER, **_BASE, "mlp_dim": 2048, "activation": "silu"},
+    # Small images, as those of CIFAR; for others say image_size, patch_size and channels.
+    "vit-tiny": {
+        **_VIT, "embed_dim": 128, "num_layers": 4, "num_heads": 4, "mlp_dim": 512, "image_size": 32, "patch_size": 4,
+        "initializer_range": 0.08,
+    },
+    "vit-base": {**_VIT, **_BASE},
     "bart-base": {
         **_BASE, "family": "encoder_decoder", "num_layers": 6, "num_decoder_layers": 6, "position": "learned",
         "position_offset": 2, "embedding_norm": True, "norm_placement": "post", "final_norm": False,

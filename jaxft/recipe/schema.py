@@ -230,7 +230,7 @@ class Recipe:
             raise InvalidField("name", f"must be usable as the name of a directory, found {self.name!r}")
         if not self.streams:
             raise InvalidField("streams", "needs at least one stream")
-        if self.model.pretrained is None and self.tokenizer is None:
+        if self.model.pretrained is None and self.tokenizer is None and self.model_family != "vision":
             problem = "a model that is not pretrained needs one: `tokenizer: {path: DIRECTORY}` or `{train: {}}`"
             raise InvalidField("tokenizer", problem)
         for name, evaluation in self.evaluation.items():
@@ -250,6 +250,11 @@ class Recipe:
                     f"{self.training.micro_batches} does not divide streams.{name}.batch_size {stream.batch_size}",
                 )
 
+    @property
+    def model_family(self) -> str | None:
+        """Family of the model by the recipe's own words; None where a pretrained model decides."""
+        return self.model.family or PRESETS.get(self.model.preset, {}).get("family")
+
     def model_config(self, inherited: ModelConfig | None, vocab_size: int) -> ModelConfig:
         """The model's shape: preset or inherited fields, the recipe's own over them, and a vocabulary for the
         tokenizer.
@@ -264,4 +269,5 @@ class Recipe:
         fields = {name: getattr(self.model, name) for name in names}
         own = {name: value for name, value in fields.items() if value is not None}
         # Rows of the embedding in multiples of 64 lie well on every accelerator and divide over a mesh.
-        return ModelConfig(**{"vocab_size": -(-vocab_size // 64) * 64, **base, **own})
+        rows = 1 if self.model_family == "vision" else -(-vocab_size // 64) * 64
+        return ModelConfig(**{"vocab_size": rows, **base, **own})

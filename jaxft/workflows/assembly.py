@@ -23,7 +23,7 @@ from jaxft.data.mixing import make_mixture
 from jaxft.data.preparing import Preparation
 from jaxft.data.sources import SourceConfig, resolve_paths
 from jaxft.data.store import Record, fingerprint_of
-from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.huggingface.configuration import HuggingFaceConfig
@@ -39,6 +39,7 @@ from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.filling import filled_source
+from jaxft.workflows.preprocessing import with_preprocessing
 from jaxft.workflows.pretrained import Pretrained, open_pretrained
 from jaxft.workflows.run_directory import RunDirectory
 from jaxft.workflows.streams import StoreSource, cache_of, fingerprint, good_rows, plan, store_source
@@ -207,9 +208,11 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     _check_sources(recipe, document, directory)
     pretrained = open_pretrained(recipe.model.pretrained) if recipe.model.pretrained is not None else None
     started = run is not None and run.has_model()
-    tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
+    tokenizer = NoTokenizer()
+    if (pretrained.config.family if pretrained is not None else recipe.model_family) != "vision":
+        tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
-    recipe = _completed(recipe)
+    recipe = with_preprocessing(_completed(recipe), pretrained.settings if pretrained is not None else None)
     origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
     objectives = _objectives(recipe, document, tokenizer, config, origin)
     _check_metrics(recipe, document, objectives)

@@ -64,7 +64,9 @@ def show_data(
 
 
 def _decoded(row: Batch, objective: Objective, tokenizer: Tokenizer) -> dict[str, Any]:
-    if row["token_ids"].ndim == 2:  # two sentences side by side
+    if "pixels" in row:
+        parts = {}
+    elif row["token_ids"].ndim == 2:  # two sentences side by side
         sides = ({key: row[key][number] for key in ("token_ids", "segment_ids")} for number in (0, 1))
         parts = {f"input {number}": _tokens(side, tokenizer) for number, side in enumerate(sides, 1)}
     elif "target_token_ids" in row:

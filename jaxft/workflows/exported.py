@@ -15,6 +15,7 @@ from jaxft.errors import CheckpointError
 from jaxft.huggingface.architectures import architecture_of
 from jaxft.huggingface.description import describe, flat_paths
 from jaxft.huggingface.exporting import Form, form_for, write_model
+from jaxft.huggingface.image_preprocessing import write_preprocessing
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
 from jaxft.huggingface.pooling import SentencePooling, read_pooling, write_pooling
@@ -23,6 +24,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
 from jaxft.objectives.contrastive import ContrastiveConfig
 from jaxft.objectives.denoising import decoder_start_id
+from jaxft.objectives.image_classification import ImageClassificationConfig
 from jaxft.objectives.multi_label_classification import MultiLabelClassificationConfig
 from jaxft.objectives.registry import ObjectiveConfig
 from jaxft.objectives.regression import RegressionConfig
@@ -107,6 +109,9 @@ def export_model(
     if dtype is None and origin is not None and not (run.path / "recipe.yaml").is_file():
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
     write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(run, form))
+    objective = None if chosen is None else _objective(run, chosen[0])
+    if isinstance(objective, ImageClassificationConfig):
+        write_preprocessing(pathlib.Path(output), loaded.config, objective.mean, objective.deviation)
     if sentences is not None:
         pooling = SentencePooling(_POOLINGS[sentences.pooling], normalize=True)
         length = sentences.length or loaded.config.max_length
@@ -150,7 +155,7 @@ def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
         parameters = _in_own_units(parameters, name, _objective(run, name))
     if dtype != "float32":
         parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), parameters)
-    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.is_dir() else None
+    tokenizer = load_tokenizer(run.tokenizer) if run.tokenizer.is_dir() and config.family != "vision" else None
     first = tuple(name for name, head in heads.items() if head.kind != "pooled")[:1]
     origin = run.huggingface()
     return LoadedModel(

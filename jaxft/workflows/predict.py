@@ -6,12 +6,14 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxft.data.batches import StreamBatches
 from jaxft.data.preparing import open_or_build
-from jaxft.data.sources import Row, read_rows, source_of_file
+from jaxft.data.sources import Row, read_rows, source_of_file, unlabelled_images
 from jaxft.errors import RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.objectives.objective import Objective
@@ -34,7 +36,7 @@ def predict(
     Args:
       run: a run directory.
       source: a file with the columns that the stream's objective reads, those that are to be predicted aside; its name
-        tells its format (`jaxft.data.sources.source_of_file`).
+        tells its format (`jaxft.data.sources.source_of_file`). Or a folder of images.
       output: file to write; standard output where None.
       stream: which task; the only one where None.
       step: which checkpoint; the best or the last where None.
@@ -48,7 +50,7 @@ def predict(
     opened = open_run(run, step=step)
     objective = _predictor(opened, stream)
     # All rows are read, and so checked, before the output is touched.
-    rows = list(read_rows(source_of_file(str(source)), pathlib.Path()))
+    rows = list(_rows(str(source)))
     lines = [
         json.dumps(_joined(row.values, said), ensure_ascii=False) + "\n"
         for row, said in zip(rows, _predictions(rows, objective, opened, str(source)), strict=True)
@@ -64,6 +66,14 @@ def predict(
         raise RecipeError(f"{output} cannot be written: {error.strerror}") from error
     partial.replace(output)
     return len(rows)
+
+
+def _rows(name: str) -> Iterator[Row]:
+    """The rows of a file, of a folder of images in subfolders, or of one that holds the images themselves."""
+    path = pathlib.Path(name)
+    if path.is_dir() and any(file.is_file() and not file.name.startswith(".") for file in path.iterdir()):
+        return unlabelled_images(path)
+    return read_rows(source_of_file(name), pathlib.Path())
 
 
 def _predictor(opened: OpenedRun, stream: str | None) -> Objective:
@@ -92,6 +102,7 @@ def _predictions(rows: Sequence[Row], objective: Objective, opened: OpenedRun, s
 
 
 def _joined(given: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with a prediction; columns of the same name are kept under another."""
+    """A row with a prediction; columns of the same name are kept under another, and arrays are left out."""
+    given = {name: value for name, value in given.items() if not isinstance(value, np.ndarray)}
     kept = {f"given_{name}": value for name, value in given.items() if name in said}
     return {**given, **said, **kept}

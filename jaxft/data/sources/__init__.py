@@ -9,7 +9,7 @@ raises it, ``scan_rows`` gives it in place of the row.
 
 from jaxft.data.sources.config import SourceConfig, source_of_file
 from jaxft.data.sources.fingerprint import source_fingerprint
-from jaxft.data.sources.images import read_image
+from jaxft.data.sources.images import read_image, unlabelled_images
 from jaxft.data.sources.paths import resolve_paths
 from jaxft.data.sources.rows import Row, Scanned, required_column, text_column
 from jaxft.data.sources.scanning import read_rows, scan_rows
@@ -26,4 +26,5 @@ __all__ = [
     "source_fingerprint",
     "source_of_file",
     "text_column",
+    "unlabelled_images",
 ]

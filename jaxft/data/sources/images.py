@@ -39,6 +39,13 @@ def image_rows(folder: File, name: str) -> Iterator[Scanned]:
         raise DataError(f"{name} is empty: it has no subfolder, named after a label, with images", "empty_file")
 
 
+def unlabelled_images(folder: Path) -> Iterator[Row]:
+    """One row ``{"image": path}`` per file of a local folder, those that are hidden aside, in order of their names."""
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.name.startswith("."):
+            yield Row({"image": str(file)}, str(file))
+
+
 def labelled_files(folder: File) -> Iterator[tuple[File, str]]:
     """The files below the subfolders of a folder, each with its place in the folder, ``label/.../file``, sorted.
 

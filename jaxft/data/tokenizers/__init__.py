@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from jaxft.data.tokenizers.absent import ABSENT_FILE, NoTokenizer
 from jaxft.data.tokenizers.huggingface import TOKENIZER_FILES, HuggingFaceTokenizer
 from jaxft.data.tokenizers.huggingface_training import ByteBPEConfig, WordPieceConfig, train_huggingface
 from jaxft.data.tokenizers.protocol import CHAT_TEMPLATE_FILE, Part, Tokenizer
@@ -21,6 +22,7 @@ __all__ = [
     "CHAT_TEMPLATE_FILE",
     "ByteBPEConfig",
     "HuggingFaceTokenizer",
+    "NoTokenizer",
     "Part",
     "SentencePieceConfig",
     "SentencePieceTokenizer",
@@ -55,6 +57,8 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     if not directory.is_dir():
         found = "is a file; give the directory that holds it" if directory.exists() else "does not exist"
         raise RecipeError(f"tokenizer: {directory} {found}")
+    if (directory / ABSENT_FILE).is_file():
+        return NoTokenizer()
     if (directory / DESCRIPTION_FILE).is_file():
         return SentencePieceTokenizer(directory)
     if any((directory / name).is_file() for name in TOKENIZER_FILES):
