@@ -12,6 +12,7 @@ from jaxft.evaluation import answers, calibration, entities, multi_label, rankin
 from jaxft.evaluation.classification import CLASSIFICATION_METRICS, confusion_matrix
 from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.similarity import alignment, pearson, spearman, uniformity
+from jaxft.evaluation.stemming import porter_stem
 from jaxft.evaluation.translation import bleu, bleu_counts, chrf
 
 Measure = Callable[[Evaluated], Any]
@@ -130,6 +131,10 @@ def _rouge_scores(evaluated: Evaluated) -> np.ndarray:
     return rouge.rouge_scores(*_texts(evaluated))
 
 
+def _stemmed_rouge_scores(evaluated: Evaluated) -> np.ndarray:
+    return rouge.rouge_scores(*_texts(evaluated), porter_stem)
+
+
 def _bleu_counts(evaluated: Evaluated) -> np.ndarray:
     return bleu_counts(*_texts(evaluated))
 
@@ -184,6 +189,7 @@ MEASURES: dict[str, Measure] = {
     "best_null_threshold": _best_null_threshold,
     "final_number": _mean_of(_final_numbers),
     **{name: _mean_of(_rouge_scores, column) for column, name in enumerate(rouge.KINDS)},
+    **{f"{name}_stemmed": _mean_of(_stemmed_rouge_scores, column) for column, name in enumerate(rouge.KINDS)},
     "bleu": lambda evaluated: bleu(evaluated.scores(_bleu_counts)),
     "chrf": lambda evaluated: chrf(*_texts(evaluated)),
     **{name: _mean_of(_retrieval_scores, column) for column, name in enumerate(retrieval.SCORES)},
@@ -192,5 +198,7 @@ MEASURES: dict[str, Measure] = {
     "pseudo_perplexity": _pseudo_perplexity,
 }
 
+# Those that are no single number.
+TABLES = frozenset({"confusion_matrix", "entity_report"})
 # Those that say nothing of examples that were drawn twice, or take too long for a thousand draws of them.
 WITHOUT_INTERVAL = frozenset({"uniformity", "chrf", "best_null_threshold"})

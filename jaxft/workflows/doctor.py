@@ -14,7 +14,8 @@ from jaxft.data.embedded import cache_directory
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "array-record")
 _EXTRAS = {
     "tensorboard": "tensorboardX", "wandb": "wandb", "tpu": "libtpu", "parquet": "pyarrow", "hf-datasets": "datasets",
-    "tfds": "tensorflow_datasets", "zstd": "zstandard", "images": "PIL", "cloud": "gcsfs", "test": "torch",
+    "tfds": "tensorflow_datasets", "zstd": "zstandard", "images": "PIL", "metrics": "sacrebleu", "cloud": "gcsfs",
+    "test": "torch",
 }  # fmt: skip
 
 
