@@ -100,9 +100,12 @@ class Apply(Protocol):
 
     Attributes:
       key: random key for what an objective samples itself; None where nothing may be random.
+      origin: the same model, without dropout and without gradients, with the parameters that the run began with; None
+        where nothing in the run asks for it.
     """
 
     key: jax.Array | None
+    origin: Apply | None
 
     def __call__(
         self,
@@ -130,6 +133,7 @@ class Objective(abc.ABC):
       whole_batch: whether the loss compares the examples of a batch, which then cannot be computed in parts.
       augmentable: whether the words of its texts may be changed (`jaxft.data.augmentation`).
       trains: whether there is anything to train; some objectives only measure.
+      needs_origin: whether its loss compares the model with what it was at the start (`Apply.origin`).
       predicts: whether it says something of each example (`predictions`); each of its rows holds one piece.
       metrics: names of the metrics that its evaluation can report, the most telling first.
       default_metrics: those that it reports where a recipe names none.
@@ -148,6 +152,7 @@ class Objective(abc.ABC):
     whole_batch: bool = False
     augmentable: bool = False
     trains: bool = True
+    needs_origin: bool = False
     predicts: bool = False
     metrics: tuple[str, ...] = ("loss", "perplexity", "accuracy")
     default_metrics: tuple[str, ...] = metrics

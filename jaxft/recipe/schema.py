@@ -17,10 +17,10 @@ from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.objectives.registry import ObjectiveConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.presets import PRESETS
+from jaxft.training.balance import ClipConfig
 from jaxft.training.early_stopping import EarlyStoppingConfig
 from jaxft.training.optimizer import OptimizerConfig
 from jaxft.training.schedule import ScheduleConfig
-from jaxft.training.step import ClipConfig
 
 
 def _check_model(section: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -22,17 +23,56 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps done.
       seed: int32 scalar.
-      parameters: tree of float32 arrays.
-      optimizer: state of the gradient transformation.
+      parameters: tree of float32 arrays; of integers too where they are frozen and quantized.
+      optimizer: state of the gradient transformation, for the parameters that are trained.
+      origin: the parameters at step 0, where something in the run compares with them, else None.
+      average: average of the parameters over steps, where a run keeps one, else None.
     """
 
     step: jax.Array
     seed: jax.Array
     parameters: Any
     optimizer: Any
+    origin: Any = None
+    average: Any = None
+
+    @property
+    def used(self) -> Any:
+        """The parameters to evaluate and to keep: the average where there is one."""
+        return self.parameters if self.average is None else self.average
 
 
-def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """What a state holds besides parameters and moments.
+
+    Attributes:
+      trained: tree of booleans of the parameters' structure; the others have no moments. None: all are.
+      origin: whether the parameters at step 0 are kept.
+      average: whether an average is kept.
+    """
+
+    trained: Any = None
+    origin: bool = False
+    average: bool = False
+
+
+def split(parameters, trained):
+    """The trained parameters and the others, two trees of the same structure with None where the other has a leaf."""
+    if trained is None:
+        return parameters, jax.tree.map(lambda _: None, parameters)
+    chosen = jax.tree.map(lambda leaf, own: leaf if own else None, parameters, trained)
+    return chosen, jax.tree.map(lambda leaf, own: None if own else leaf, parameters, trained)
+
+
+def joined(trained, others):
+    """What `split` took apart."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trained, others, is_leaf=lambda leaf: leaf is None)
+
+
+def abstract_state(
+    model: Model, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, keeping: Keeping = Keeping()
+) -> TrainState:
     """Shapes, dtypes and shardings of a state, without computing anything.
 
     Returns:
@@ -44,8 +84,12 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: 
     shapes, axes = abstract_parameters(model)
     shardings = parameter_shardings(axes, shapes, mesh)
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    moments = _laid_out_moments(jax.eval_shape(optimizer.init, shapes), shapes, axes, shardings, mesh)
-    return TrainState(scalar, scalar, jax.tree.map(_struct, shapes, shardings), moments)
+    moments = jax.eval_shape(optimizer.init, split(shapes, keeping.trained)[0])
+    parameters = jax.tree.map(_struct, shapes, shardings)
+    return TrainState(
+        scalar, scalar, parameters, _laid_out_moments(moments, shapes, axes, shardings, mesh),
+        parameters if keeping.origin else None, parameters if keeping.average else None,
+    )  # fmt: skip
 
 
 def _laid_out_moments(moments, shapes, axes, shardings, mesh: jax.sharding.Mesh):
@@ -76,7 +120,12 @@ def _struct(leaf, sharding) -> jax.ShapeDtypeStruct:
 
 
 def create_state(
-    model: Model, optimizer: optax.GradientTransformation, seed: int, mesh: jax.sharding.Mesh, start=None
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    start=None,
+    keeping: Keeping = Keeping(),
 ) -> TrainState:
     """A state at step 0, laid out on the mesh.
 
@@ -85,23 +134,28 @@ def create_state(
       optimizer: the gradient transformation.
       seed: of initialization and of every later random choice.
       mesh: devices.
-      start: nested dict of arrays that replace fresh parameters of the same names (pretrained weights), or None.
+      start: from fresh parameters to those that the run begins with (pretrained ones in their place), or None.
+      keeping: what else it holds.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, keeping))
 
     def fresh_parameters():
         return initialize(model, jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
 
     parameters = jax.jit(fresh_parameters, out_shardings=shardings.parameters)()
     if start is not None:
-        parameters = _replaced(parameters, start)
-    moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(parameters)
+        parameters = start(parameters)
+    moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(split(parameters, keeping.trained)[0])
     scalars = [jax.device_put(jnp.asarray(number, jnp.int32), replicated(mesh)) for number in (0, seed)]
-    return TrainState(*scalars, parameters, moments)
+    # Copies: the step gives the buffers of its state away.
+    origin, average = (
+        jax.tree.map(jnp.copy, parameters) if kept else None for kept in (keeping.origin, keeping.average)
+    )
+    return TrainState(*scalars, parameters, moments, origin, average)
 
 
-def _replaced(parameters, start):
-    """`parameters` with the leaves that `start` has, in the layout of the former."""
+def replaced(parameters, start):
+    """`parameters` with the leaves that `start`, a nested dict, has; in the layout of the former."""
     if not isinstance(parameters, dict):
         return jax.device_put(start, parameters.sharding)
-    return {name: _replaced(old, start[name]) if name in start else old for name, old in parameters.items()}
+    return {name: replaced(old, start[name]) if name in start else old for name, old in parameters.items()}

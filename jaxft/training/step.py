@@ -3,44 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxft.errors import InvalidField
 from jaxft.models.model import Model, ModelOutput
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
-from jaxft.training.state import TrainState
+from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
+from jaxft.training.state import TrainState, joined, split
 
 Batches = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, Any]
+# From parameters, those at the start and a random key to the parameters that a training step computes with.
+Vary = Callable[[Any, Any, jax.Array], Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipConfig:
-    """Clipping of gradients by their global norm.
+def bind(model: Model, parameters, key: jax.Array | None = None, origin=None) -> Apply:
+    """A model as an objective calls it; without a key it is deterministic.
 
-    Attributes:
-      norm: largest norm; 0 clips nothing.
-      scope: `stream` clips every stream's gradient by itself, before its weight, so that the large gradient of one
-        cannot shrink another's (a replay of pretraining data often has a larger gradient than the task); `total` clips
-        their sum.
+    Args:
+      model: trunk and heads.
+      parameters: of it.
+      key: of dropout and of what an objective samples.
+      origin: the parameters that the run began with, where an objective compares with them.
     """
-
-    norm: float = 1.0
-    scope: Literal["stream", "total"] = "stream"
-
-    def __post_init__(self):
-        if self.norm < 0:
-            raise InvalidField("norm", f"must not be negative (0 clips nothing), found {self.norm}")
-
-
-def bind(model: Model, parameters, key: jax.Array | None = None) -> Apply:
-    """A model as an objective calls it; without a key it is deterministic."""
-    return _Bound(model, parameters, key)
+    before = None if origin is None else _Bound(model, jax.lax.stop_gradient(origin))
+    return _Bound(model, parameters, key, before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +43,13 @@ class _Bound:
       model: trunk and heads.
       parameters: of it.
       key: random key of dropout and of what an objective samples.
+      origin: the model at the start of the run, or None.
     """
 
     model: Model
     parameters: Any
     key: jax.Array | None = None
+    origin: Apply | None = None
 
     def __call__(self, sequences, targets=None, head=None, gather=None) -> ModelOutput:
         # Dropout never sees the very key that an objective samples with.
@@ -66,11 +60,15 @@ class _Bound:
 def make_train_step(
     model: Model,
     objectives: Mapping[str, Objective],
-    weights: Mapping[str, float],
+    weights: Mapping[str, float | optax.Schedule],
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     clip: ClipConfig,
     micro_batches: int = 1,
+    *,
+    balance: BalanceConfig | None = None,
+    trained=None,
+    vary: Vary | None = None,
 ) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
     """The step as a function of state and batches, to be compiled with the state donated.
 
@@ -79,73 +77,87 @@ def make_train_step(
 
     Args:
       model: trunk and heads.
-      objectives: by stream.
-      weights: of each stream's mean loss.
-      optimizer: gradient transformation.
+      objectives: by stream, the task first.
+      weights: of each stream's mean loss, or functions from the step to them; a stream is not computed where its
+        function is 0.
+      optimizer: gradient transformation; it may take the parameters at the start as `origin`.
       schedule: learning rate by step, for the report.
       clip: clipping.
       micro_batches: parts in which each stream's batch is computed one after the other; it must divide the batch.
+      balance: how the task is protected from the other streams; not at all where None.
+      trained: tree of booleans of the parameters' structure; the others stay exactly as they are. None: all.
+      vary: what the parameters become before they are computed with, or None.
 
     Returns:
-      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, `ratios` and
-      `gradient_norm`; for all `loss`, `gradient_norm`, `learning_rate`, `skipped` (0 or 1), float32 scalars.
+      A function to the next state and metrics: per stream `loss_sum`, `weight_sum`, `tokens`, `ratios`,
+      `gradient_norm`, and `cosine` where it is asked for; for all `loss`, `gradient_norm`, `learning_rate`, `skipped`
+      (0 or 1), float32 scalars.
     """
+    optimizer, balance = optax.with_extra_args_support(optimizer), balance or BalanceConfig()
 
     def train_step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-        total, loss, norm, metrics = None, 0.0, None, {"streams": {}}
+        own, rest = split(state.parameters, trained)
+
+        def applied(parameters, key) -> Apply:
+            parameters = joined(parameters, rest)
+            if vary is not None:
+                # One choice for all streams and parts of a step.
+                chosen = jax.random.fold_in(jax.random.key(state.seed), -1 - state.step)
+                parameters = vary(parameters, state.origin, chosen)
+            return bind(model, parameters, key, state.origin)
+
+        gradients, found, shares = [], [], []
         for number, (name, objective) in enumerate(objectives.items()):
-            gradient, sums = _stream_gradient(
-                model, objective, state.parameters, batches[name], jax.random.fold_in(key, number), micro_batches
+            compute = functools.partial(
+                _stream_gradient, applied, objective, own, batches[name], jax.random.fold_in(key, number), micro_batches
             )
-            # The gradient is that of the sum; one factor makes it the mean's, clips and weighs it in a single pass.
-            mean = 1.0 / jnp.maximum(sums.weight, 1e-9)
-            stream_norm = global_norm(gradient) * mean
-            factor = weights[name] * (_clip_factor(stream_norm, clip.norm) if clip.scope == "stream" else 1.0)
-            scaled = jax.tree.map(lambda g, factor=factor * mean: g * factor, gradient)
-            total = scaled if total is None else jax.tree.map(jnp.add, total, scaled)
-            loss += weights[name] * sums.loss * mean
-            norm = stream_norm * factor
-            metrics["streams"][name] = {
-                "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": stream_norm,
-                "ratios": sums.ratios,
-            }  # fmt: skip
-        if len(objectives) > 1:
-            norm = global_norm(total)
-        if clip.scope == "total":
-            total = jax.tree.map(lambda g: g * _clip_factor(norm, clip.norm), total)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": schedule(state.step), "skipped": 1.0 - finite}
-        return _updated(state, total, finite, optimizer), metrics
+            weight = weights[name](state.step) if callable(weights[name]) else weights[name]
+            gradient, sums = _where(weight > 0, compute) if callable(weights[name]) else compute()
+            gradients.append(gradient)
+            found.append(sums)
+            shares.append(weight)
+        # The gradients are those of sums; one factor makes each the mean's, clips and weighs it in a single pass.
+        means = [1.0 / jnp.maximum(sums.weight, 1e-9) for sums in found]
+        norms = [global_norm(gradient) * mean for gradient, mean in zip(gradients, means, strict=True)]
+        combined = combine(gradients, means, norms, shares, clip, balance)
+        loss = sum(share * sums.loss * mean for share, sums, mean in zip(shares, found, means, strict=True))
+        finite = jnp.isfinite(loss) & jnp.isfinite(combined.norm)
+        metrics = {
+            "streams": _reported(objectives, found, norms, combined.cosines if balance.cosine else ()),
+            "loss": loss, "gradient_norm": combined.norm, "learning_rate": schedule(state.step),
+            "skipped": 1.0 - finite,
+        }  # fmt: skip
+        return _updated(state, own, rest, combined.gradient, finite, optimizer), metrics
 
     return train_step
 
 
-def global_norm(tree) -> jax.Array:
-    """Euclidean norm of all leaves together, float32."""
-    return jnp.sqrt(sum(_squares(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(tree)))
+def _where(active: jax.Array, compute):
+    """What `compute` gives where a stream takes part in a step, else zeros at no cost."""
+    shapes = jax.eval_shape(compute)
+    return jax.lax.cond(active, compute, lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 
 
-def _squares(leaf: jax.Array) -> jax.Array:
-    """Sum of the squares of all elements.
+def _reported(objectives, found, norms, cosines) -> dict[str, Any]:
+    """The metrics of each stream."""
+    streams = {
+        name: {
+            "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": norm,
+            "ratios": sums.ratios,
+        }
+        for name, sums, norm in zip(objectives, found, norms, strict=True)
+    }  # fmt: skip
+    for name, cosine in zip(list(streams)[1:], cosines, strict=False):  # none, where nobody asked for them
+        streams[name]["cosine"] = cosine
+    return streams
 
-    On CPUs as a product of the leaf with itself, which takes one pass: XLA writes the squares out and reads them again
-    to sum them, which cost a tenth of a BERT-base step. Accelerators fuse the two, and have better uses for their
-    matrix units.
-    """
-    axes = tuple(range(leaf.ndim))
 
-    def product(x: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(x, x, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST)
-
-    return jax.lax.platform_dependent(leaf, cpu=product, default=lambda x: jnp.square(x).sum())
-
-
-def _stream_gradient(model, objective, parameters, batch, key, micro_batches: int):
+def _stream_gradient(applied, objective, parameters, batch, key, micro_batches: int):
     """Gradient of a stream's summed loss, float32, and its sums, over `micro_batches` parts."""
 
     def loss_of(parameters, part, key) -> tuple[jax.Array, StreamLoss]:
-        sums = objective.loss(bind(model, parameters, key), part)
+        sums = objective.loss(applied(parameters, key), part)
         return sums.loss, sums
 
     batch = objective.balance(batch)
@@ -166,15 +178,18 @@ def _stream_gradient(model, objective, parameters, batch, key, micro_batches: in
     return gradient, sums
 
 
-def _clip_factor(norm: jax.Array, largest: float) -> jax.Array | float:
-    return jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-9)) if largest else 1.0
+def _updated(state: TrainState, own, rest, gradient, finite: jax.Array, optimizer) -> TrainState:
+    origin = None if state.origin is None else _like(state.origin, own)
 
-
-def _updated(state: TrainState, gradient, finite: jax.Array, optimizer) -> TrainState:
     def update(old):
         parameters, moments = old
-        updates, moments = optimizer.update(gradient, moments, parameters)
+        updates, moments = optimizer.update(gradient, moments, parameters, origin=origin)
         return optax.apply_updates(parameters, updates), moments
 
-    parameters, moments = jax.lax.cond(finite, update, lambda old: old, (state.parameters, state.optimizer))
-    return TrainState(step=state.step + 1, seed=state.seed, parameters=parameters, optimizer=moments)
+    parameters, moments = jax.lax.cond(finite, update, lambda old: old, (own, state.optimizer))
+    return state.replace(step=state.step + 1, parameters=joined(parameters, rest), optimizer=moments)
+
+
+def _like(tree, other):
+    """`tree` without the leaves that are None in `other`."""
+    return jax.tree.map(lambda leaf, own: None if own is None else leaf, tree, other, is_leaf=lambda x: x is None)

@@ -38,7 +38,7 @@ from jaxft.training.early_stopping import best_step, should_stop
 from jaxft.training.loop import LoopConfig, run_loop
 from jaxft.training.optimizer import make_optimizer
 from jaxft.training.schedule import make_schedule
-from jaxft.training.state import TrainState, abstract_state, create_state
+from jaxft.training.state import TrainState, abstract_state, create_state, replaced
 from jaxft.training.step import make_train_step
 from jaxft.workflows.assembly import Assembly, assemble, lower_is_better
 from jaxft.workflows.logs import shown_through
@@ -160,8 +160,10 @@ class _Training:
         target = abstract_state(assembly.model, optimizer, assembly.mesh)
         step = self._run.checkpoints.newest_good()
         if step is None:
-            start = assembly.pretrained.parameters(target.parameters) if assembly.pretrained else None
-            state = create_state(assembly.model, optimizer, training.seed, assembly.mesh, start)
+            start = assembly.pretrained and assembly.pretrained.parameters(target.parameters)
+            state = create_state(
+                assembly.model, optimizer, training.seed, assembly.mesh, start and (lambda fresh: replaced(fresh, start))
+            )
             truncate_after(self._run.metrics, 0)
         else:
             state = self._restored(step, target)

@@ -84,16 +84,18 @@ def _texts(language: str, data: pathlib.Path, directory: pathlib.Path) -> None:
 
 
 def _recipe(case: Case, options: argparse.Namespace) -> str:
-    vocabulary = "{vocab_size: 8000, sentinels: 60}"
+    start = f"""model: {case.model}
+tokenizer: {{train: {{vocab_size: 8000, sentinels: 60}}}}"""
+    if options.pretrained:
+        start = f"model: {{pretrained: {options.pretrained}, dropout: 0, attention_dropout: 0}}"
     return f"""
 name: objective
-model: {case.model}
-tokenizer: {{train: {vocabulary}}}
+{start}
 streams:
   text: {{source: {{jsonl: train.jsonl}}, objective: {case.objective}, batch_size: 16}}
 evaluation:
   heldout: {{stream: text, source: {{jsonl: heldout.jsonl}}}}
-optimizer: {{name: adamw, learning_rate: 2e-3, b2: 0.98}}
+optimizer: {{name: adamw, learning_rate: {options.learning_rate}, b2: 0.98}}
 schedule: {{name: cosine, warmup: 0.1}}
 training: {{steps: {options.steps}, evaluate_every: {options.steps}}}
 """
@@ -142,6 +144,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="../shared/data", help="directory with lm/")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--pretrained", help="directory of a model to start from, in place of small new ones")
     parser.add_argument("--only", help="name of one objective")
     parser.add_argument("--text", choices=_LANGUAGES, nargs="*", default=_LANGUAGES)
     options = parser.parse_args()

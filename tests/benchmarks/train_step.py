@@ -29,10 +29,11 @@ from jaxft.parallel.platform import choose_platform
 from jaxft.parallel.sharding import put_batch
 from jaxft.recipe.presets import PRESETS
 from jaxft.reporting.tables import text_table
+from jaxft.training.balance import ClipConfig
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.state import create_state
-from jaxft.training.step import ClipConfig, make_train_step
+from jaxft.training.step import make_train_step
 
 VOCABULARY = 30522
 MASK_RATE = 0.15

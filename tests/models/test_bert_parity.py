@@ -23,10 +23,11 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.recipe.presets import PRESETS
+from jaxft.training.balance import ClipConfig
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
-from jaxft.training.state import create_state
-from jaxft.training.step import ClipConfig, make_train_step
+from jaxft.training.state import create_state, replaced
+from jaxft.training.step import make_train_step
 
 LABELS = 3
 HEADS = {"masked_lm": HeadConfig("masked_lm"), "task": HeadConfig("sequence_classification", LABELS, dropout=0.0)}
@@ -314,7 +315,7 @@ def our_losses(batches) -> list[float]:
     settings = OptimizerConfig(learning_rate=LEARNING_RATE, weight_decay=DECAY, b2=0.98, epsilon=1e-6)
     optimizer = make_optimizer(settings, schedule, *abstract_parameters(model), frozenset({"task"}))
     start = our_tree(numbers_of(torch_model("three heads", "task")), model.config)
-    state = create_state(model, optimizer, 0, make_mesh(MeshConfig()), start)
+    state = create_state(model, optimizer, 0, make_mesh(MeshConfig()), lambda fresh: replaced(fresh, start))
     step = make_train_step(model, {"task": objective}, {"task": 1.0}, optimizer, schedule, ClipConfig(CLIP, "total"))
     compiled = jax.jit(step, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
     losses = []

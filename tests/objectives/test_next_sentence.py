@@ -16,8 +16,9 @@ from jaxft.data.store import PART_ENDS, TOKENS, cut
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
 from jaxft.objectives.sentence_order import SentenceOrder, SentenceOrderConfig
+from jaxft.training.balance import ClipConfig
 from jaxft.training.state import TrainState
-from jaxft.training.step import ClipConfig, bind, make_train_step
+from jaxft.training.step import bind, make_train_step
 
 LENGTH = 64
 KINDS = {"next_sentence": (NextSentence, NextSentenceConfig), "sentence_order": (SentenceOrder, SentenceOrderConfig)}

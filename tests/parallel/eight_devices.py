@@ -21,10 +21,11 @@ from jaxft.objectives.masked_lm import MaskedLM
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import put_batch
+from jaxft.training.balance import ClipConfig
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer, parameter_names
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.state import create_state
-from jaxft.training.step import ClipConfig, make_train_step
+from jaxft.training.step import make_train_step
 
 VOCABULARY, LENGTH, ROWS, STEPS = 64, 8, 16, 3
 MESHES = {

@@ -21,10 +21,11 @@ from jaxft.objectives.masked_lm import MaskedLM
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import batch_sharding
 from jaxft.recipe.presets import PRESETS
+from jaxft.training.balance import ClipConfig
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.state import abstract_state
-from jaxft.training.step import ClipConfig, make_train_step
+from jaxft.training.step import make_train_step
 
 ROWS, LENGTH, PLACES = 16, 128, 24
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")

@@ -9,7 +9,7 @@ import pytest
 
 from jaxft.models.model import abstract_parameters
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer, parameter_names
-from jaxft.training.state import abstract_state, create_state
+from jaxft.training.state import abstract_state, create_state, replaced
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_pretrained_parameters_replace_fresh_ones_of_the_same_names_alone(model,
     rng = np.random.default_rng(0)
     given = {"trunk": jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), state.parameters["trunk"])}
     given["head_task"] = {"pooler": jax.tree.map(np.zeros_like, state.parameters["head_task"]["pooler"])}
-    made = create_state(model, optimizer, 7, mesh, start=given).parameters
+    made = create_state(model, optimizer, 7, mesh, lambda fresh: replaced(fresh, given)).parameters
     assert same(made["trunk"], given["trunk"])
     assert same(made["head_task"]["pooler"], given["head_task"]["pooler"])
     assert same(made["head_task"]["classifier"], state.parameters["head_task"]["classifier"])

@@ -14,9 +14,10 @@ import pytest
 from jaxft.errors import InvalidField
 from jaxft.models.model import abstract_parameters
 from jaxft.objectives.objective import Objective, StreamLoss
+from jaxft.training.balance import ClipConfig
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.state import TrainState
-from jaxft.training.step import ClipConfig, bind, make_train_step
+from jaxft.training.step import bind, make_train_step
 
 RATE = 0.5
 WEIGHTS = {"task": 1.0, "replay": 0.25}
