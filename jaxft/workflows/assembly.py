@@ -26,6 +26,7 @@ from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
+from jaxft.evaluation.measures import TABLES
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
@@ -400,7 +401,7 @@ def _check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, 
                     document, ("evaluation", name, "metrics"),
                     f"{metric!r} is not a metric of this objective, which has {', '.join(available)}",
                 )  # fmt: skip
-        known |= {f"{name}.{metric}" for metric in section.metrics or available if metric != "confusion_matrix"}
+        known |= {f"{name}.{metric}" for metric in section.metrics or available if metric not in TABLES}
     wanted: list[tuple[tuple[str, ...], Any]] = [(("checkpoint", "best"), recipe.checkpoint.best)]
     if recipe.training.early_stopping is not None:
         wanted.append((("training", "early_stopping", "metric"), recipe.training.early_stopping.metric))

@@ -73,6 +73,12 @@ def _decoded(row: Batch, objective: Objective, tokenizer: Tokenizer) -> dict[str
         target = {"token_ids": row["labels"], "segment_ids": row["target_segment_ids"]}
         counts = row["label_weights"] > 0
         parts = {"input": _tokens(row, tokenizer), "target": _tokens(target, tokenizer, predicted=counts)}
+    elif "tags" in row:
+        parts = {"input": _with_tags(row, objective, tokenizer)}
+    elif "eligible" in row:
+        places = np.arange(len(row["token_ids"]))
+        answer = (row["start"] > 0) & (row["start"] <= places) & (places <= row["end"])
+        parts = {"input": _tokens(row, tokenizer, predicted=answer)}
     elif "gather" in row:
         parts = {"input": _tokens(row, tokenizer, _targets(row))}
     elif "labels" in row:
@@ -83,6 +89,16 @@ def _decoded(row: Batch, objective: Objective, tokenizer: Tokenizer) -> dict[str
         return {"parts": parts}
     number = int(row["label"])
     return {"parts": parts, "label": objective.labels[number] if objective.labels else number}
+
+
+def _with_tags(row: Batch, objective: Objective, tokenizer: Tokenizer) -> list[Token]:
+    """Tokens of which some have a tag."""
+    said = [
+        objective.labels[tag] if weight > 0 else None
+        for tag, weight in zip(row["tags"], row["tag_weights"], strict=True)
+    ]
+    tokens = _tokens(row, tokenizer)  # padding, which comes last, is not among them
+    return [dataclasses.replace(token, target=tag) for token, tag in zip(tokens, said, strict=False)]
 
 
 def _targets(row: Batch) -> dict[int, int]:
