@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from handmade import row_of
@@ -100,6 +102,20 @@ def test_a_cut_conversation_keeps_an_answer_or_is_a_bad_row(chat_tokenizer, tmp_
 def _learned_places(record) -> list[int]:
     runs = record[LEARNED].reshape(-1, 2)
     return [place for start, end in runs for place in range(start, end)]
+
+
+def test_processes_prepare_conversations_and_make_rows_of_them(chat_tokenizer, tmp_path):
+    objective = make(chat_tokenizer, length=200)
+    rows = [Row({"messages": messages}, "made:1") for messages in (SHORT, LONG) * 3]
+    stores = []
+    for workers in (0, 1):
+        directory, how = tmp_path / str(workers), Preparation(workers=workers)
+        stores.append(open_or_build(directory, lambda: rows, objective.fields, chat_tokenizer, "made", how))
+    here, there = (store.read(list(range(6))) for store in stores)
+    assert all(x[name].tolist() == y[name].tolist() for x, y in zip(here, there, strict=True) for name in x)
+    record = cut(here[1], 0, len(here[1][TOKENS]))
+    other = pickle.loads(pickle.dumps(objective))
+    assert all(np.array_equal(value, row_of(other, record)[name]) for name, value in row_of(objective, record).items())
 
 
 def test_bad_conversations_are_counted_by_reason(chat_tokenizer, tmp_path):

@@ -61,7 +61,7 @@ class PartsEncoder:
     """
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, without_controls: Callable[[np.ndarray], np.ndarray] = lambda ids: ids
+        self, tokenizer: tokenizers.Tokenizer, without_controls: Callable[[np.ndarray], np.ndarray] = np.asarray
     ):
         self._first, self._later = _as_text(tokenizer, "first"), _as_text(tokenizer, "never")
         added = tokenizer.get_added_tokens_decoder().items()
