@@ -87,21 +87,27 @@ def _reference(query, key, value, mask, scale, soft_cap, dropout_rate, dropout_k
     key_length, kv_heads = key.shape[1:3]
     grouped = query.reshape(batch, query_length, kv_heads, heads // kv_heads, head_dim)
     scores = jnp.einsum("bqhgd,bkhd->bhgqk", grouped, key, preferred_element_type=jnp.float32) * scale
-    scores = scores.reshape(batch, heads, query_length, key_length)
-    if soft_cap is not None:
-        scores = soft_cap * jnp.tanh(scores / soft_cap)
-    if mask.bias is not None:
-        scores = scores + mask.bias.astype(jnp.float32)
-    visible = mask.dense(query_length, key_length)
-    if visible is not None:
-        scores = jnp.where(visible, scores, _HIDDEN)
-    probabilities = jax.nn.softmax(scores, axis=-1)
-    if visible is not None:
-        probabilities = jnp.where(visible.any(-1, keepdims=True), probabilities, 0.0)
+    probabilities = masked_softmax(scores.reshape(batch, heads, query_length, key_length), mask, soft_cap)
     probabilities = dropout(probabilities, dropout_rate, dropout_key).astype(value.dtype)
     probabilities = probabilities.reshape(batch, kv_heads, heads // kv_heads, query_length, key_length)
     output = jnp.einsum("bhgqk,bkhd->bqhgd", probabilities, value, preferred_element_type=jnp.float32)
     return output.reshape(query.shape).astype(query.dtype)
+
+
+def masked_softmax(scores: jax.Array, mask: AttentionMask, soft_cap: float | None) -> jax.Array:
+    """Probabilities of the keys, float32 `(batch, heads, query_length, key_length)`, from scaled scores of that shape.
+
+    Those of a query that sees no key are zeros.
+    """
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    if mask.bias is not None:
+        scores = scores + mask.bias.astype(jnp.float32)
+    visible = mask.dense(*scores.shape[2:])
+    if visible is None:
+        return jax.nn.softmax(scores, axis=-1)
+    probabilities = jax.nn.softmax(jnp.where(visible, scores, _HIDDEN), axis=-1)
+    return jnp.where(visible.any(-1, keepdims=True), probabilities, 0.0)
 
 
 def _xla(query, key, value, mask, scale):

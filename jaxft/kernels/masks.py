@@ -19,6 +19,10 @@ class AttentionMask:
       prefix: bool `(batch, key_length)`, or None: keys that queries of their segment see although they come later.
       query_order: int32 `(batch, query_length)`, or None: only keys of a lower order are visible (XLNet).
       key_order: int32 `(batch, key_length)`, or None; given whenever `query_order` is.
+      query_positions: int32 `(batch, query_length)`, or None: where the queries stand in their sequences, by which
+        `causal` and `window` then go instead of by index, as they must where keys come out of a cache.
+      key_positions: int32 `(batch, key_length)`, or None; given whenever `query_positions` is. A key with a negative
+        one is hidden.
       bias: float, broadcastable to `(batch, heads, query_length, key_length)`, or None: added to the scaled scores.
     """
 
@@ -29,18 +33,24 @@ class AttentionMask:
     prefix: jax.Array | None = None
     query_order: jax.Array | None = None
     key_order: jax.Array | None = None
+    query_positions: jax.Array | None = None
+    key_positions: jax.Array | None = None
     bias: jax.Array | None = None
 
     def dense(self, query_length: int, key_length: int) -> jax.Array | None:
         """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all see all."""
         parts = []
-        distance = jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None]
+        if self.query_positions is None:
+            distance = (jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None])[None, None]
+        else:
+            distance = self.key_positions[:, None, None, :] - self.query_positions[:, None, :, None]
+            parts.append(self.key_positions[:, None, None, :] >= 0)
         if self.causal:
-            past = (distance <= 0)[None, None]
+            past = distance <= 0
             parts.append(past if self.prefix is None else past | self.prefix[:, None, None, :])
         if self.window is not None:
             left, right = self.window
-            parts.append(((distance >= -left) & (distance <= right))[None, None])
+            parts.append((distance >= -left) & (distance <= right))
         if self.query_segments is not None:
             queries, keys = self.query_segments[:, None, :, None], self.key_segments[:, None, None, :]
             parts.append((queries == keys) & (keys > 0))
@@ -50,3 +60,17 @@ class AttentionMask:
         for part in parts:
             visible = part if visible is None else visible & part
         return visible
+
+
+def ring_positions(lengths: jax.Array, slots: int) -> jax.Array:
+    """Which token each slot of a cache holds, if tokens were written in turn, each over the one `slots` before it.
+
+    Args:
+      lengths: int32 `(batch,)`: tokens written.
+      slots: of the cache; where no more than that were written, token i is in slot i.
+
+    Returns:
+      int32 `(batch, slots)`: positions of the tokens, negative for a slot that nothing was written to.
+    """
+    last = lengths[:, None] - 1
+    return last - (last - jnp.arange(slots, dtype=jnp.int32)) % slots

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.kernels.attention import attention
-from jaxft.kernels.masks import AttentionMask
+from jaxft.kernels.cached_attention import cached_attention
+from jaxft.kernels.masks import AttentionMask, ring_positions
 from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfig
 from jaxft.models.layers import Dropout, Linear, Norm, activate
 from jaxft.models.positions import rotate
@@ -31,7 +32,9 @@ class BlockInputs:
       relative: relative positions of `disentangled` and `transformer_xl`, or None.
       source_length: how many leading tokens are attended to, where others only attend (two-stream attention); all of
         them where None (static).
-      encoded: output of the encoder `(batch, source_length, embed)` for cross attention, or None.
+      cached: int32 `(batch,)`: how many tokens before these lie in the collection `cache`, or None without one.
+      encoded: output of the encoder `(batch, source_length, embed)` for cross attention, or None, as it is also where
+        its keys and values lie in the collection `cache`.
       cross_mask: who sees whom across, given whenever `encoded` is.
     """
 
@@ -40,6 +43,7 @@ class BlockInputs:
     local_angles: Angles | None = None
     relative: RelativePositions | None = None
     source_length: int | None = flax.struct.field(pytree_node=False, default=None)
+    cached: jax.Array | None = None
     encoded: jax.Array | None = None
     cross_mask: AttentionMask | None = None
 
@@ -54,6 +58,9 @@ def make_norm(config: ModelConfig, compute: ComputeConfig, name: str | None = No
 class Attention(nn.Module):
     """Multi-head attention with grouped key and value heads.
 
+    Keys and values, after norms and rotations, are kept as `key` and `value` where the collection `keys_values` is
+    mutable; what was kept of earlier tokens is attended to where it is given as the collection `cache`.
+
     Attributes:
       config: the model.
       compute: how it is computed.
@@ -66,24 +73,39 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        source: jax.Array,
+        source: jax.Array | None,
         mask: AttentionMask,
         angles: Angles | None = None,
         relative: RelativePositions | None = None,
+        cached: jax.Array | None = None,
     ) -> jax.Array:
-        """`(batch, length, embed)`: `x` attends to `source` `(batch, source_length, embed)`."""
+        """`(batch, length, embed)`: `x` attends to `source` `(batch, source_length, embed)`, after the cache.
+
+        Args:
+          x: where queries come from, `(batch, length, embed)`.
+          source: where keys and values come from; None where all of them are cached.
+          mask: who sees whom.
+          angles: rotary cosines and sines, or None.
+          relative: relative positions, or None.
+          cached: int32 `(batch,)`: tokens in the cache that stand before those of `source`, or None.
+        """
         config, compute = self.config, self.compute
         natural = config.width_of_head**-0.5
         scale = natural if config.attention_scale is None else config.attention_scale
         # Scores begin equally small whatever the scale: T5, which has none, puts it into its first queries instead.
         query_projection = self._heads("query", config.num_heads, "heads", config.initializer_range * natural / scale)
         key_projection = self._heads("key", config.kv_heads, "kv_heads")
-        query, key = query_projection(x), key_projection(source)
-        value = self._heads("value", config.kv_heads, "kv_heads")(source)
+        query = query_projection(x)
+        key = None if source is None else key_projection(source)
+        value = None if source is None else self._heads("value", config.kv_heads, "kv_heads")(source)
         if config.query_key_norm != "none":
-            query, key = self._normalized(query, "query_norm"), self._normalized(key, "key_norm")
+            query = self._normalized(query, "query_norm")
+            key = None if key is None else self._normalized(key, "key_norm")
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
+        if source is not None and self.is_mutable_collection("keys_values") and not self.is_initializing():
+            self.put_variable("keys_values", "key", key)
+            self.put_variable("keys_values", "value", value)
         query = constrain(query, "batch", "length", "heads", "head_dim")
         if config.position == "disentangled":
             # Three kinds of scores are summed: content to content, content to position, position to content.
@@ -93,20 +115,32 @@ class Attention(nn.Module):
         elif config.position == "transformer_xl":
             query, bias = TransformerXLBias(config, compute, name="relative")(query, relative)
             mask = mask.replace(bias=bias * scale)
-        has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
-        mixed = attention(
-            query, key, value, mask,
-            scale=scale,
-            soft_cap=config.attention_soft_cap,
-            dropout_rate=config.attention_dropout,
-            dropout_key=self.make_rng("dropout") if has_dropout else None,
-            implementation=compute.attention,
-        )  # fmt: skip
+        if self.has_variable("cache", "key"):
+            mixed = self._with_cache(query, key, value, mask, scale, cached)
+        else:
+            has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
+            mixed = attention(
+                query, key, value, mask,
+                scale=scale,
+                soft_cap=config.attention_soft_cap,
+                dropout_rate=config.attention_dropout,
+                dropout_key=self.make_rng("dropout") if has_dropout else None,
+                implementation=compute.attention,
+            )  # fmt: skip
         output_bias = config.attention_bias if config.attention_output_bias is None else config.attention_output_bias
         return Linear(
             (config.embed_dim,), ("heads", "head_dim"), ("embed",), output_bias, jnp.dtype(compute.precision),
             config.initializer_range, name="output",
         )(mixed)  # fmt: skip
+
+    def _with_cache(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
+        """Attention to the cache and then to the new tokens, `(batch, length, heads, head_dim)`."""
+        parts = [(self.get_variable("cache", "key"), self.get_variable("cache", "value"))]
+        if key is not None:
+            parts.append((key, value))
+            before = ring_positions(cached, parts[0][0].shape[1])
+            mask = mask.replace(key_positions=jnp.concatenate([before, mask.query_positions], axis=1))
+        return cached_attention(query, parts, mask, scale=scale, soft_cap=self.config.attention_soft_cap)
 
     def _heads(self, name: str, number: int, axis: str, initializer_range: float | None = None) -> Linear:
         config = self.config
@@ -173,12 +207,12 @@ class Block(nn.Module):
         attend = Attention(config, compute, name="attention")
         feed_forward = FeedForward(config, compute, name="feed_forward")
         if config.parallel_residual:
-            attended = attend(y := self._norm("attention_norm")(x), y, mask, angles)
+            attended = attend(y := self._norm("attention_norm")(x), y, mask, angles, cached=inputs.cached)
             return x + self._drop(attended) + self._drop(feed_forward(self._norm("feed_forward_norm")(x)))
         x = self._residual(
             "attention",
             x,
-            lambda y: attend(y, y[:, : inputs.source_length], mask, angles, inputs.relative),
+            lambda y: attend(y, y[:, : inputs.source_length], mask, angles, inputs.relative, inputs.cached),
             kind.attention_norm,
         )
         if self.cross:
@@ -290,7 +324,7 @@ class Stack(nn.Module):
             body = nn.remat(body, prevent_cse=not self.compute.scan_layers, policy=_REMAT_POLICIES[self.compute.remat])
         scanned = nn.scan(
             body,
-            variable_axes={} if shared else {"params": 0},
+            variable_axes={"cache": 0, "keys_values": 0} | ({} if shared else {"params": 0}),
             variable_broadcast="params" if shared else False,
             split_rngs={"params": not shared, "dropout": True},
             in_axes=nn.broadcast,

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxft.kernels.masks import AttentionMask
+from jaxft.kernels.masks import AttentionMask, ring_positions
 from jaxft.models.blocks import BlockInputs, Stack, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Embedding, Linear
@@ -31,6 +31,9 @@ class Sequences:
         that of the queries, each of which knows its own position, but only the content of tokens of a lower rank.
       causal: whether the only stack of an encoder or a decoder reads from left to right alone, as its family does where
         None: a decoder can read both ways with the same parameters (static).
+      cached: int32 `(batch,)`: how many tokens of each row come before these, their keys and values in the collection
+        `cache` (see `jaxft.models.blocks.Attention`), or None. Only what reads from left to right can go on like this.
+      cache_slots: for how many tokens a layer without a window has room in that cache (static).
     """
 
     token_ids: jax.Array
@@ -40,12 +43,18 @@ class Sequences:
     prefix: jax.Array | None = None
     order: jax.Array | None = None
     causal: bool | None = flax.struct.field(pytree_node=False, default=None)
+    cached: jax.Array | None = None
+    cache_slots: int = flax.struct.field(pytree_node=False, default=0)
 
     def placed(self) -> jax.Array:
-        """Positions, counted from 0 where none are given."""
-        if self.positions is not None:
-            return self.positions
-        return jnp.broadcast_to(jnp.arange(self.token_ids.shape[1], dtype=jnp.int32), self.token_ids.shape)
+        """Positions, counted from 0, or after the cached tokens, where none are given."""
+        return self.counted() if self.positions is None else self.positions
+
+    def counted(self) -> jax.Array:
+        """Numbers of the tokens in their rows, int32 `(batch, length)`, those of the cache before them."""
+        numbers = jnp.arange(self.token_ids.shape[1], dtype=jnp.int32)
+        start = 0 if self.cached is None else self.cached[:, None]
+        return jnp.broadcast_to(start + numbers, self.token_ids.shape)
 
 
 @flax.struct.dataclass
@@ -195,7 +204,10 @@ class Side(nn.Module):
             causal=causal, query_segments=segments, key_segments=segments,
             prefix=sequences.prefix if causal else None,
         )  # fmt: skip
-        inputs = self._with_positions(BlockInputs(mask), sequences)
+        if sequences.cached is not None:
+            # Which keys a layer's cache holds, the layer knows; rows of a cache are neither packed nor padded.
+            mask = AttentionMask(causal=causal, query_positions=sequences.counted())
+        inputs = self._with_positions(BlockInputs(mask, cached=sequences.cached), sequences)
         if sequences.order is not None:
             inputs = _two_streams(inputs, sequences)
         if self.cross:
@@ -207,14 +219,18 @@ class Side(nn.Module):
     def _with_positions(self, inputs: BlockInputs, sequences: Sequences) -> BlockInputs:
         """What the blocks must know of positions beyond what the embeddings say."""
         config, positions = self.config, sequences.placed()
+        key_positions = positions
+        if sequences.cached is not None:
+            before = ring_positions(sequences.cached, sequences.cache_slots)
+            key_positions = jnp.concatenate([before, positions], axis=1)
         if config.position == "relative_bias":
             bias = RelativeBias(
                 config.num_heads, config.relative_buckets, config.relative_max_distance, not self.causal,
                 config.initializer_range, name="relative_bias",
-            )(positions, positions)  # fmt: skip
+            )(positions, key_positions)  # fmt: skip
             return inputs.replace(mask=inputs.mask.replace(bias=bias))
         if config.position == "alibi":
-            bias = alibi_bias(positions, positions, config.num_heads)
+            bias = alibi_bias(positions, key_positions, config.num_heads)
             return inputs.replace(mask=inputs.mask.replace(bias=bias))
         if config.position == "disentangled":
             relative = DisentangledPositions(config, self.compute, name="relative_positions")(positions)
@@ -282,10 +298,12 @@ class Transformer(nn.Module):
         """Hidden states `(batch, length, embed)`; of the `targets` in an encoder-decoder, else of the `inputs`.
 
         In an encoder-decoder, source and target tokens see each other where their segment ids agree; either both or
-        none of the two have segment ids.
+        none of the two have segment ids. The encoder does not run where earlier targets, and so what they read of it,
+        are cached.
         """
         if self.config.family == "encoder_decoder":
-            return self.decode(targets, self.encode(inputs), inputs)
+            encoded = self.encode(inputs) if targets.cached is None else None
+            return self.decode(targets, encoded, inputs)
         x = self.embeddings(inputs)
         if self.config.family == "vision":
             inputs = Sequences(jnp.zeros(x.shape[:2], jnp.int32))
@@ -305,7 +323,7 @@ class Transformer(nn.Module):
         """Output of the encoder of an encoder-decoder, `(batch, source_length, embed)`."""
         return self.encoder(self.embeddings(sequences), sequences)
 
-    def decode(self, targets: Sequences, encoded: jax.Array, source: Sequences) -> jax.Array:
+    def decode(self, targets: Sequences, encoded: jax.Array | None, source: Sequences) -> jax.Array:
         """Hidden states of the decoder that reads `encoded`, `(batch, target_length, embed)`."""
         embedded = self.target_embeddings(self.embeddings.vectors(targets), targets)
         return self.decoder(embedded, targets, encoded, source)

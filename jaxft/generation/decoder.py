@@ -1,0 +1,128 @@
+"""A model as a decoding loop sees it: a first pass over prompts, then steps of a few tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxft.generation.cache import Cache, Layers, append, fill_cache
+from jaxft.models.model import Model
+from jaxft.models.transformer import Sequences
+
+Parameters = Any
+
+
+@flax.struct.dataclass
+class Prompts:
+    """Rows of prompts, padded at their ends.
+
+    Attributes:
+      token_ids: int32 `(batch, length)`: what the decoder reads first.
+      lengths: int32 `(batch,)`: without padding, each at least 1.
+      source_ids: int32 `(batch, source_length)`: what the encoder of an encoder-decoder reads, or None.
+      source_lengths: int32 `(batch,)`, or None.
+    """
+
+    token_ids: jax.Array
+    lengths: jax.Array
+    source_ids: jax.Array | None = None
+    source_lengths: jax.Array | None = None
+
+    def sources(self) -> Sequences | None:
+        """The encoder's input."""
+        if self.source_ids is None:
+            return None
+        columns = jnp.arange(self.source_ids.shape[1])
+        return Sequences(self.source_ids, (columns < self.source_lengths[:, None]).astype(jnp.int32))
+
+
+@flax.struct.dataclass
+class Step:
+    """What a pass over new tokens gives.
+
+    Attributes:
+      logits: float32 `(batch, new, vocab)`.
+      hidden: `(batch, new, embed)`.
+      kept: their keys and values.
+    """
+
+    logits: jax.Array
+    hidden: jax.Array
+    kept: Layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """A decoder, or an encoder-decoder, and the head that it writes with.
+
+    Attributes:
+      model: Linen module.
+      head: name of its vocabulary head.
+    """
+
+    model: Model
+    head: str
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether prompts are read by an encoder."""
+        return self.model.config.family == "encoder_decoder"
+
+    def read(self, parameters: Parameters, prompts: Prompts) -> Step:
+        """A pass over whole prompts, `(batch, length)`, without a cache; the logits are those after each prompt's end.
+
+        Returns:
+          Logits `(batch, 1, vocab)`, hidden states and keys and values of all tokens.
+        """
+        columns = jnp.arange(prompts.token_ids.shape[1], dtype=jnp.int32)
+        # Padding, which nothing sees, repeats the last position: some scalings look at the largest.
+        positions = jnp.minimum(columns, prompts.lengths[:, None] - 1)
+        source = prompts.sources()
+        segments = None if source is None else jnp.ones_like(prompts.token_ids)
+        read = Sequences(prompts.token_ids, segments, positions, causal=None if source else True)
+        inputs, targets = (read, None) if source is None else (source, read)
+        output, kept = self.model.apply(
+            {"params": parameters}, inputs, targets, self.head, (prompts.lengths - 1)[:, None], mutable=["keys_values"]
+        )
+        return Step(output.logits, output.hidden, kept["keys_values"])
+
+    def start(self, parameters: Parameters, prompts: Prompts, slots: int, undone: int = 0) -> tuple[Step, Cache]:
+        """Reads prompts into a cache with room for `slots` tokens; see `read` and `fill_cache`."""
+        step = self.read(parameters, prompts)
+        source = prompts.sources()
+        segments = None if source is None else source.segment_ids
+        return step, fill_cache(self.model.config, step.kept, prompts.lengths, segments, slots, undone)
+
+    def step(self, parameters: Parameters, cache: Cache, token_ids: jax.Array) -> Step:
+        """A pass over new tokens, int32 `(batch, new)`, that come after those in the cache; see `append`."""
+        if self.has_encoder:
+            placeholder = jnp.zeros_like(cache.source_segments)
+            source = Sequences(placeholder, cache.source_segments)
+            new = Sequences(token_ids, jnp.ones_like(token_ids), cached=cache.lengths, cache_slots=cache.slots)
+            inputs, targets = source, new
+        else:
+            inputs = Sequences(token_ids, causal=True, cached=cache.lengths, cache_slots=cache.slots)
+            targets = None
+        output, kept = self.model.apply(
+            {"params": parameters, "cache": cache.layers}, inputs, targets, self.head, mutable=["keys_values"]
+        )
+        return Step(output.logits, output.hidden, kept["keys_values"])
+
+    def advance(self, parameters: Parameters, cache: Cache, token_ids: jax.Array, moves: jax.Array):
+        """Reads one token of each row, int32 `(batch,)`.
+
+        Args:
+          parameters: of the model.
+          cache: what was read before.
+          token_ids: int32 `(batch,)`.
+          moves: bool `(batch,)`: rows whose token stays in the cache.
+
+        Returns:
+          Logits `(batch, vocab)` and the cache.
+        """
+        step = self.step(parameters, cache, token_ids[:, None])
+        return step.logits[:, 0], append(cache, step.kept, moves.astype(jnp.int32))

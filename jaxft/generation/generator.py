@@ -1,0 +1,315 @@
+"""Text out of a model: one object that knows the model, its tokenizer and its mesh."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxft.data.tokenizers import Tokenizer
+from jaxft.errors import RecipeError
+from jaxft.generation.beam import BeamRules, beam_search
+from jaxft.generation.config import GenerationConfig, SpecialTokens
+from jaxft.generation.controls import Controls, make_controls
+from jaxft.generation.decoder import Decoder, Parameters
+from jaxft.generation.loop import Decoding, begin, go_on
+from jaxft.generation.prompts import Batch, batches_of, check_prompts
+from jaxft.generation.scoring import Score, score_pairs
+from jaxft.generation.transcript import Transcript
+from jaxft.models.model import Model
+
+# Steps between two looks at the texts, where their characters decide when they end.
+_STEPS_BETWEEN_LOOKS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """A text that was written.
+
+    Attributes:
+      prompt: number of its prompt, from 0.
+      token_ids: int32 `(tokens,)`, with the id that ended it where there is one, without the prompt.
+      text: them decoded, without special tokens and up to a stop text; empty where there is no tokenizer.
+      log_probability: of the tokens by the model, natural logarithm. Of beam search, where rules have ruled out tokens,
+        a forced token counts as certain.
+      finished_by: what ended it: an `end` token, a `stop` text, the `length` asked for or the model's `context`.
+    """
+
+    prompt: int
+    token_ids: np.ndarray
+    text: str
+    log_probability: float
+    finished_by: Literal["end", "stop", "length", "context"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What one row has written since the last piece of it.
+
+    Attributes:
+      prompt: number of its prompt, from 0.
+      copy: which of the texts of that prompt, from 0.
+      token_ids: int32 `(tokens,)`, new ones.
+      text: new characters; those that are not complete yet, or may be the beginning of a stop text, come later.
+      finished_by: as in `Generated`, or None where there is more to come.
+    """
+
+    prompt: int
+    copy: int
+    token_ids: np.ndarray
+    text: str
+    finished_by: str | None
+
+
+class Generator:
+    """Writes with one model.
+
+        generator = Generator(model, special, tokenizer)
+        generator.generate(parameters, generator.encode(["Once upon"]), GenerationConfig(max_new_tokens=20))[0].text
+
+    Compiled programs are kept by shapes: prompts and texts are padded to few lengths, and numbers such as the
+    temperature are arguments. Rows do not depend on what else is in their batch.
+
+    Args:
+      model: a decoder or an encoder-decoder with a vocabulary head of kind `causal_lm`.
+      special: ids of the model.
+      tokenizer: for texts; only ids go in and out where None.
+      mesh: devices on which the parameters lie; those of JAX's default where None.
+      batch_size: most rows that are written at once.
+
+    Raises:
+      RecipeError: the model can't write.
+    """
+
+    def __init__(
+        self, model: Model, special: SpecialTokens, tokenizer: Tokenizer | None = None,
+        mesh: jax.sharding.Mesh | None = None, batch_size: int = 16,
+    ):  # fmt: skip
+        self.decoder = decoder_of(model)
+        self.special, self.tokenizer, self.batch_size = special, tokenizer, batch_size
+        self._mesh = None if mesh is None or mesh.size == 1 else mesh
+        if self._mesh is not None and self._mesh.shape["context"] > 1:
+            raise RecipeError(f"mesh.context is {mesh.shape['context']}; a model writes with 1, token by token")
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Prompts of texts: their ids with what the model expects around them."""
+        special = self.special
+        before, after = (special.source_start, special.source_end) if self.decoder.has_encoder else (special.start, ())
+        return [np.asarray([*before, *ids, *after], np.int32) for ids in self._need_tokenizer().encode(texts)]
+
+    def generate(
+        self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None
+    ) -> list[Generated]:
+        """Texts for prompts.
+
+        Args:
+          parameters: of the model.
+          prompts: int `(length,)` each, as `encode` gives them: used as they are.
+          config: how to write; greedily where None.
+
+        Returns:
+          `num_return_sequences` texts for each prompt, in the prompts' order; of beam search the best first.
+
+        Raises:
+          DataError: a prompt that the model can't read.
+          RecipeError: a configuration that this model can't follow.
+        """
+        config = config or GenerationConfig()
+        controls = self._controls(prompts, config)
+        result: list[Generated] = []
+        for batch in self._batches(prompts, config):
+            if config.beams > 1:
+                result += self._searched(parameters, batch, controls, config)
+                continue
+            every = _STEPS_BETWEEN_LOOKS if config.stop else config.max_new_tokens
+            for rows in self._written(parameters, batch, controls, config, every):
+                done = rows
+            result += [row.generated() for row in done]
+        return sorted(result, key=lambda one: one.prompt)
+
+    def stream(
+        self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None,
+        every: int = 4,
+    ) -> Iterator[list[Piece]]:  # fmt: skip
+        """Writes as `generate` does, and tells what is new after every few steps.
+
+        Args:
+          parameters: of the model.
+          prompts: as for `generate`; they are written together where they fit into a batch.
+          config: how to write.
+          every: so many tokens at a time.
+
+        Yields:
+          A piece for each row that has written something; the last of a row says what ended it.
+
+        Raises:
+          RecipeError: beam search and other ways that know the text only at their end were asked for.
+        """
+        config = config or GenerationConfig()
+        if config.beams > 1:
+            raise RecipeError("beam search knows its text only at its end; stream with beams = 1")
+        controls = self._controls(prompts, config)
+        for batch in self._batches(prompts, config):
+            for rows in self._written(parameters, batch, controls, config, every):
+                if pieces := [row.piece for row in rows if row.piece is not None]:
+                    yield pieces
+
+    def score(
+        self, parameters: Parameters, contexts: Sequence[np.ndarray], continuations: Sequence[np.ndarray]
+    ) -> list[Score]:
+        """How likely each continuation is after its context.
+
+        Args:
+          parameters: of the model.
+          contexts: int `(length,)` each: the text before, or the source of an encoder-decoder.
+          continuations: int `(tokens,)` each.
+
+        Raises:
+          DataError: an empty one, one that is too long, or an id outside of the vocabulary.
+        """
+        with self._on_mesh():
+            return score_pairs(
+                self.decoder, parameters, contexts, continuations, self.special, self.batch_size, self._mesh
+            )
+
+    def _written(
+        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig, every: int
+    ) -> Iterator[list[_Row]]:
+        """The rows of a batch after every so many steps, until all have ended."""
+        copies, keys = config.num_return_sequences, jax.random.key(config.seed)
+        rows = [
+            _Row(self._transcript(batch, row, config), number, copy)
+            for row, number in enumerate(batch.numbers)
+            for copy in range(copies)
+        ]
+        count = batch.prompts.lengths.shape[0] * copies
+        streams = [row.prompt * copies + row.copy for row in rows] + [0] * (count - len(rows))
+        with self._on_mesh():
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.asarray(streams, jnp.uint32))
+            state = begin(
+                self.decoder, parameters, batch.prompts, controls, batch.limits, keys, slots=batch.slots, copies=copies
+            )
+        until = every
+        while True:
+            with self._on_mesh():
+                state = go_on(self.decoder, parameters, state, controls, jnp.int32(until))
+            is_finished = _read(rows, state)
+            yield rows
+            if all(row.transcript.finished_by for row in rows):
+                return
+            stopped = np.concatenate([is_finished, np.ones(count - len(rows), bool)])
+            state = state.replace(finished=jax.device_put(stopped, state.finished.sharding))
+            until += every
+
+    def _searched(
+        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig
+    ) -> list[Generated]:
+        """The best sequences of beam search."""
+        with self._on_mesh():
+            found = beam_search(
+                self.decoder, parameters, batch.prompts, controls, batch.limits,
+                rules=BeamRules.of(config), slots=batch.slots,
+            )  # fmt: skip
+        token_ids, lengths, sums = jax.device_get((found.token_ids, found.lengths, found.sums))
+        result, starts = [], np.asarray(batch.prompts.lengths)
+        for row, number in enumerate(batch.numbers):
+            for copy in range(config.num_return_sequences):
+                transcript = self._transcript(batch, row, config)
+                transcript.read(token_ids[row, copy, starts[row] : lengths[row, copy]], True)
+                found_by = transcript.finished_by
+                result.append(
+                    Generated(number, transcript.token_ids, transcript.text, float(sums[row, copy]), found_by)
+                )
+        return result
+
+    def _transcript(self, batch: Batch, row: int, config: GenerationConfig) -> Transcript:
+        is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < config.max_new_tokens
+        return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], config.stop, is_cut)
+
+    def _controls(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> Controls:
+        """How tokens are chosen, after a look at what was asked for."""
+        vocab = self.decoder.model.config.vocab_size
+        check_prompts(prompts, self.decoder.model.config, self.special)
+        if config.stop:
+            self._need_tokenizer()
+        for token_id in config.stop_token_ids:
+            if not 0 <= token_id < vocab:
+                raise RecipeError(f"stop_token_ids: {token_id} is outside of the vocabulary of {vocab}")
+        return make_controls(config, self.special, vocab)
+
+    def _batches(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> Iterator[Batch]:
+        rows = max(1, self.batch_size // max(config.beams, config.num_return_sequences))
+        return batches_of(prompts, self.decoder.model.config, self.special, config.max_new_tokens, rows, self._mesh)
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RecipeError("the model has no tokenizer; give token ids, and no stop texts or constraints")
+        return self.tokenizer
+
+    def _on_mesh(self):
+        return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+@dataclasses.dataclass
+class _Row:
+    """A row that is being written."""
+
+    transcript: Transcript
+    prompt: int
+    copy: int
+    log_probability: float = 0.0
+    piece: Piece | None = None
+
+    def read(self, token_ids: np.ndarray, log_probabilities: np.ndarray, is_finished: bool) -> None:
+        """Takes all that the row has written."""
+        if self.transcript.finished_by:
+            self.piece = None
+            return
+        new, text = self.transcript.read(token_ids, is_finished)
+        # Tokens after a stop text are not the row's.
+        self.log_probability = float(log_probabilities[: len(self.transcript.token_ids)].sum(dtype=np.float64))
+        self.piece = Piece(self.prompt, self.copy, new, text, self.transcript.finished_by)
+
+    def generated(self) -> Generated:
+        """What it wrote."""
+        transcript = self.transcript
+        return Generated(
+            self.prompt, transcript.token_ids, transcript.text, self.log_probability, transcript.finished_by
+        )
+
+
+def _read(rows: list[_Row], state: Decoding) -> np.ndarray:
+    """Brings rows up to the state of the device, and returns which of them are finished, bool `(rows,)`."""
+    written = state.written
+    token_ids, starts, lengths, finished, logs = jax.device_get(
+        (written.token_ids, written.prompt_lengths, written.lengths, state.finished, state.log_probabilities)
+    )
+    for i, row in enumerate(rows):
+        text = slice(starts[i], lengths[i])
+        row.read(token_ids[i, text], logs[i, text], bool(finished[i]))
+    return np.asarray([row.transcript.finished_by is not None for row in rows])
+
+
+def decoder_of(model: Model) -> Decoder:
+    """A model with the head that it writes with.
+
+    Raises:
+      RecipeError: it has none, or reads in a way that can't go on token by token.
+    """
+    config = model.config
+    heads = [name for name, head in model.heads if head.kind == "causal_lm"]
+    if config.family == "vision" or not heads:
+        have = ", ".join(name for name, _ in model.heads) or "none"
+        raise RecipeError(
+            f"this {config.family.replace('_', '-')} model can't write: it needs a head of kind causal_lm "
+            f"(of causal_lm, prefix_lm, seq2seq and others), and has {have}"
+        )
+    if config.position in ("disentangled", "transformer_xl") or config.convolution:
+        raise RecipeError(f"a model with {config.position} positions can't write token by token")
+    compute = dataclasses.replace(model.compute, remat="none")
+    return Decoder(model.clone(compute=compute), heads[0])

@@ -1,0 +1,102 @@
+"""Writing one token after the other: the compiled loop of greedy decoding and sampling."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxft.generation.cache import Cache, take_rows
+from jaxft.generation.controls import Controls, Written
+from jaxft.generation.decoder import Decoder, Parameters, Prompts
+
+
+@flax.struct.dataclass
+class Decoding:
+    """The state of a loop.
+
+    Attributes:
+      cache: of all tokens but the newest of each row.
+      written: prompts and texts.
+      finished: bool `(batch,)`: rows that write no more.
+      log_probabilities: float32 `(batch, width)`: of each written token by the model itself, before any control.
+      keys: random keys `(batch,)`.
+      steps: int32: tokens that rows which do not end have written.
+    """
+
+    cache: Cache
+    written: Written
+    finished: jax.Array
+    log_probabilities: jax.Array
+    keys: jax.Array
+    steps: jax.Array
+
+    def choose(self, logits: jax.Array, controls: Controls) -> Decoding:
+        """With a token chosen in each row that is not finished, from logits `(batch, vocab)`."""
+        keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.steps)
+        token_ids = controls.choose(logits, self.written, keys)
+        running = ~self.finished
+        logs = jnp.take_along_axis(jax.nn.log_softmax(logits), token_ids[:, None], axis=1)
+        is_new = running[:, None] & (jnp.arange(self.log_probabilities.shape[1]) == self.written.lengths[:, None])
+        written = self.written.put(token_ids, running, controls.automaton)
+        return self.replace(
+            written=written,
+            finished=self.finished | written.ended(controls.end_ids),
+            log_probabilities=jnp.where(is_new, logs, self.log_probabilities),
+            steps=self.steps + 1,
+        )
+
+    def newest(self) -> jax.Array:
+        """The last token of each row, int32 `(batch,)`."""
+        return jnp.take_along_axis(self.written.token_ids, self.written.lengths[:, None] - 1, axis=1)[:, 0]
+
+
+def begin_written(prompts: Prompts, limits: jax.Array, width: int) -> Written:
+    """Prompts in rows of `width` tokens, with room for what comes after them."""
+    length = prompts.token_ids.shape[1]
+    token_ids = jnp.pad(prompts.token_ids, ((0, 0), (0, max(0, width - length))))
+    return Written(token_ids, prompts.lengths, prompts.lengths, limits, jnp.zeros_like(prompts.lengths))
+
+
+@functools.partial(jax.jit, static_argnames=("decoder", "slots", "copies"))
+def begin(
+    decoder: Decoder, parameters: Parameters, prompts: Prompts, controls: Controls, limits: jax.Array, keys: jax.Array,
+    *, slots: int, copies: int = 1,
+) -> Decoding:  # fmt: skip
+    """Reads prompts and writes the first token of each text.
+
+    Args:
+      decoder: what writes (static).
+      parameters: of its model.
+      prompts: `(batch, length)`.
+      controls: how tokens are chosen.
+      limits: int32 `(batch,)`: most tokens of prompt and text; a row with no more than its prompt is finished.
+      keys: random keys `(batch * copies,)`.
+      slots: room for tokens in the cache (static).
+      copies: texts for each prompt, in rows one after the other (static).
+    """
+    step, cache = decoder.start(parameters, prompts, slots)
+    written, logits = begin_written(prompts, limits, slots), step.logits[:, 0]
+    if copies > 1:
+        rows = jnp.repeat(jnp.arange(prompts.lengths.shape[0]), copies)
+        cache, logits, written = take_rows(cache, rows), logits[rows], jax.tree.map(lambda x: x[rows], written)
+    finished = written.lengths >= written.limits
+    none = jnp.zeros(written.token_ids.shape, jnp.float32)
+    return Decoding(cache, written, finished, none, keys, jnp.int32(0)).choose(logits, controls)
+
+
+@functools.partial(jax.jit, static_argnames="decoder", donate_argnames="decoding")
+def go_on(decoder: Decoder, parameters: Parameters, decoding: Decoding, controls: Controls, until: jax.Array):
+    """Writes on until every row is finished or has written `until` tokens. The state that is given is used up."""
+
+    def unfinished(decoding: Decoding) -> jax.Array:
+        return (decoding.steps < until) & ~decoding.finished.all()
+
+    def one_token(decoding: Decoding) -> Decoding:
+        # The token of a row that is finished stays out of its cache, so the next one is written over it.
+        logits, cache = decoder.advance(parameters, decoding.cache, decoding.newest(), ~decoding.finished)
+        return decoding.replace(cache=cache).choose(logits, controls)
+
+    return jax.lax.while_loop(unfinished, one_token, decoding)
