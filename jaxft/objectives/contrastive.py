@@ -109,8 +109,12 @@ class Contrastive(SentenceVectors):
     """Each sentence must find its own second view among those of all sentences of the global batch."""
 
     augmentable = True
-    metrics = ("loss", "accuracy", "alignment", "uniformity")
-    default_metrics = metrics
+    # The last ones find the second sentence of each pair among those of all pairs.
+    metrics = (
+        "loss", "accuracy", "alignment", "uniformity", "mrr", "recall_at_1", "recall_at_5", "recall_at_10",
+        "ndcg_at_10", "map",
+    )  # fmt: skip
+    default_metrics = metrics[:4]
     lower_is_better = frozenset({"loss", "alignment", "uniformity"})
 
     def __init__(self, config: ContrastiveConfig, setting: Setting):

@@ -18,7 +18,15 @@ from jaxft.errors import InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Images
-from jaxft.objectives.label_loss import as_label, check_labels, number_of, sorted_labels
+from jaxft.objectives.label_loss import (
+    DEFAULT_LABEL_METRICS,
+    LABEL_METRICS,
+    LOWER_IS_BETTER,
+    as_label,
+    check_labels,
+    number_of,
+    sorted_labels,
+)
 from jaxft.objectives.mixup import draw_mixing
 from jaxft.objectives.objective import Apply, FoundInData, Objective, Ratio, Setting, StreamLoss
 from jaxft.objectives.sequence_classification import label_and_probabilities
@@ -99,9 +107,9 @@ class ImageClassification(Objective):
     pack = False
     truncate = True
     predicts = True
-    metrics = ("loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1")
-    default_metrics = metrics[:-1]
-    lower_is_better = frozenset({"loss"})
+    metrics = LABEL_METRICS
+    default_metrics = DEFAULT_LABEL_METRICS
+    lower_is_better = LOWER_IS_BETTER
 
     def __init__(self, config: ImageClassificationConfig, setting: Setting):
         head = HeadConfig("sequence_classification", len(config.labels), None, dropout=config.dropout)

@@ -15,6 +15,14 @@ from jaxft.data.sources import Row
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import symmetric_divergence
 
+# Of one label of several, and those of them that are reported where a recipe names none.
+LABEL_METRICS = (
+    "loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1", "balanced_accuracy",
+    "weighted_precision", "weighted_recall", "weighted_f1", "matthews", "roc_auc", "average_precision",
+    "expected_calibration_error", "brier",
+)  # fmt: skip
+DEFAULT_LABEL_METRICS = LABEL_METRICS[:7]
+LOWER_IS_BETTER = frozenset({"loss", "expected_calibration_error", "brier"})
 # Of the data's own, so it may be any text.
 Label = NewType("Label", str)
 

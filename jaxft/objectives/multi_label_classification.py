@@ -102,9 +102,12 @@ class MultiLabelClassificationConfig(FoundInData):
 class MultiLabelClassification(TextTask):
     """Says of each label whether it holds."""
 
-    metrics = ("loss", "accuracy")
-    default_metrics = metrics
-    lower_is_better = frozenset({"loss"})
+    metrics = (
+        "loss", "micro_f1", "macro_f1", "samples_f1", "subset_accuracy", "hamming_loss", "accuracy", "roc_auc",
+        "average_precision",
+    )  # fmt: skip
+    default_metrics = metrics[:7]
+    lower_is_better = frozenset({"loss", "hamming_loss"})
 
     def __init__(self, config: MultiLabelClassificationConfig, setting: Setting):
         super().__init__(config, setting, len(config.labels))

@@ -103,9 +103,9 @@ def number_column(row: Row, column: str) -> float:
 class Regression(TextTask):
     """Predicts one or several numbers for each text."""
 
-    metrics = ("loss",)
+    metrics = ("loss", "mse", "mae", "r2", "pearson", "spearman")
     default_metrics = metrics
-    lower_is_better = frozenset({"loss"})
+    lower_is_better = frozenset({"loss", "mse", "mae"})
 
     def __init__(self, config: RegressionConfig, setting: Setting):
         super().__init__(config, setting, len(config.target))

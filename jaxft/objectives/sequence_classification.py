@@ -16,6 +16,9 @@ from jaxft.data.store import Fields, Record
 from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.objectives.label_loss import (
+    DEFAULT_LABEL_METRICS,
+    LABEL_METRICS,
+    LOWER_IS_BETTER,
     Label,
     as_label,
     balanced_weights,
@@ -103,8 +106,9 @@ def label_text(row: Row, column: str) -> str:
 class SequenceClassification(TextTask):
     """Predicts one label for each text."""
 
-    metrics = ("loss", "accuracy", "macro_f1", "micro_f1", "precision", "recall", "confusion_matrix", "f1")
-    default_metrics = metrics[:-1]
+    metrics = LABEL_METRICS
+    default_metrics = DEFAULT_LABEL_METRICS
+    lower_is_better = LOWER_IS_BETTER
 
     def __init__(self, config: SequenceClassificationConfig, setting: Setting):
         super().__init__(config, setting, len(config.labels))
