@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column, text_column
@@ -24,6 +25,8 @@ from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
 
 _QUESTION, _CONTEXT, _ANSWERS, _START, _END = "question", "context", "answers", "answer_start", "answer_end"
 _IMPOSSIBLE = -1e9
+# Spans of tokens that are the same text: each of up to four bytes of its first and of its last character.
+_SAME_TEXT = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,25 +179,27 @@ class QuestionAnswering(Objective):
     def predictions(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """`answer`, an exact part of the context (empty: none), its `answer_start` in characters and `score`.
 
-        Of all windows the span with the largest sum of both logits is taken; `score` is the probability of its start
-        times that of its end in its window. With `unanswerable` also `null_difference`: by how much no answer scores
+        Of all windows the span with the largest sum of both logits is taken; `score` is its share of the exponentials
+        of such sums, over all starts and ends. With `unanswerable` also `null_difference`: by how much no answer scores
         better, at least over all windows; with `n_best` also `candidates`.
         """
         return [self._prediction(records, outputs, rows) for rows in examples_of(records)]
 
     def _prediction(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray], rows: range) -> dict[str, Any]:
-        config, found, nulls = self._config, [], []
+        config, found, nulls, totals = self._config, [], [], []
+        count = config.n_best * _SAME_TEXT if config.n_best > 1 else 1
         for row in rows:
             record, start, end = records[row], outputs["start"][row], outputs["end"][row]
             offset = self.overhead - 1 + len(record[_QUESTION])
             inside = slice(offset, offset + len(record[TOKENS]))
-            likely = float(start.max() + end.max())
-            log_total = likely + float(np.log(np.exp(start - start.max()).sum() * np.exp(end - end.max()).sum()))
             nulls.append(float(start[0] + end[0]))
-            for span in best_spans(start[inside], end[inside], config.answer_length, config.n_best):
+            totals.append(special.logsumexp(start) + special.logsumexp(end))
+            for span in best_spans(start[inside], end[inside], config.answer_length, count):
                 if span.score > _IMPOSSIBLE / 2:
-                    found.append(_located(span, record, log_total))
+                    found.append(_located(span, record))
         found = _different(found)[: config.n_best]
+        for one in found:
+            one["score"] = round(float(np.exp(one["logit"] - special.logsumexp(totals))), 6)
         best = found[0] if found else {"answer": "", "answer_start": -1, "score": 0.0, "logit": _IMPOSSIBLE}
         difference = min(nulls) - best["logit"]
         said: dict[str, Any] = {name: best[name] for name in ("answer", "answer_start", "score")}
@@ -258,13 +263,14 @@ def _answer_tokens(record: Record, written: np.ndarray) -> tuple[int, int]:
     return (int(covering[0]), int(covering[-1])) if whole else (-1, -1)
 
 
-def _located(span: Span, record: Record, log_total: float) -> dict[str, Any]:
+def _located(span: Span, record: Record) -> dict[str, Any]:
     start, end = int(record[SPAN_STARTS][span.first]), int(record[SPAN_ENDS][span.last])
-    score = round(float(np.exp(span.score - log_total)), 6)
-    return {"answer": record[_CONTEXT][start:end], "answer_start": start, "score": score, "logit": span.score}
+    return {"answer": record[_CONTEXT][start:end], "answer_start": start, "logit": span.score}
 
 
 def _different(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The best first, and each place of the context once, though several windows hold it."""
-    ordered = sorted(found, key=lambda one: -one["logit"])
-    return list({(one["answer_start"], len(one["answer"])): one for one in reversed(ordered)}.values())[::-1]
+    best: dict[tuple[int, int], dict[str, Any]] = {}
+    for one in sorted(found, key=lambda one: -one["logit"]):
+        best.setdefault((one["answer_start"], len(one["answer"])), one)
+    return list(best.values())
