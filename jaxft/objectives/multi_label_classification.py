@@ -25,6 +25,7 @@ from jaxft.objectives.label_loss import (
     number_of,
     sorted_labels,
 )
+from jaxft.objectives.mixup import draw_mixing
 from jaxft.objectives.objective import Apply, FoundInData, Ratio, Setting, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares
 
@@ -45,6 +46,8 @@ class MultiLabelClassificationConfig(FoundInData):
         where it does not hold.
       r_drop: weight of the divergence between two passes with different dropout (R-Drop), which costs a second pass;
         0 for none.
+      mixup: parameter of the Beta distribution by which two examples and their labels are mixed while training, 0.2 for
+        instance; 0 for none.
       length: tokens of a row, special tokens included, longer texts are cut; the model's `max_length` where None.
       pooling: a text's vector is that of its first or last token or the mean over its tokens; the one that the
         model's architecture has where None.
@@ -59,6 +62,7 @@ class MultiLabelClassificationConfig(FoundInData):
     threshold: float = 0.5
     positive_weights: Literal["balanced"] | dict[Label, float] | None = None
     r_drop: float = 0.0
+    mixup: float = 0.0
     length: int | None = None
     pooling: Literal["first", "last", "mean"] | None = None
     dropout: float = 0.1
@@ -69,8 +73,9 @@ class MultiLabelClassificationConfig(FoundInData):
         check_weights("positive_weights", self.positive_weights, self.labels)
         if not 0 < self.threshold < 1:
             raise InvalidField("threshold", f"must lie between 0 and 1, found {self.threshold}")
-        if self.r_drop < 0:
-            raise InvalidField("r_drop", f"must not be negative, found {self.r_drop}")
+        for name in ("r_drop", "mixup"):
+            if getattr(self, name) < 0:
+                raise InvalidField(name, f"must not be negative, found {getattr(self, name)}")
 
     @property
     def is_complete(self) -> bool:
@@ -135,9 +140,8 @@ class MultiLabelClassification(TextTask):
 
     def for_evaluation(self) -> MultiLabelClassification:
         """With the plain cross entropy, so that losses compare."""
-        return MultiLabelClassification(
-            dataclasses.replace(self._config, positive_weights=None, r_drop=0.0), self._setting
-        )
+        config = dataclasses.replace(self._config, positive_weights=None, r_drop=0.0, mixup=0.0)
+        return MultiLabelClassification(config, self._setting)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)`; `label` float32 `(labels,)`, 1
@@ -156,12 +160,15 @@ class MultiLabelClassification(TextTask):
         positive = 1.0
         if config.positive_weights is not None:
             positive = jnp.array([config.positive_weights[name] for name in self.labels], jnp.float32)
-        logits = self.logits(apply, batch, views=2 if config.r_drop else 1)
-        losses = binary_cross_entropy(logits, batch["label"][:, None], positive).mean((1, 2))
+        logits, label = self.logits(apply, batch, views=2 if config.r_drop else 1), batch["label"]
+        hits = ((jax.nn.sigmoid(logits[:, 0]) >= config.threshold) == (label > 0)).mean(-1)
+        accuracy = Ratio((hits * weights).sum(), weights.sum())
+        if config.mixup and apply.key is not None:
+            mixing = draw_mixing(apply.key, config.mixup, len(label))
+            logits, label = mixing(logits), mixing(label)
+        losses = binary_cross_entropy(logits, label[:, None], positive).mean((1, 2))
         if config.r_drop:
             losses += config.r_drop * binary_disagreement(logits)
-        hits = ((jax.nn.sigmoid(logits[:, 0]) >= config.threshold) == (batch["label"] > 0)).mean(-1)
-        accuracy = Ratio((hits * weights).sum(), weights.sum())
         tokens = count_tokens(batch["segment_ids"])
         return StreamLoss((losses * weights).sum(), weights.sum(), tokens, {"accuracy": accuracy})
 

@@ -14,6 +14,7 @@ from jaxft.kernels.cross_entropy import cross_entropy
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.mixup import draw_mixing
+from jaxft.objectives.multi_label_classification import MultiLabelClassification, MultiLabelClassificationConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 from jaxft.training.step import bind
 
@@ -73,6 +74,21 @@ def test_labels_are_mixed_by_the_shares_of_the_vectors(tokenizer, batch):
     logits = given()(Sequences(batch["token_ids"]), head="task").logits
     expected = -(mixing(one_hot) * jax.nn.log_softmax(mixing(logits))).sum()
     assert make(tokenizer, mixup=1.0).loss(given(), batch).loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_labels_that_hold_together_are_mixed_alike(tokenizer, batch):
+    setting = setting_of(tokenizer, LENGTH, "task")
+    mixed, plain = (
+        MultiLabelClassification(MultiLabelClassificationConfig(labels=LABELS, dropout=0.0, mixup=alpha), setting)
+        for alpha in (0.4, 0.0)
+    )
+    holds = {**batch, "label": (jnp.arange(18).reshape(6, 3) % 4 < 2).astype(jnp.float32)}
+    mixing = draw_mixing(KEY, 0.4, 6)
+    logits, targets = mixing(given()(Sequences(batch["token_ids"]), head="task").logits), mixing(holds["label"])
+    expected = -(targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)).mean(1).sum()
+    assert mixed.loss(given(), holds).loss == pytest.approx(float(expected), rel=1e-5)
+    untouched = plain.loss(given(), holds).loss
+    assert mixed.loss(given(None), holds).loss == mixed.for_evaluation().loss(given(), holds).loss == untouched
 
 
 def test_weights_of_labels_are_mixed_too(tokenizer, batch):
