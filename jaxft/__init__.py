@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "dry_run": "jaxft.workflows.train",
     "evaluate": "jaxft.workflows.evaluate",
+    "generate": "jaxft.workflows.generate",
     "load_pretrained": "jaxft.workflows.pretrained",
     "open_run": "jaxft.workflows.opened",
     "predict": "jaxft.workflows.predict",

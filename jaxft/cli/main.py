@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxft import __version__
-from jaxft.cli import verbs
+from jaxft.cli import generation, verbs
 from jaxft.errors import JaxftError
 
 _EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the data is wrong, 4 a checkpoint is wrong,
@@ -169,6 +169,7 @@ def _add_using_verbs(verb) -> None:
     predict.add_argument("input", help="JSON lines with the text columns of the recipe")
     predict.add_argument("--output", help="JSON lines to write (default: standard output)")
     predict.add_argument("--stream", help="which classifier, where the run has several")
+    generation.add_options(verb("generate", generation.generate, "Write on from prompts, as JSON lines."))
 
 
 def _add_weight_verbs(verb) -> None:

@@ -100,7 +100,7 @@ class Generator:
         """Prompts of texts: their ids with what the model expects around them."""
         special = self.special
         before, after = (special.source_start, special.source_end) if self.decoder.has_encoder else (special.start, ())
-        return [np.asarray([*before, *ids, *after], np.int32) for ids in self._need_tokenizer().encode(texts)]
+        return [np.asarray([*before, *ids, *after], np.int32) for ids in self.need_tokenizer().encode(texts)]
 
     def generate(
         self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None
@@ -236,7 +236,7 @@ class Generator:
         vocab = self.decoder.model.config.vocab_size
         check_prompts(prompts, self.decoder.model.config, self.special)
         if config.stop:
-            self._need_tokenizer()
+            self.need_tokenizer()
         for token_id in config.stop_token_ids:
             if not 0 <= token_id < vocab:
                 raise RecipeError(f"stop_token_ids: {token_id} is outside of the vocabulary of {vocab}")
@@ -246,7 +246,8 @@ class Generator:
         rows = max(1, self.batch_size // max(config.beams, config.num_return_sequences))
         return batches_of(prompts, self.decoder.model.config, self.special, config.max_new_tokens, rows, self._mesh)
 
-    def _need_tokenizer(self) -> Tokenizer:
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer, or a RecipeError where there is none."""
         if self.tokenizer is None:
             raise RecipeError("the model has no tokenizer; give token ids, and no stop texts or constraints")
         return self.tokenizer

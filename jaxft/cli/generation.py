@@ -1,0 +1,113 @@
+"""`jaxft generate`: its options, what it reads and where it writes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from jaxft.errors import DataError, RecipeError
+
+# Options that are fields of `GenerationConfig`: type and help.
+_OPTIONS: dict[str, tuple[type, str]] = {
+    "max_new_tokens": (int, "most tokens of a text"),
+    "min_new_tokens": (int, "fewest tokens before it may end"),
+    "temperature": (float, "0 takes the likeliest token (the default), 1 draws as the model says"),
+    "top_k": (int, "draw from so many of the likeliest tokens"),
+    "top_p": (float, "draw from the likeliest tokens of this probability together"),
+    "min_p": (float, "draw from tokens with this share of the likeliest one's probability"),
+    "typical_p": (float, "draw from the most typical tokens of this probability together"),
+    "repetition_penalty": (float, "makes tokens that were there less likely by this factor"),
+    "presence_penalty": (float, "taken from the logits of tokens that were written"),
+    "frequency_penalty": (float, "taken from them for each time"),
+    "no_repeat_ngram": (int, "no sequence of so many tokens twice"),
+    "beams": (int, "beam search with so many sequences"),
+    "length_penalty": (float, "power of the length by which beam search divides"),
+    "contrastive_alpha": (float, "contrastive search over --top-k tokens with this weight"),
+    "num_return_sequences": (int, "texts for each prompt"),
+    "regex": (str, "regular expression that the whole text matches"),
+    "json_schema": (str, "JSON schema that the text follows, or @FILE with one"),
+    "seed": (int, "of what is drawn"),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The words of `jaxft generate`."""
+    parser.add_argument("model", help="a directory in Hugging Face layout, an id on the hub, or a run")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--prompt", action="append", help="text to go on from, or to read; may be given several times")
+    what.add_argument("--file", help=".jsonl with the column prompt, or text with a prompt in each line")
+    parser.add_argument("--output", help="JSON lines to write (default: standard output)")
+    parser.add_argument("--stream", action="store_true", help="print the text of one prompt as it is written")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; may be given several times")
+    parser.add_argument(
+        "--stop-token", action="append", metavar="TOKEN", help="an entry of the vocabulary likewise"
+    )
+    parser.add_argument(
+        "--early-stopping", choices=("true", "false", "never"), help="when beam search ends (default: false)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=16, help="texts at a time (default: %(default)s)")
+    for name, (kind, about) in _OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=about)
+
+
+def generate(options: argparse.Namespace) -> None:
+    """`jaxft generate`"""
+    from jaxft.workflows.generate import make_config, open_writer, write_texts
+
+    given = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
+    if options.early_stopping:
+        given["early_stopping"] = {"true": True, "false": False}.get(options.early_stopping, "never")
+    if (schema := given.get("json_schema", "")).startswith("@"):
+        given["json_schema"] = _text_of(schema[1:])
+    # What is wrong with the words is said before a model is loaded.
+    config = make_config(given | {"stop": tuple(options.stop or ())})
+    if options.batch_size < 1:
+        raise RecipeError(f"--batch-size: must be at least 1, found {options.batch_size}")
+    prompts = list(_prompts(options))
+    if not prompts:
+        raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")
+    writer = open_writer(options.model, options.dtype, batch_size=options.batch_size)
+    config = dataclasses.replace(config, stop_token_ids=writer.token_ids(options.stop_token or ()))
+    with _output(options.output) as file:
+        write_texts(writer, prompts, config, file, file if options.stream else None)
+
+
+def _prompts(options: argparse.Namespace) -> Iterator[str]:
+    from jaxft.workflows.generate import read_prompts
+
+    if options.prompt is not None:
+        return iter(options.prompt)
+    if options.file is None:
+        return read_prompts(sys.stdin, "standard input", False)
+    return read_prompts(io.StringIO(_text_of(options.file)), options.file, options.file.endswith(".jsonl"))
+
+
+def _text_of(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8: {error}") from error
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that is there only when all of it is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = pathlib.Path(f"{path}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written: {error.strerror}") from error
+    partial.replace(path)
