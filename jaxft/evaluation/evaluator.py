@@ -38,40 +38,48 @@ class Evaluator:
         self.batches, self._mesh = batches, mesh
         self._needs_outputs = any(name in MEASURES for name in metrics if name != "accuracy")
 
-        def outputs(parameters, batch):
-            return objective.outputs(bind(model, parameters), batch)
+        def outputs(parameters, origin, batch):
+            return objective.outputs(bind(model, parameters, origin=origin), batch)
 
-        def evaluate(parameters, batch):
-            sums = objective.loss(bind(model, parameters), objective.balance(batch))
-            return sums, outputs(parameters, batch) if self._needs_outputs else {}
+        def evaluate(parameters, origin, batch):
+            sums = objective.loss(bind(model, parameters, origin=origin), objective.balance(batch))
+            return sums, outputs(parameters, origin, batch) if self._needs_outputs else {}
 
-        def evaluate_rows(parameters, batch):
-            balanced = objective.balance(batch)
+        def evaluate_rows(parameters, origin, batch):
+            apply, balanced = bind(model, parameters, origin=origin), objective.balance(batch)
             rows = jax.tree.map(lambda x: x[:, None], dict(balanced))
-            return jax.vmap(lambda row: objective.loss(bind(model, parameters), row))(rows), outputs(parameters, batch)
+            return jax.vmap(lambda row: objective.loss(apply, row))(rows), outputs(parameters, origin, batch)
 
         # Every process sees the results of all rows.
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(mesh))
         self._evaluate_rows = jax.jit(evaluate_rows, out_shardings=replicated(mesh))
         self._outputs = jax.jit(outputs, out_shardings=replicated(mesh))
 
-    def __call__(self, parameters) -> dict[str, Any]:
-        """The metrics of these parameters: floats, and nested lists for a confusion matrix."""
+    def __call__(self, parameters, origin=None) -> dict[str, Any]:
+        """The metrics of these parameters: floats, and nested lists for a confusion matrix.
+
+        Args:
+          parameters: of the model.
+          origin: those that the run began with, where the objective compares with them (`Objective.needs_origin`).
+        """
         sums: dict[str, np.ndarray] = {}
         outputs: list[Mapping[str, np.ndarray]] = []
-        for batch, (part, own) in self._computed(self._evaluate, parameters):
+        for batch, (part, own) in self._computed(self._evaluate, parameters, origin):
             for name, found in _sums(part).items():
                 sums[name] = sums.get(name, 0.0) + found
             outputs.append(_real(own, batch))
         return self._metrics(sums, self._evaluated(outputs))
 
-    def intervals(self, parameters, confidence: float = 0.95, resamples: int = 1000) -> dict[str, Interval]:
+    def intervals(
+        self, parameters, confidence: float = 0.95, resamples: int = 1000, origin=None
+    ) -> dict[str, Interval]:  # fmt: skip
         """The metrics that are numbers, with bootstrap intervals over the examples, or over rows that are packed.
 
         Args:
           parameters: of the model.
           confidence: share of intervals that hold the truth.
           resamples: draws of as many examples as there are.
+          origin: as for a call.
 
         Raises:
           RecipeError: the loss compares the examples of a batch, so that none has one of its own.
@@ -81,7 +89,7 @@ class Evaluator:
             raise RecipeError(f"evaluation.{self.name}: no confidence intervals: {problem}")
         sums: list[Mapping[str, np.ndarray]] = []
         outputs: list[Mapping[str, np.ndarray]] = []
-        for batch, (part, own) in self._computed(self._evaluate_rows, parameters):
+        for batch, (part, own) in self._computed(self._evaluate_rows, parameters, origin):
             sums.append(_real(_sums(part), batch))
             outputs.append(_real(own, batch))
         whole = self._evaluated(outputs, sums)
@@ -115,7 +123,7 @@ class Evaluator:
 
     def predictions(self, parameters) -> list[dict[str, Any]]:
         """What the objective says of each example, in their order; labels are not needed."""
-        outputs = [_real(own, batch) for batch, own in self._computed(self._outputs, parameters)]
+        outputs = [_real(own, batch) for batch, own in self._computed(self._outputs, parameters, None)]
         return self._evaluated(outputs).predictions
 
     def _evaluated(
@@ -127,12 +135,12 @@ class Evaluator:
             records = [record for row in self.batches.records(np.arange(self.batches.rows)) for record in row]
         return Evaluated(self.objective, records, joined, _joined(sums or [{}]))
 
-    def _computed(self, compute, parameters) -> Iterator[tuple[Batch, Any]]:
+    def _computed(self, compute, parameters, origin) -> Iterator[tuple[Batch, Any]]:
         """Each host batch with what the device made of it, one batch behind, so that both work at once."""
         previous = None
         for batch in self._host_batches():
             with jax.set_mesh(self._mesh):
-                current = batch, compute(parameters, put_batch(batch, self._mesh))
+                current = batch, compute(parameters, origin, put_batch(batch, self._mesh))
             if previous is not None:
                 yield previous
             previous = current

@@ -13,14 +13,16 @@ from jaxft.data.preparing import BadRowsConfig
 from jaxft.data.sources import SourceConfig
 from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, TrainingConfig, WordPieceConfig
 from jaxft.errors import InvalidField
+from jaxft.finetuning.config import FinetuningConfig
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.objectives.registry import ObjectiveConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.presets import PRESETS
-from jaxft.training.balance import ClipConfig
+from jaxft.training.balance import BalanceConfig, ClipConfig
 from jaxft.training.early_stopping import EarlyStoppingConfig
 from jaxft.training.optimizer import OptimizerConfig
 from jaxft.training.schedule import ScheduleConfig
+from jaxft.training.stream_weights import WeightScheduleConfig
 
 
 def _check_model(section: Any) -> None:
@@ -77,22 +79,36 @@ class StreamSection:
     Attributes:
       source: one or more sources, read one after the other as one, or mixed.
       objective: what is learned from it.
-      batch_size: rows in every step.
-      weight: of its mean loss.
+      batch_size: rows in every step in which the stream takes part.
+      share: in place of a batch size, the stream's share of all tokens of the run, beside the first stream; fewer than
+        a row in every step become a row in every second, third ... step.
+      every: the stream takes part in every so many steps.
+      weight: of its mean loss; with 0 it is not trained.
+      schedule: how the weight changes.
       mixing: shares of the sources, which then are mixed.
       augmentation: changes of the training examples of a task.
     """
 
     source: tuple[SourceConfig, ...]
     objective: ObjectiveConfig
-    batch_size: int
+    batch_size: int | None = None
+    share: float | None = None
+    every: int = 1
     weight: float = 1.0
+    schedule: WeightScheduleConfig | None = None
     mixing: MixingConfig | None = None
     augmentation: AugmentationConfig | None = None
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise InvalidField("batch_size", f"must be at least 1, found {self.batch_size}")
+        if (self.batch_size is None) == (self.share is None):
+            raise InvalidField("batch_size", "give either batch_size or share")
+        if self.share is not None and not 0 < self.share < 1:
+            raise InvalidField("share", f"must lie between 0 and 1, found {self.share}")
+        if self.share is not None and self.every != 1:
+            raise InvalidField("every", "comes from the share where that is given")
+        for field in ("batch_size", "every"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise InvalidField(field, f"must be at least 1, found {value}")
         if self.weight < 0:
             raise InvalidField("weight", f"must not be negative, found {self.weight}")
         if not self.source:
@@ -144,6 +160,7 @@ class TrainingSection(ComputeConfig):
       seed: of initialization, shuffling, masks and dropout.
       micro_batches: parts in which a batch is computed to save memory.
       gradient_clip: clipping by norm.
+      balance: how the first stream, the task, is protected from the others.
       skips_allowed: steps in a row without a finite gradient before the run counts as diverged.
       log_every: steps between reports.
       evaluate_every: steps between evaluations; None: ten times in a run.
@@ -155,6 +172,7 @@ class TrainingSection(ComputeConfig):
     seed: int = 0
     micro_batches: int = 1
     gradient_clip: ClipConfig = ClipConfig()
+    balance: BalanceConfig = BalanceConfig()
     skips_allowed: int = 5
     log_every: int = 10
     evaluate_every: int | None = None
@@ -220,6 +238,7 @@ class Recipe:
     evaluation: dict[str, EvaluationSection] = dataclasses.field(default_factory=dict)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
     data: DataSection = DataSection()
@@ -233,6 +252,9 @@ class Recipe:
         if self.model.pretrained is None and self.tokenizer is None and self.model_family != "vision":
             problem = "a model that is not pretrained needs one: `tokenizer: {path: DIRECTORY}` or `{train: {}}`"
             raise InvalidField("tokenizer", problem)
+        first = next(iter(self.streams))
+        if self.streams[first].batch_size is None or not self.streams[first].weight:
+            raise InvalidField(f"streams.{first}", "the first stream is the task: it has a batch_size and a weight")
         for name, evaluation in self.evaluation.items():
             if evaluation.stream is not None and evaluation.stream not in self.streams:
                 known = ", ".join(self.streams)
@@ -244,7 +266,7 @@ class Recipe:
                     f"evaluation.{name}", "has an objective of its own, so it cannot bear a stream's name"
                 )
         for name, stream in self.streams.items():
-            if stream.batch_size % self.training.micro_batches:
+            if stream.batch_size is not None and stream.batch_size % self.training.micro_batches:
                 raise InvalidField(
                     "training.micro_batches",
                     f"{self.training.micro_batches} does not divide streams.{name}.batch_size {stream.batch_size}",

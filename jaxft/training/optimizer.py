@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -12,6 +13,8 @@ import optax
 import optax.contrib
 
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.finetuning.naming import parameter_names
+from jaxft.finetuning.policy import Policy, add_decay, scale_by_policy
 from jaxft.training.matrices import is_table, matrix_shape, on_matrices
 
 # Biases, the scales of norms, and nothing else, as in BERT.
@@ -56,12 +59,6 @@ class OptimizerConfig:
                 raise InvalidField("no_decay", f"{pattern!r} is not a regular expression: {error}") from error
 
 
-def parameter_names(parameters) -> list[str]:
-    """Names like `trunk/embeddings/tokens/table`, in the order of the tree's leaves."""
-    paths = jax.tree_util.tree_leaves_with_path(parameters)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-
-
 def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[str]):
     """True where a parameter is decayed.
 
@@ -86,7 +83,15 @@ def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[s
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule, parameters, axes, trained_heads: frozenset[str]
+    config: OptimizerConfig,
+    schedule: optax.Schedule,
+    parameters,
+    axes,
+    trained_heads: frozenset[str],
+    *,
+    policy: Policy | None = None,
+    undecayed=None,
+    anchors: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformation:
     """The gradient transformation of a run; clipping is the train step's.
 
@@ -97,8 +102,18 @@ def make_optimizer(
       axes: tree of PartitionSpec over logical axes of the same structure; it tells which axes of a kernel are its
         inputs.
       trained_heads: names of the heads that some stream trains.
+      policy: which parameters are trained, and how fast; all alike where None. The transformation then takes the
+        trained ones alone.
+      undecayed: tree of booleans: what has no weight decay whatever its name, or None.
+      anchors: what follows the learning rate (`jaxft.finetuning.anchors`).
     """
     mask = decay_mask(parameters, config.no_decay, trained_heads)
+    if undecayed is not None:
+        mask = jax.tree.map(lambda decayed, free: decayed and not free, mask, undecayed)
+    if policy is not None:
+        axes = jax.tree.map(lambda own, spec: spec if own else None, policy.trained, axes)
+        parameters = jax.tree.map(lambda own, leaf: leaf if own else None, policy.trained, parameters)
+        mask = jax.tree.map(lambda own, leaf: leaf if own else None, policy.trained, mask)
     if config.name == "muon":
         # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
         # mask for the matrices alone.
@@ -122,9 +137,11 @@ def make_optimizer(
             "lion": optax.scale_by_lion(config.b1, config.b2),
             "sgd": optax.trace(config.b1),
         }[config.name]
-    return optax.chain(
-        scaling, optax.add_decayed_weights(config.weight_decay, mask), optax.scale_by_learning_rate(schedule)
-    )
+    decay = optax.add_decayed_weights(config.weight_decay, mask)
+    if policy is not None and policy.has_decays:
+        decay = add_decay(policy, jax.tree.map(lambda decayed: config.weight_decay * decayed, mask))
+    last = () if policy is None or policy.is_plain else (scale_by_policy(policy),)
+    return optax.chain(scaling, decay, optax.scale_by_learning_rate(schedule), *anchors, *last)
 
 
 def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:

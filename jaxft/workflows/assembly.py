@@ -27,6 +27,7 @@ from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.evaluation.measures import TABLES
+from jaxft.finetuning.adapters import AdapterModel
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
@@ -59,7 +60,7 @@ class Assembly:
       recipe: resolved: labels found, model fields filled in, the data's directory absolute.
       document: where the user wrote each key.
       tokenizer: of all streams.
-      model: trunk with the heads of all objectives.
+      model: trunk with the heads of all objectives, and with adapters where the recipe has them.
       objectives: by stream, and by evaluation where that has one of its own.
       mesh: devices.
       pretrained: where the weights come from, or None.
@@ -69,7 +70,7 @@ class Assembly:
     recipe: Recipe
     document: Document
     tokenizer: Tokenizer
-    model: Model
+    model: Model | AdapterModel
     objectives: Mapping[str, Objective]
     mesh: jax.sharding.Mesh
     pretrained: Pretrained | None
@@ -108,6 +109,33 @@ class Assembly:
         parts = {name: self._parts(name) for name in self.recipe.streams}
         steps = self._steps(next(iter(parts.values())))
         return {name: self._mixed(name, own, steps) for name, own in parts.items()}
+
+    def with_rows_of_shares(self) -> Assembly:
+        """With rows in place of the shares that streams have of all tokens; tokenizes what is not in the cache."""
+        streams = dict(self.recipe.streams)
+        shared = {name: stream.share for name, stream in streams.items() if stream.share is not None}
+        if not shared:
+            return self
+        first = next(iter(streams))
+        if (rest := 1 - sum(shared.values())) <= 0:
+            fail(self.document, ("streams",), f"the shares leave nothing for {first}: {sum(shared.values()):g}")
+        whole = streams[first].batch_size / streams[first].every * self._tokens_per_row(first) / rest
+        fewest = batch_shards(self.mesh) * self.recipe.training.micro_batches
+        for name, share in shared.items():
+            rows = share * whole / self._tokens_per_row(name)
+            size = max(fewest, round(rows / fewest) * fewest)
+            every = max(1, round(size / rows))
+            streams[name] = dataclasses.replace(streams[name], share=None, batch_size=size, every=every)
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, streams=streams))
+
+    def _tokens_per_row(self, name: str) -> float:
+        """Tokens of a stream's texts in a row, in the mean."""
+        objective, tokens, rows = self.objectives[name], 0, 0
+        for source in self._stream_sources(name):
+            store = source.open(self._preparation)
+            tokens += int(np.minimum(store.lengths, objective.longest if objective.truncate else np.inf).sum())
+            rows += len(plan(source.where, store, objective, self.recipe.training.seed))
+        return tokens / rows
 
     def _parts(self, name: str) -> tuple[StreamBatches, ...]:
         """Batches of each source of a stream, all of its size, with random choices of their own."""
@@ -216,6 +244,8 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     recipe = with_preprocessing(_completed(recipe), pretrained.settings if pretrained is not None else None)
     origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
     objectives = _objectives(recipe, document, tokenizer, config, origin)
+    if not started:
+        _check_origin(recipe, document, objectives)
     _check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh)
     _check_batches(recipe, document, mesh)
@@ -227,16 +257,20 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     }
     compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
     resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **_fields(config)))
-    return Assembly(
+    model = Model(config, tuple(heads.items()), ComputeConfig(**compute))
+    if recipe.finetuning.adapters is not None:
+        model = AdapterModel(model, recipe.finetuning.adapters)
+    assembly = Assembly(
         recipe=resolved,
         document=document,
         tokenizer=tokenizer,
-        model=Model(config, tuple(heads.items()), ComputeConfig(**compute)),
+        model=model,
         objectives=objectives,
         mesh=mesh,
         pretrained=pretrained,
         source_fingerprints=_fingerprints(recipe, directory),
     )
+    return assembly.with_rows_of_shares()
 
 
 def _head(
@@ -378,6 +412,14 @@ def _objectives(
     return objectives
 
 
+def _check_origin(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:
+    """Whether there is something that objectives can compare with, which ask for what the model was at the start."""
+    compared = [objective.kind for objective in objectives.values() if objective.needs_origin]
+    if compared and recipe.model.pretrained is None:
+        problem = f"objective {compared[0]} compares with a pretrained model; name it, as in {{pretrained: runs/tuned}}"
+        fail(document, ("model",), problem)
+
+
 def _check_stream(recipe: Recipe, document: Document, name: str, objective: Objective) -> None:
     """Whether the objective of a stream suits how the recipe trains it."""
     if not objective.trains:
@@ -417,6 +459,8 @@ def _check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, 
 def _check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -> None:
     shards = batch_shards(mesh)
     for name, stream in recipe.streams.items():
+        if stream.batch_size is None:  # its share makes rows that divide
+            continue
         rows = stream.batch_size // recipe.training.micro_batches
         if rows % shards:
             fail(

@@ -19,6 +19,7 @@ from jaxft.data.loader import Prefetcher
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import DivergenceError, Interrupted
 from jaxft.evaluation.evaluator import Evaluator
+from jaxft.huggingface.loaded import sharded_target
 from jaxft.models.model import abstract_parameters
 from jaxft.parallel.sharding import put_batch
 from jaxft.recipe.library import load_recipe
@@ -36,14 +37,12 @@ from jaxft.reporting.writers import (
 )
 from jaxft.training.early_stopping import best_step, should_stop
 from jaxft.training.loop import LoopConfig, run_loop
-from jaxft.training.optimizer import make_optimizer
-from jaxft.training.schedule import make_schedule
-from jaxft.training.state import TrainState, abstract_state, create_state, replaced
-from jaxft.training.step import make_train_step
+from jaxft.training.state import TrainState, abstract_state, create_state
 from jaxft.workflows.assembly import Assembly, assemble, lower_is_better
 from jaxft.workflows.logs import shown_through
 from jaxft.workflows.report import write_run_report
 from jaxft.workflows.run_directory import RunDirectory, identity_of
+from jaxft.workflows.tactics import make_tactics
 
 
 def train(
@@ -112,6 +111,7 @@ class _Training:
         self._run, self._assembly, self._batches, self._evaluators = run, assembly, batches, evaluators
         self._recipe = assembly.recipe
         self._total = assembly.total_steps(batches)
+        self._tactics = make_tactics(assembly, self._total)
         self._quiet = quiet
         self._stop_signal: str | None = None
         self._history: list[dict[str, Any]] = []
@@ -153,35 +153,39 @@ class _Training:
 
     def _prepare(self):
         """State at the step to continue from, laid out on the mesh, and the compiled step."""
-        assembly, training = self._assembly, self._recipe.training
-        schedule = make_schedule(self._recipe.schedule, self._recipe.optimizer.learning_rate, self._total)
-        trained = frozenset(head for name in self._recipe.streams for head in assembly.objectives[name].heads)
-        optimizer = make_optimizer(self._recipe.optimizer, schedule, *abstract_parameters(assembly.model), trained)
-        target = abstract_state(assembly.model, optimizer, assembly.mesh)
+        assembly, tactics = self._assembly, self._tactics
+        target = abstract_state(tactics.model, tactics.optimizer, assembly.mesh, tactics.keeping)
         step = self._run.checkpoints.newest_good()
         if step is None:
-            start = assembly.pretrained and assembly.pretrained.parameters(target.parameters)
+            pretrained = assembly.pretrained and assembly.pretrained.parameters(self._plain_target())
             state = create_state(
-                assembly.model, optimizer, training.seed, assembly.mesh, start and (lambda fresh: replaced(fresh, start))
-            )
+                tactics.model, tactics.optimizer, self._recipe.training.seed, assembly.mesh, tactics.start(pretrained),
+                tactics.keeping,
+            )  # fmt: skip
+            state = tactics.prepared(state, self._batches)
             truncate_after(self._run.metrics, 0)
         else:
             state = self._restored(step, target)
             truncate_after(self._run.metrics, step)
-        weights = {name: stream.weight for name, stream in self._recipe.streams.items()}
-        objectives = {name: assembly.objectives[name] for name in self._recipe.streams}
-        train_step = make_train_step(
-            assembly.model, objectives, weights, optimizer, schedule, training.gradient_clip, training.micro_batches
-        )
-        return step or 0, state, jax.jit(train_step, donate_argnums=0)
+        return step or 0, state, jax.jit(tactics.train_step(), donate_argnums=0)
+
+    def _plain_target(self):
+        return sharded_target(self._assembly.model, "float32", self._assembly.mesh)
 
     def _restored(self, step: int, target: TrainState) -> TrainState:
         checkpoints = self._run.checkpoints
         self._history = checkpoints.progress(step)["history"]
         # Later steps are there only where they are damaged: they are to be written again.
         self._saved = [saved for saved in checkpoints.steps() if saved <= step]
-        parameters, rest = checkpoints.restore(step, target.parameters, _training_items(target))
-        return TrainState(rest["step"], rest["seed"], parameters, rest["optimizer"])
+        parameters, rest = checkpoints.restore(step, self._plain_target(), self._training_items(target))
+        return TrainState(**{"parameters": parameters, **rest})
+
+    def _training_items(self, state: TrainState) -> dict[str, Any]:
+        """What a checkpoint holds beside the parameters to use: these themselves where others are trained."""
+        items = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        if state.average is None and self._recipe.finetuning.lora is None:
+            del items["parameters"]
+        return {name: value for name, value in items.items() if value is not None}
 
     def _described(self, first: int) -> str:
         streams = ", ".join(f"{name} {b.batch_size} of {b.rows} rows" for name, b in self._batches.items())
@@ -210,9 +214,14 @@ class _Training:
     def _loader(self, first: int) -> Prefetcher:
         mesh = self._assembly.mesh
         return Prefetcher(
-            _HostBatches(self._batches), first, self._total, workers=self._recipe.data.workers,
+            _HostBatches(*self._active()), first, self._total, workers=self._recipe.data.workers,
             put=lambda streams: {name: put_batch(batch, mesh) for name, batch in streams.items()},
         )  # fmt: skip
+
+    def _active(self):
+        """Batches of the streams that are trained, and how often each takes part; the rest were read before."""
+        streams = {name: stream for name, stream in self._recipe.streams.items() if stream.weight}
+        return {name: self._batches[name] for name in streams}, {name: own.every for name, own in streams.items()}
 
     def _note_signal(self, name: str) -> None:
         self._stop_signal = name
@@ -230,8 +239,9 @@ class _Training:
         if not self._evaluators or any(row["step"] == step for row in self._history):
             return
         row: dict[str, Any] = {"step": step}
+        parameters, origin = self._tactics.plain(state.used), self._tactics.plain(state.origin)
         for name, evaluator in self._evaluators.items():
-            row |= {f"{name}.{metric}": value for metric, value in evaluator(state.parameters).items()}
+            row |= {f"{name}.{metric}": value for metric, value in evaluator(parameters, origin).items()}
         self._history.append(row)
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         self._writers.write(step, "evaluation", numbers)
@@ -258,7 +268,8 @@ class _Training:
                 self._run.write_best(best, metric, value)
 
         progress = {"history": list(self._history)}
-        self._run.checkpoints.save(step, state.parameters, _training_items(state), progress, kept, name_best)
+        parameters, items = self._tactics.plain(state.used), self._training_items(state)
+        self._run.checkpoints.save(step, parameters, items, progress, kept, name_best)
         self._saved = sorted(kept)
 
     def should_stop(self) -> bool:
@@ -304,9 +315,11 @@ class _HostBatches:
     """The batches of all streams by step, which other processes can make too."""
 
     streams: Mapping[str, StreamBatches | MixedBatches]
+    every: Mapping[str, int]
 
     def __call__(self, step: int) -> dict[str, Batch]:
-        return {name: batches.batch(step) for name, batches in self.streams.items()}
+        # A stream that takes part in every third step gives its next batch there; the same once more in between.
+        return {name: batches.batch(step // self.every[name]) for name, batches in self.streams.items()}
 
 
 def _by_evaluation(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, Any]]:
@@ -316,10 +329,6 @@ def _by_evaluation(history: Sequence[Mapping[str, Any]], step: int) -> dict[str,
             evaluation, _, metric = name.partition(".")
             out.setdefault(evaluation, {})[metric] = value
     return out
-
-
-def _training_items(state: TrainState) -> dict[str, Any]:
-    return {"optimizer": state.optimizer, "step": state.step, "seed": state.seed}
 
 
 class _signals:

@@ -22,7 +22,8 @@ from jaxft.objectives.sequence_classification import SequenceClassification, Seq
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import put_batch
 from jaxft.training.balance import ClipConfig
-from jaxft.training.optimizer import OptimizerConfig, make_optimizer, parameter_names
+from jaxft.finetuning.naming import parameter_names
+from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.state import create_state
 from jaxft.training.step import make_train_step

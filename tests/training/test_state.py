@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from jaxft.models.model import abstract_parameters
-from jaxft.training.optimizer import OptimizerConfig, make_optimizer, parameter_names
+from jaxft.finetuning.naming import parameter_names
+from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.state import abstract_state, create_state, replaced
 
 

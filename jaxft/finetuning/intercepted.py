@@ -1,0 +1,52 @@
+"""Models whose layers do more than they say, without a change of the models."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import flax.linen as nn
+
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.models.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class InterceptedModel(abc.ABC):
+    """A model that is initialized and applied as `base`, with its layers intercepted.
+
+    Attributes:
+      base: the model.
+    """
+
+    base: Model
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the base."""
+        return self.base.config
+
+    @property
+    def heads(self) -> tuple[tuple[str, HeadConfig], ...]:
+        """Of the base."""
+        return self.base.heads
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """Of the base."""
+        return self.base.compute
+
+    def init(self, *arguments, **keywords):
+        """As `Model.init`, with the parameters that the interception adds."""
+        with nn.intercept_methods(self.intercept):
+            return self.base.init(*arguments, **keywords)
+
+    def apply(self, *arguments, **keywords):
+        """As `Model.apply`."""
+        with nn.intercept_methods(self.intercept):
+            return self.base.apply(*arguments, **keywords)
+
+    @abc.abstractmethod
+    def intercept(self, layer, arguments, keywords, context: nn.module.InterceptorContext):
+        """Called in place of every method of every layer (see `flax.linen.intercept_methods`)."""
