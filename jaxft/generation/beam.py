@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import flax.struct
@@ -19,24 +18,24 @@ from jaxft.generation.loop import begin_written
 _NEVER = -1e9
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class BeamRules:
     """What a search goes by.
 
     Attributes:
-      beams: sequences kept.
-      length_penalty: log-probabilities are divided by the length to this power.
-      early_stopping: as in `GenerationConfig`.
+      length_penalty: float32: log-probabilities are divided by the length to this power.
+      beams: sequences kept (static).
+      early_stopping: as in `GenerationConfig` (static).
     """
 
-    beams: int
-    length_penalty: float
-    early_stopping: bool | str
+    length_penalty: jax.Array
+    beams: int = flax.struct.field(pytree_node=False)
+    early_stopping: bool | str = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, config: GenerationConfig) -> BeamRules:
         """Those of a configuration."""
-        return cls(config.beams, config.length_penalty, config.early_stopping)
+        return cls(jnp.float32(config.length_penalty), config.beams, config.early_stopping)
 
 
 @flax.struct.dataclass
@@ -129,7 +128,10 @@ def _judged(search: Search, rules: BeamRules) -> Search:
     """With the question answered whether a running sequence may yet be better than the worst finished one."""
     batch = search.sums.shape[0]
     written = search.written
-    reached = written.limits if rules.early_stopping == "never" and rules.length_penalty > 0 else written.lengths
+    reached = written.lengths
+    if rules.early_stopping == "never":
+        # With a penalty above 0 longer ones may yet gain.
+        reached = jnp.where(rules.length_penalty > 0, written.limits, reached)
     length = (reached - written.prompt_lengths).reshape(batch, -1)[:, 0].astype(jnp.float32)
     best = search.sums[:, 0] / length**rules.length_penalty
     finished = search.finished
@@ -138,10 +140,10 @@ def _judged(search: Search, rules: BeamRules) -> Search:
     return search.replace(improvable=search.improvable & room & (best[:, None] > worst).any(1))
 
 
-@functools.partial(jax.jit, static_argnames=("decoder", "rules", "slots"))
+@functools.partial(jax.jit, static_argnames=("decoder", "slots"))
 def beam_search(
     decoder: Decoder, parameters: Parameters, prompts: Prompts, controls: Controls, limits: jax.Array,
-    *, rules: BeamRules, slots: int,
+    rules: BeamRules, *, slots: int,
 ) -> Finished:  # fmt: skip
     """The best sequences of each prompt.
 
@@ -151,7 +153,7 @@ def beam_search(
       prompts: `(batch, length)`.
       controls: rules and penalties; nothing is drawn.
       limits: int32 `(batch,)`: most tokens of prompt and text.
-      rules: of the search (static).
+      rules: of the search.
       slots: room for tokens in the cache (static).
     """
     beams, batch = rules.beams, prompts.lengths.shape[0]

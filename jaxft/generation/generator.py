@@ -15,10 +15,11 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
 from jaxft.generation.beam import BeamRules, beam_search
 from jaxft.generation.config import GenerationConfig, SpecialTokens
+from jaxft.generation.constraints.tokens import compile_constraint
 from jaxft.generation.controls import Controls, make_controls
 from jaxft.generation.decoder import Decoder, Parameters
 from jaxft.generation.loop import Decoding, begin, go_on
-from jaxft.generation.prompts import Batch, batches_of, check_prompts
+from jaxft.generation.prompts import Batch, batches_of, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
 from jaxft.generation.transcript import Transcript
 from jaxft.models.model import Model
@@ -213,7 +214,7 @@ class Generator:
         with self._on_mesh():
             found = beam_search(
                 self.decoder, parameters, batch.prompts, controls, batch.limits,
-                rules=BeamRules.of(config), slots=batch.slots,
+                BeamRules.of(config), slots=batch.slots,
             )  # fmt: skip
         token_ids, lengths, sums = jax.device_get((found.token_ids, found.lengths, found.sums))
         result, starts = [], np.asarray(batch.prompts.lengths)
@@ -240,7 +241,13 @@ class Generator:
         for token_id in config.stop_token_ids:
             if not 0 <= token_id < vocab:
                 raise RecipeError(f"stop_token_ids: {token_id} is outside of the vocabulary of {vocab}")
-        return make_controls(config, self.special, vocab)
+        automaton = None
+        if config.regex is not None or config.json_schema is not None:
+            if not self.special.end:
+                raise RecipeError("a constraint needs a model with an end token")
+            automaton = compile_constraint(config, self.need_tokenizer(), vocab)
+            check_room(prompts, self.decoder.model.config, self.special, int(automaton.remaining[0]))
+        return make_controls(config, self.special, vocab, automaton)
 
     def _batches(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> Iterator[Batch]:
         rows = max(1, self.batch_size // max(config.beams, config.num_return_sequences))

@@ -79,6 +79,18 @@ def check_prompts(prompts: Sequence[np.ndarray], config: ModelConfig, special: S
         raise DataError("the model doesn't say with which token its decoder starts")
 
 
+def check_room(prompts: Sequence[np.ndarray], config: ModelConfig, special: SpecialTokens, needed: int) -> None:
+    """Raises DataError for a prompt after which the model's context has no room for `needed` tokens."""
+    context = context_of(config)
+    for number, prompt in enumerate(prompts, 1):
+        read = len(special.start) if config.family == "encoder_decoder" else len(prompt)
+        if context is not None and read + needed > context:
+            raise DataError(
+                f"prompt {number} has {read} tokens, which leaves {context - read} of the model's context of "
+                f"{context}; the shortest text that the constraint allows has {needed}"
+            )
+
+
 def batches_of(
     prompts: Sequence[np.ndarray], config: ModelConfig, special: SpecialTokens, max_new_tokens: int, batch_size: int,
     mesh: jax.sharding.Mesh | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import pytest
 from writing_models import Pair, draw_prompts
 
@@ -17,14 +16,6 @@ ENCODER_DECODERS = ["t5", "mt5", "bart", "mbart", "pegasus", "marian"]
 
 # Longer than the windows of the small models, and ragged.
 LENGTHS = (5, 9, 3, 12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """These programs run once, on a few numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=DECODERS + ENCODER_DECODERS)

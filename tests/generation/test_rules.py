@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from writing_models import Pair, draw_prompts
@@ -13,13 +12,6 @@ from jaxft.generation.config import GenerationConfig
 from jaxft.generation.generator import Generator
 
 NEW = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=["llama", "t5"])

@@ -1,0 +1,1 @@
+"""Regular expressions and JSON schemas as automata over a vocabulary."""

@@ -1,0 +1,173 @@
+"""Expressions mean what Python's `re` says, and whatever a model draws under a constraint follows it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from jaxft.errors import RecipeError
+from jaxft.generation.config import GenerationConfig
+from jaxft.generation.constraints.bytes_automaton import compile_bytes, utf8_ranges
+from jaxft.generation.constraints.json_schema import parse_schema
+from jaxft.generation.constraints.regex import parse
+from jaxft.generation.constraints.tokens import compile_tokens
+
+
+def _matches(table: np.ndarray, complete: np.ndarray, text: str) -> bool:
+    state = 0
+    for byte in text.encode():
+        state = int(table[state, byte])
+        if state < 0:
+            return False
+    return bool(complete[state])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "", "abc", "a|bc|", "(a|b)*c", "a+b?c{2}", "(ab){1,3}", "a{2,}", "[a-c]x[^a-c]", r"\d+\.\w\s", "a.b", "[]a-]+",
+        r"(?:x|y)+\(", "é+", "[α-ω]{2}", "[^é]a", r"\u00e9", "^ab$", "(a*)*b", "((a|b)?c)*", "a{0,2}b{0}",
+    ],
+)  # fmt: skip
+def test_an_expression_means_what_it_says(pattern):
+    rng = np.random.default_rng(0)
+    automaton = compile_bytes(parse(pattern))
+    plain = re.compile(pattern, re.ASCII | re.DOTALL if "." not in pattern else re.ASCII)
+    texts = {"", "abc", "ab", "ababab", "xy(", "éé", "αω", "1.a ", "acb"}
+    for _ in range(1500):
+        texts.add("".join(rng.choice(list("abcxy(1._ \néαω-]𝄞"), rng.integers(0, 7))))
+    found = {text: _matches(*automaton, text) for text in texts}
+    assert found == {text: plain.fullmatch(text) is not None for text in texts}
+
+
+@pytest.mark.parametrize(
+    "first,last", [(0, 0x10FFFF), (0x70, 0x900), (0x7FE, 0x10001), (0x3A0, 0x3FF), (0xE000, 0xE100)]
+)
+def test_ranges_of_characters_are_ranges_of_bytes(first, last):
+    """Every character near an edge, and no sequence of bytes that is none."""
+    paths = list(utf8_ranges(((first, last),)))
+
+    def within(encoded: bytes) -> int:
+        return sum(
+            len(path) == len(encoded) and all(low <= b <= high for (low, high), b in zip(path, encoded, strict=True))
+            for path in paths
+        )
+
+    edges = {c + d for c in (first, last, 0x7F, 0x80, 0x7FF, 0x800, 0xFFFF, 0x10000) for d in range(-70, 70)}
+    for character in edges:
+        if 0 <= character <= 0x10FFFF and not 0xD800 <= character <= 0xDFFF:
+            assert within(chr(character).encode()) == (first <= character <= last), hex(character)
+    assert within(b"\xed\xa0\x80") == 0
+
+
+@pytest.mark.parametrize(
+    "pattern,said",
+    [
+        ("(a", "( without"), ("a)", ") without"), ("*a", "repeats nothing"), (r"(a)\1", "not understood"),
+        ("a*?", "lazy"), ("(?=a)", "neither"), ("a{3,2}", "impossible repetition"),
+        ("[b-a]", "impossible range"), ("a$b", "inside"),
+        ("a{x}", "no repetition"), ("[a", "too early"), ("(a{900}b{900}){900}", "states"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_followed_is_refused(pattern, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        compile_bytes(parse(pattern))
+
+
+def test_tokens_lead_where_their_bytes_do():
+    """Against a walk byte by byte, for a vocabulary of pieces of several lengths."""
+    table, complete = compile_bytes(parse(r"(ab|é)+c?"))
+    tokens = [b"a", b"b", b"ab", b"aba", b"c", b"bc", "é".encode(), b"\xc3", b"\xa9", b"\xa9a", None, b"", b"x"]
+    automaton = compile_tokens(table, complete, tokens)
+    for state in range(len(table)):
+        for i, token in enumerate(tokens):
+            expected = state if token else -1
+            for byte in token or b"":
+                expected = int(table[expected, byte]) if expected >= 0 else -1
+            assert int(automaton.table[state, automaton.classes[i]]) == expected
+    assert int(automaton.remaining[0]) == 1
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 4},
+        "age": {"type": "integer"},
+        "kind": {"enum": ["é", 2, None]},
+        "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["age", "tags"],
+    "$defs": {"tag": {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "[a-z]{2}"}]}},
+}
+
+
+@pytest.mark.parametrize(
+    "text,right",
+    [
+        ('{"age": 3, "tags": [true]}', True), ('{"age":3,"tags":["ab", false]}', True),
+        ('{"name": "a\\"é", "age": -10, "kind": null, "tags": [true]}', True),
+        ('{"age": 3}', False), ('{"age": 03, "tags": [true]}', False), ('{"age": 3, "tags": []}', False),
+        ('{"age": 3, "tags": [true, true, true]}', False), ('{"tags": [true], "age": 3}', False),
+        ('{"name": "abcde", "age": 3, "tags": [true]}', False), ('{, "age": 3, "tags": [true]}', False),
+    ],
+)  # fmt: skip
+def test_a_schema_means_what_it_says(text, right):
+    assert _matches(*compile_bytes(parse_schema(json.dumps(SCHEMA))), text) == right
+
+
+@pytest.mark.parametrize(
+    "schema,said",
+    [
+        ('{"type": "integer", "minimum": 3}', "json_schema.minimum"), ("{", "not JSON"), ("{}", "needs a type"),
+        ('{"type": "array"}', "items"), ('{"$ref": "#/a"}', "there is no #/a"), ('{"type": "text"}', "needs a type"),
+        ('{"type": "array", "items": {"$ref": "#"}}', "there is no #"),
+        ('{"$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}', "itself"),
+        ('{"type": "object", "properties": {}, "required": ["a"]}', "'a' is not among"),
+    ],
+)  # fmt: skip
+def test_what_a_schema_can_not_ask_for_is_refused(schema, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        parse_schema(schema)
+
+
+PATTERNS = [r"(yes|no|perhaps)", r"[A-Z][a-z]{2,5} \d{1,3}", r"(é|ü){3}", r".*"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_is_drawn_matches(writer, pattern):
+    config = GenerationConfig(max_new_tokens=12, temperature=1.5, num_return_sequences=8, regex=pattern)
+    texts = [one.text for one in writer.texts(["the cat"], config)]
+    assert all(re.fullmatch(pattern, text) for text in texts), texts
+    assert len(set(texts)) > 1
+
+
+def test_beams_and_greedy_match_too(writer):
+    for beams in (1, 3):
+        config = GenerationConfig(max_new_tokens=10, beams=beams, regex=r"[A-Z][a-z]{2,5} \d{1,3}")
+        assert re.fullmatch(config.regex, writer.texts(["the cat"], config)[0].text)
+
+
+def test_json_is_drawn_within_the_tokens_that_there_are(writer):
+    """The shortest texts have 15 or so tokens: a text that is near its limit is closed in time."""
+    config = GenerationConfig(
+        max_new_tokens=30, temperature=1.5, num_return_sequences=8, json_schema=json.dumps(SCHEMA)
+    )
+    for one in writer.texts(["the cat"], config):
+        row = json.loads(one.text)
+        assert isinstance(row["age"], int) and 1 <= len(row["tags"]) <= 2 and set(row) <= set(SCHEMA["properties"])
+        assert len(row.get("name", "")) <= 4
+
+
+@pytest.mark.parametrize(
+    "options,said",
+    [
+        ({"regex": "[a-z]{40}"}, "shortest text"),
+        ({"regex": r"[^\x00-\uffff]\u0100", "max_new_tokens": 3}, "shortest"),
+    ],
+)  # fmt: skip
+def test_an_impossible_constraint_is_refused(writer, options, said):
+    with pytest.raises(RecipeError, match=said):
+        writer.texts(["the cat"], GenerationConfig(**{"max_new_tokens": 8} | options))
