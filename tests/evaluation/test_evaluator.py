@@ -155,3 +155,47 @@ def test_only_what_was_asked_for_is_told(setting):
         assert tuple(metrics) == asked
         whole = setting.evaluate("task", 4)
         assert all(metrics[name] == pytest.approx(whole[name], rel=1e-6) for name in asked)
+
+
+# --- Intervals ---
+
+
+@pytest.mark.parametrize("name", ["task", "masked_lm", "next_sentence"])
+def test_intervals_stand_about_the_very_values_that_are_reported(setting, name):
+    """Row by row or batch by batch: the padding of the last batch counts nothing."""
+    objective, stream = setting.objectives[name], setting.stream(name, 7)
+    numbers = tuple(metric for metric in objective.metrics if metric != "confusion_matrix")
+    evaluator = Evaluator(name, setting.model, objective, stream, numbers, make_mesh(MeshConfig()))
+    values, found = evaluator(setting.parameters), evaluator.intervals(setting.parameters, 0.9, 200)
+    assert set(found) == {metric for metric, value in values.items() if isinstance(value, float)}
+    for metric, interval in found.items():
+        assert interval.value == pytest.approx(values[metric], rel=1e-4), metric
+        assert interval.low <= interval.high, metric
+    assert found["loss"].low < found["loss"].value < found["loss"].high
+
+
+def test_rows_that_pad_the_last_batch_are_drawn_by_none(setting):
+    objective, whole = setting.objectives["masked_lm"], setting.stream("masked_lm", 1).rows
+    assert whole % 7
+    found = [
+        Evaluator("x", setting.model, objective, setting.stream("masked_lm", size), ("loss",), make_mesh(MeshConfig()))
+        .intervals(setting.parameters, 0.9, 50)["loss"]
+        for size in (7, whole)
+    ]  # fmt: skip
+    assert (found[0].low, found[0].high) == pytest.approx((found[1].low, found[1].high), rel=1e-5)
+
+
+def test_the_interval_of_an_accuracy_is_as_wide_as_its_standard_error_says(setting):
+    objective, stream = setting.objectives["task"], setting.stream("task", 4)
+    evaluator = Evaluator("task", setting.model, objective, stream, ("accuracy",), make_mesh(MeshConfig()))
+    found = evaluator.intervals(setting.parameters, 0.95, 2000)["accuracy"]
+    error = math.sqrt(found.value * (1 - found.value) / EXAMPLES)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.2)
+
+
+def test_a_metric_that_some_draws_do_not_have_gets_an_interval_of_the_others(setting):
+    """Of 26 examples a draw may hold none of a label, and then has no area under a curve."""
+    objective, stream = setting.objectives["task"], setting.stream("task", 4)
+    evaluator = Evaluator("task", setting.model, objective, stream, ("roc_auc",), make_mesh(MeshConfig()))
+    found = evaluator.intervals(setting.parameters, 0.95, 300)["roc_auc"]
+    assert 0 <= found.low < found.value < found.high <= 1

@@ -86,7 +86,7 @@ def test_perfect_logits_give_the_answers_back(any_tokenizer, questions, length, 
         assert own["answer_start"] == inside[0, 0] <= start and end <= inside[-1, 1]
         assert own["candidates"][0]["answer"] == own["answer"] and len(own["candidates"]) == 3
         assert own["candidates"][0]["score"] >= own["candidates"][1]["score"] >= own["candidates"][2]["score"]
-    assert found > 0.9 * len(rows)
+    assert found > 0.8 * len(rows)
 
 
 def test_windows_keep_the_question_and_cover_the_context(any_tokenizer, tmp_path):
