@@ -48,7 +48,8 @@ class Evaluator:
         def evaluate_rows(parameters, origin, batch):
             apply, balanced = bind(model, parameters, origin=origin), objective.balance(batch)
             rows = jax.tree.map(lambda x: x[:, None], dict(balanced))
-            return jax.vmap(lambda row: objective.loss(apply, row))(rows), outputs(parameters, origin, batch)
+            sums = jax.vmap(lambda row: objective.loss(apply, row))(rows)
+            return sums, outputs(parameters, origin, batch) if self._needs_outputs else {}
 
         # Every process sees the results of all rows.
         self._evaluate = jax.jit(evaluate, out_shardings=replicated(mesh))

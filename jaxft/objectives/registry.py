@@ -17,6 +17,7 @@ from jaxft.objectives.multiple_choice import MultipleChoice, MultipleChoiceConfi
 from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
 from jaxft.objectives.objective import Objective, Setting
 from jaxft.objectives.permutation_lm import PermutationLM, PermutationLMConfig
+from jaxft.objectives.preference import Preference, PreferenceConfig
 from jaxft.objectives.prefix_lm import PrefixLM, PrefixLMConfig
 from jaxft.objectives.question_answering import QuestionAnswering, QuestionAnsweringConfig
 from jaxft.objectives.regression import Regression, RegressionConfig
@@ -51,6 +52,7 @@ ObjectiveConfig = (
     | QuestionAnsweringConfig
     | Seq2SeqConfig
     | InstructionConfig
+    | PreferenceConfig
     | MinimalPairsConfig
     | SentenceSimilarityConfig
 )
@@ -77,16 +79,17 @@ _OBJECTIVES: dict[type, Callable[..., Objective]] = {
     QuestionAnsweringConfig: QuestionAnswering,
     Seq2SeqConfig: Seq2Seq,
     InstructionConfig: make_instruction,
+    PreferenceConfig: Preference,
     MinimalPairsConfig: MinimalPairs,
     SentenceSimilarityConfig: SentenceSimilarity,
 }
 
 
 def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
-    """Columns of a source that an objective reads text from, or conversations."""
+    """Columns of a source that an objective reads text from, lists of words or conversations."""
     if getattr(config, "messages", None) is not None:
         return (config.messages,)
-    names = ("text", "pair", "source", "target", "prompt", "response", "question", "context")
+    names = ("text", "pair", "source", "target", "prompt", "response", "question", "context", "tokens")
     return tuple(column for name in names if (column := getattr(config, name, None)) is not None)
 
 

@@ -171,3 +171,33 @@ def test_data_show_tells_what_is_learned(trained, data, capsys):
     assert run(["data", "show", str(data / f"{name}.yaml"), "--rows", "16"]) == 0
     said = capsys.readouterr().out
     assert "film→B-THING" in said if name == "words" else any(f"«{grade}»" in said for grade in GRADES)
+
+
+def test_a_decoder_with_a_vocabulary_of_its_own_learns_tags(data, tmp_path, capsys):
+    """Trained on the lists of words; a word is read where it ends, as nothing before that knows it."""
+    recipe = tmp_path / "decoder.yaml"
+    recipe.write_text(f"""
+name: decoder
+model:
+  {{preset: decoder-tiny, embed_dim: 32, num_heads: 2, num_kv_heads: 2, mlp_dim: 64, num_layers: 1, max_length: 32}}
+tokenizer: {{byte_bpe: {{vocab_size: 262}}}}
+data: {{directory: {data}}}
+streams:
+  task:
+    source: {{jsonl: words_train.jsonl}}
+    objective: {{kind: token_classification, labelled: last}}
+    batch_size: 16
+evaluation:
+  held: {{stream: task, source: {{jsonl: words_dev.jsonl}}}}
+optimizer: {{learning_rate: 1e-2}}
+training: {{steps: 80, evaluate_every: 80}}
+""")
+    capsys.readouterr()
+    assert run(["train", str(recipe), "--run-dir", str(tmp_path / "run"), "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluation"]["held"]["entity_f1"] > 0.9
+    rows = predicted(tmp_path / "run", data / "words_dev.jsonl", capsys)
+    assert max(len(row["tokens"]) for row in rows) > 16  # in several rows, as most words are of several tokens
+    assert np.mean([row["tags"] == row["given_tags"] for row in rows]) > 0.7
+    assert run(["export", str(tmp_path / "run"), str(tmp_path / "exported")]) == 0
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert config["architectures"][0].endswith("ForTokenClassification")

@@ -73,14 +73,16 @@ def checked_messages(value: Any, said: str) -> tuple[Message, ...]:
 
 
 def texts_of(row: Row, column: str) -> tuple[str, ...]:
-    """What a column says: its text, or that of each message of its conversation.
+    """What a column says: its text, its words as one text, or the text of each message of its conversation.
 
     Raises:
-      DataError: it holds neither; see `jaxft.data.sources.text_column` and `checked_messages`.
+      DataError: it holds none of them; see `jaxft.data.sources.text_column` and `checked_messages`.
     """
     value = required_column(row, column)
     if not isinstance(value, list):
         return (text_column(row, column),)
+    if value and all(isinstance(word, str) for word in value):
+        return (" ".join(value),)
     return tuple(message.content for message in checked_messages(value, f"{row.location}: column {column!r}"))
 
 
