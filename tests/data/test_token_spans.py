@@ -7,9 +7,17 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
-from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, WordPieceConfig, train_tokenizer
+from jaxft.data.tokenizers import (
+    ByteBPEConfig,
+    HuggingFaceTokenizer,
+    SentencePieceConfig,
+    WordPieceConfig,
+    train_tokenizer,
+)
 
 TRAINED_ON = [topics[name] for name in ("while", "lambda", "assert", "strings")]
+# What transformers makes of a SentencePiece model.
+EXPORTED = {"exported_unigram": "unigram", "exported_bytes": "bytes"}
 CONFIGS = {
     "unigram": SentencePieceConfig(vocab_size=500),
     "bpe": SentencePieceConfig(vocab_size=500, model_type="bpe", lowercase=True),
@@ -31,14 +39,19 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=[*CONFIGS, *EXPORTED])
 def kind(request) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
 def tokenizer(kind, tmp_path_factory):
-    return train_tokenizer(TRAINED_ON, CONFIGS[kind], tmp_path_factory.mktemp(kind))
+    directory = tmp_path_factory.mktemp(kind)
+    trained = train_tokenizer(TRAINED_ON, CONFIGS[EXPORTED.get(kind, kind)], directory)
+    if kind not in EXPORTED:
+        return trained
+    trained.export(directory)
+    return HuggingFaceTokenizer(directory)
 
 
 def test_ids_are_those_of_encode(tokenizer):
@@ -77,7 +90,7 @@ def test_only_tokens_of_whitespace_stand_for_nothing(tokenizer, kind):
             assert (start == end) == (not token.strip("▁ĠĊĉ \n")), (text, token)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "byte_bpe"], indirect=True)
+@pytest.mark.parametrize("kind", ["bytes", "byte_bpe", "exported_bytes"], indirect=True)
 def test_bytes_of_a_character_all_stand_for_it(tokenizer):
     text = "é 株 x"
     ((_, spans),) = tokenizer.encode_with_spans([text])
@@ -85,7 +98,7 @@ def test_bytes_of_a_character_all_stand_for_it(tokenizer):
     assert (written.count("株"), written.count("é"), written.count("x")) == (3, 2, 1)
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bytes"], indirect=True)
+@pytest.mark.parametrize("kind", ["unigram", "bytes", *EXPORTED], indirect=True)
 def test_all_that_nfkc_makes_of_a_character_stands_for_it(tokenizer):
     ((_, spans),) = tokenizer.encode_with_spans(["a ½ b"])
     assert {tuple(span) for span in spans.tolist() if span[0] != span[1]} == {(0, 1), (2, 3), (4, 5)}

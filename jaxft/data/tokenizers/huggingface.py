@@ -27,7 +27,8 @@ TOKENIZER_FILES = (
 )
 _CONFIG_FILE = "tokenizer_config.json"
 _OTHER_FILES = ("merges.txt", "added_tokens.json", "special_tokens_map.json", CHAT_TEMPLATE_FILE)
-_WORD_STARTS = ("Ġ", "▁")
+_SPACE_MARK = "▁"
+_WORD_STARTS = ("Ġ", _SPACE_MARK)
 
 
 class HuggingFaceTokenizer:
@@ -105,11 +106,20 @@ class HuggingFaceTokenizer:
             return []
         batch, out = self._encoded(texts, spans=True), []
         for text, ids, offsets in zip(texts, batch["input_ids"], batch["offset_mapping"], strict=True):
-            spans = np.asarray(offsets, np.int32).reshape(-1, 2)
-            # Tokenizers say of no token of whitespace that it stands for nothing.
-            tidy = tidy_spans(text, spans, spans[:, 0] == spans[:, 1])
-            out.append((self._without_controls(np.asarray(ids, np.int32)), tidy))
+            ids, spans = np.asarray(ids, np.int32), np.asarray(offsets, np.int32).reshape(-1, 2)
+            # The space that is put before a text is given the first character of the text.
+            blank = np.isin(ids, self._blank_ids)
+            spans[blank, 1] = spans[blank, 0]
+            # Of no other token of whitespace tokenizers say that it stands for nothing.
+            tidy = tidy_spans(text, spans, ~blank & (spans[:, 0] == spans[:, 1]))
+            out.append((self._without_controls(ids), tidy))
         return out
+
+    @cached_property
+    def _blank_ids(self) -> np.ndarray:
+        """Ids of tokens that are the mark of spaces alone."""
+        vocabulary = self._tokenizer.get_vocab().items()
+        return np.array([index for token, index in vocabulary if token and not token.strip(_SPACE_MARK)], np.int32)
 
     @cached_property
     def _parts_encoder(self) -> PartsEncoder:
