@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxft.data.batches import Batch, StreamBatches
 from jaxft.data.store import Record
-from jaxft.errors import DataError, RecipeError
+from jaxft.errors import DataError
 from jaxft.evaluation.bootstrap import Interval, intervals
 from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
@@ -82,20 +82,21 @@ class Evaluator:
           resamples: draws of as many examples as there are.
           origin: as for a call.
 
-        Raises:
-          RecipeError: the loss compares the examples of a batch, so that none has one of its own.
+        Returns:
+          By metric; without what the loss sums up where it compares the examples of a batch with each other, so that
+          none has one of its own.
         """
-        if self.objective.whole_batch:
-            problem = f"{self.objective.kind} compares examples with each other, so none has a loss of its own"
-            raise RecipeError(f"evaluation.{self.name}: no confidence intervals: {problem}")
+        alone = not self.objective.whole_batch
+        compute = self._evaluate_rows if alone else self._evaluate
         sums: list[Mapping[str, np.ndarray]] = []
         outputs: list[Mapping[str, np.ndarray]] = []
-        for batch, (part, own) in self._computed(self._evaluate_rows, parameters, origin):
-            sums.append(_real(_sums(part), batch))
+        for batch, (part, own) in self._computed(compute, parameters, origin):
+            sums.append(_real(_sums(part), batch) if alone else _sums(part))
             outputs.append(_real(own, batch))
-        whole = self._evaluated(outputs, sums)
-        numbers = [name for name, value in self._metrics_of(whole).items() if isinstance(value, float)]
-        names = [name for name in numbers if name not in WITHOUT_INTERVAL]
+        together = () if alone else {*sums[0], "perplexity"}
+        whole = self._evaluated(outputs, sums if alone else [{}])
+        wanted = [name for name in self.metrics if name not in WITHOUT_INTERVAL and name not in together]
+        names = [name for name, value in self._metrics_of(whole, wanted).items() if isinstance(value, float)]
 
         def statistics(examples: np.ndarray) -> list[float]:
             drawn, found = whole.drawn(examples), []
@@ -108,7 +109,7 @@ class Evaluator:
 
         return dict(zip(names, intervals(statistics, len(whole), confidence, resamples), strict=True))
 
-    def _metrics_of(self, evaluated: Evaluated, names: Sequence[str] | None = None) -> dict[str, Any]:
+    def _metrics_of(self, evaluated: Evaluated, names: Sequence[str]) -> dict[str, Any]:
         return self._metrics({name: rows.sum(0) for name, rows in evaluated.sums.items()}, evaluated, names)
 
     def _metrics(
@@ -116,9 +117,10 @@ class Evaluator:
     ) -> dict[str, Any]:
         """The metrics, or some of them, from sums and weights over all rows and what the model said."""
         known = {name: float(total / max(weight, 1e-9)) for name, (total, weight) in sums.items()}
-        known["loss"] = self.objective.total(known)
-        # Capped, so that a model that knows nothing has a number too.
-        known["perplexity"] = math.exp(min(known.get("masked_lm_loss", known["loss"]), 700.0))
+        if known:
+            known["loss"] = self.objective.total(known)
+            # Capped, so that a model that knows nothing has a number too.
+            known["perplexity"] = math.exp(min(known.get("masked_lm_loss", known["loss"]), 700.0))
         wanted = self.metrics if names is None else names
         return {name: known[name] if name in known else MEASURES[name](evaluated) for name in wanted}
 

@@ -18,6 +18,7 @@ from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
+from jaxft.objectives.contrastive import Contrastive, ContrastiveConfig
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
@@ -38,6 +39,9 @@ class Setting:
             "task": SequenceClassification(task, setting_of(self.tokenizer, LENGTH, "task")).for_evaluation(),
             "masked_lm": MaskedLM(MaskedLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
             "causal_lm": CausalLM(CausalLMConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)).for_evaluation(),
+            "contrastive": Contrastive(
+                ContrastiveConfig(length=LENGTH), setting_of(self.tokenizer, LENGTH)
+            ).for_evaluation(),
             "next_sentence": NextSentence(
                 NextSentenceConfig(length=LENGTH, evaluation_mask_rate=0.5),
                 setting_of(self.tokenizer, LENGTH, token_types=2),
@@ -199,3 +203,15 @@ def test_a_metric_that_some_draws_do_not_have_gets_an_interval_of_the_others(set
     evaluator = Evaluator("task", setting.model, objective, stream, ("roc_auc",), make_mesh(MeshConfig()))
     found = evaluator.intervals(setting.parameters, 0.95, 300)["roc_auc"]
     assert 0 <= found.low < found.value < found.high <= 1
+
+
+def test_a_loss_of_whole_batches_has_no_interval_but_what_is_said_of_examples_has(setting):
+    objective, stream = setting.objectives["contrastive"], setting.stream("contrastive", 13)
+    assert objective.whole_batch
+    asked = ("loss", "accuracy", "alignment", "uniformity", "mrr", "recall_at_1")
+    evaluator = Evaluator("x", setting.model, objective, stream, asked, make_mesh(MeshConfig()))
+    values, found = evaluator(setting.parameters), evaluator.intervals(setting.parameters, 0.9, 100)
+    assert set(found) == {"alignment", "mrr", "recall_at_1"}
+    for metric, interval in found.items():
+        assert interval.value == pytest.approx(values[metric], rel=1e-5)
+        assert interval.low <= interval.value <= interval.high
