@@ -29,6 +29,7 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "beams": (int, "beam search with so many sequences"),
     "length_penalty": (float, "power of the length by which beam search divides"),
     "contrastive_alpha": (float, "contrastive search over --top-k tokens with this weight"),
+    "draft_tokens": (int, "tokens that --draft writes ahead"),
     "num_return_sequences": (int, "texts for each prompt"),
     "regex": (str, "regular expression that the whole text matches"),
     "json_schema": (str, "JSON schema that the text follows, or @FILE with one"),
@@ -45,12 +46,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="JSON lines to write (default: standard output)")
     parser.add_argument("--stream", action="store_true", help="print the text of one prompt as it is written")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; may be given several times")
-    parser.add_argument(
-        "--stop-token", action="append", metavar="TOKEN", help="an entry of the vocabulary likewise"
-    )
+    parser.add_argument("--stop-token", action="append", metavar="TOKEN", help="an entry of the vocabulary likewise")
     parser.add_argument(
         "--early-stopping", choices=("true", "false", "never"), help="when beam search ends (default: false)"
     )
+    parser.add_argument("--draft", metavar="MODEL", help="a smaller model with the same vocabulary that writes ahead")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=16, help="texts at a time (default: %(default)s)")
     for name, (kind, about) in _OPTIONS.items():
@@ -73,7 +73,7 @@ def generate(options: argparse.Namespace) -> None:
     prompts = list(_prompts(options))
     if not prompts:
         raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")
-    writer = open_writer(options.model, options.dtype, batch_size=options.batch_size)
+    writer = open_writer(options.model, options.dtype, batch_size=options.batch_size, draft=options.draft)
     config = dataclasses.replace(config, stop_token_ids=writer.token_ids(options.stop_token or ()))
     with _output(options.output) as file:
         write_texts(writer, prompts, config, file, file if options.stream else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -16,13 +16,17 @@ from jaxft.errors import RecipeError
 from jaxft.generation.beam import BeamRules, beam_search
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.constraints.tokens import compile_constraint
+from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
 from jaxft.generation.controls import Controls, make_controls
 from jaxft.generation.decoder import Decoder, Parameters
 from jaxft.generation.loop import Decoding, begin, go_on
-from jaxft.generation.prompts import Batch, batches_of, check_prompts, check_room
+from jaxft.generation.prompts import Batch, batches_of, bucket, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
+from jaxft.generation.speculative import Drafting, begin_drafting, go_on_drafting
 from jaxft.generation.transcript import Transcript
 from jaxft.models.model import Model
+
+_State = Decoding | Contrasting | Drafting
 
 # Steps between two looks at the texts, where their characters decide when they end.
 _STEPS_BETWEEN_LOOKS = 8
@@ -82,6 +86,8 @@ class Generator:
       tokenizer: for texts; only ids go in and out where None.
       mesh: devices on which the parameters lie; those of JAX's default where None.
       batch_size: most rows that are written at once.
+      draft: a smaller model with the same vocabulary and its parameters, which writes ahead (speculative decoding):
+        what comes out is distributed as without it. Rules that look at what was written can't be used with it.
 
     Raises:
       RecipeError: the model can't write.
@@ -89,10 +95,16 @@ class Generator:
 
     def __init__(
         self, model: Model, special: SpecialTokens, tokenizer: Tokenizer | None = None,
-        mesh: jax.sharding.Mesh | None = None, batch_size: int = 16,
+        mesh: jax.sharding.Mesh | None = None, batch_size: int = 16, draft: tuple[Model, Parameters] | None = None,
     ):  # fmt: skip
         self.decoder = decoder_of(model)
         self.special, self.tokenizer, self.batch_size = special, tokenizer, batch_size
+        self._draft = None if draft is None else (decoder_of(draft[0]), draft[1])
+        if draft is not None and draft[0].config.vocab_size != model.config.vocab_size:
+            raise RecipeError(
+                f"the draft model's vocabulary of {draft[0].config.vocab_size} is not the model's of "
+                f"{model.config.vocab_size}; they must be the same"
+            )
         self._mesh = None if mesh is None or mesh.size == 1 else mesh
         if self._mesh is not None and self._mesh.shape["context"] > 1:
             raise RecipeError(f"mesh.context is {mesh.shape['context']}; a model writes with 1, token by token")
@@ -182,30 +194,57 @@ class Generator:
         self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig, every: int
     ) -> Iterator[list[_Row]]:
         """The rows of a batch after every so many steps, until all have ended."""
-        copies, keys = config.num_return_sequences, jax.random.key(config.seed)
+        copies = config.num_return_sequences
         rows = [
             _Row(self._transcript(batch, row, config), number, copy)
             for row, number in enumerate(batch.numbers)
             for copy in range(copies)
         ]
         count = batch.prompts.lengths.shape[0] * copies
-        streams = [row.prompt * copies + row.copy for row in rows] + [0] * (count - len(rows))
+        numbers = [row.prompt * copies + row.copy for row in rows] + [0] * (count - len(rows))
         with self._on_mesh():
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, jnp.asarray(streams, jnp.uint32))
-            state = begin(
-                self.decoder, parameters, batch.prompts, controls, batch.limits, keys, slots=batch.slots, copies=copies
+            # By the number of the text, so that it does not matter what else is in the batch.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(
+                jax.random.key(config.seed), jnp.asarray(numbers, jnp.uint32)
             )
+            state, go_on_until = self._way(parameters, batch, controls, config, keys)
         until = every
         while True:
             with self._on_mesh():
-                state = go_on(self.decoder, parameters, state, controls, jnp.int32(until))
-            is_finished = _read(rows, state)
+                state = go_on_until(state, jnp.int32(until))
+            decoding = state if isinstance(state, Decoding) else state.decoding
+            is_finished = _read(rows, decoding)
             yield rows
-            if all(row.transcript.finished_by for row in rows):
+            if is_finished.all():
                 return
             stopped = np.concatenate([is_finished, np.ones(count - len(rows), bool)])
-            state = state.replace(finished=jax.device_put(stopped, state.finished.sharding))
+            decoding = decoding.replace(finished=jax.device_put(stopped, decoding.finished.sharding))
+            state = decoding if isinstance(state, Decoding) else state.replace(decoding=decoding)
             until += every
+
+    def _way(
+        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig, keys: jax.Array
+    ) -> tuple[_State, Callable[[_State, jax.Array], _State]]:
+        """The state of the loop that a configuration asks for, and the loop."""
+        decoder, prompts, copies = self.decoder, batch.prompts, config.num_return_sequences
+        if config.contrastive_alpha:
+            alpha = jnp.float32(config.contrastive_alpha)
+            state = begin_contrasting(decoder, parameters, prompts, batch.limits, keys, slots=batch.slots)
+            return state, lambda state, until: go_on_contrasting(decoder, parameters, state, controls, alpha, until)
+        if self._draft is None:
+            state = begin(decoder, parameters, prompts, controls, batch.limits, keys, slots=batch.slots, copies=copies)
+            return state, lambda state, until: go_on(decoder, parameters, state, controls, until)
+        draft, of_draft = self._draft
+        ahead = config.draft_tokens
+        # A round writes ahead of what may stay.
+        slots = bucket(batch.slots + ahead + 1)
+        state = begin(
+            decoder, parameters, prompts, controls, batch.limits, keys, slots=slots, copies=copies, undone=ahead + 1
+        )
+        drafting = begin_drafting(draft, of_draft, prompts, state, slots=slots, copies=copies, ahead=ahead)
+        return drafting, lambda state, until: go_on_drafting(
+            decoder, parameters, draft, of_draft, state, controls, until, ahead=ahead
+        )
 
     def _searched(
         self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig
@@ -236,6 +275,9 @@ class Generator:
         """How tokens are chosen, after a look at what was asked for."""
         vocab = self.decoder.model.config.vocab_size
         check_prompts(prompts, self.decoder.model.config, self.special)
+        if self._draft is not None:
+            check_prompts(prompts, self._draft[0].model.config, self.special)
+            _check_drafting(config, self.special)
         if config.stop:
             self.need_tokenizer()
         for token_id in config.stop_token_ids:
@@ -261,6 +303,18 @@ class Generator:
 
     def _on_mesh(self):
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+
+def _check_drafting(config: GenerationConfig, special: SpecialTokens) -> None:
+    """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
+    plain = GenerationConfig()
+    names = ("min_new_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram",
+             "beams", "contrastive_alpha", "regex", "json_schema")  # fmt: skip
+    for name in names:
+        if getattr(config, name) != getattr(plain, name):
+            raise RecipeError(f"{name} can't be used with a draft model")
+    if special.forced_last is not None or special.suppressed:
+        raise RecipeError("a model with tokens that are forced or never written can't be used with a draft model")
 
 
 @dataclasses.dataclass

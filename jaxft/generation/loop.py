@@ -36,7 +36,10 @@ class Decoding:
     def choose(self, logits: jax.Array, controls: Controls) -> Decoding:
         """With a token chosen in each row that is not finished, from logits `(batch, vocab)`."""
         keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.steps)
-        token_ids = controls.choose(logits, self.written, keys)
+        return self.take(controls.choose(logits, self.written, keys), logits, controls)
+
+    def take(self, token_ids: jax.Array, logits: jax.Array, controls: Controls) -> Decoding:
+        """With these tokens, int32 `(batch,)`, in the rows that are not finished; `logits` are what the model said."""
         running = ~self.finished
         logs = jnp.take_along_axis(jax.nn.log_softmax(logits), token_ids[:, None], axis=1)
         is_new = running[:, None] & (jnp.arange(self.log_probabilities.shape[1]) == self.written.lengths[:, None])
@@ -60,10 +63,10 @@ def begin_written(prompts: Prompts, limits: jax.Array, width: int) -> Written:
     return Written(token_ids, prompts.lengths, prompts.lengths, limits, jnp.zeros_like(prompts.lengths))
 
 
-@functools.partial(jax.jit, static_argnames=("decoder", "slots", "copies"))
+@functools.partial(jax.jit, static_argnames=("decoder", "slots", "copies", "undone"))
 def begin(
     decoder: Decoder, parameters: Parameters, prompts: Prompts, controls: Controls, limits: jax.Array, keys: jax.Array,
-    *, slots: int, copies: int = 1,
+    *, slots: int, copies: int = 1, undone: int = 0,
 ) -> Decoding:  # fmt: skip
     """Reads prompts and writes the first token of each text.
 
@@ -76,8 +79,9 @@ def begin(
       keys: random keys `(batch * copies,)`.
       slots: room for tokens in the cache (static).
       copies: texts for each prompt, in rows one after the other (static).
+      undone: tokens of a step that may be taken back (static).
     """
-    step, cache = decoder.start(parameters, prompts, slots)
+    step, cache = decoder.start(parameters, prompts, slots, undone)
     written, logits = begin_written(prompts, limits, slots), step.logits[:, 0]
     if copies > 1:
         rows = jnp.repeat(jnp.arange(prompts.lengths.shape[0]), copies)

@@ -72,7 +72,7 @@ class Writer:
 
 def open_writer(
     source: str | pathlib.Path | LoadedModel, dtype: str = "float32", mesh: MeshConfig | None = None,
-    batch_size: int = 16,
+    batch_size: int = 16, draft: str | pathlib.Path | LoadedModel | None = None,
 ) -> Writer:  # fmt: skip
     """A model that can write.
 
@@ -82,10 +82,11 @@ def open_writer(
       dtype: `float32` or `bfloat16`, of parameters and computation.
       mesh: devices to spread parameters and prompts over; all local ones, by `data` alone, where None.
       batch_size: most texts that are written at once.
+      draft: a smaller model with the same vocabulary that writes ahead (speculative decoding), or None.
 
     Raises:
       CheckpointError: nothing there can be loaded.
-      RecipeError: the model can't write.
+      RecipeError: the model can't write, or the draft model not for it.
     """
     devices = make_mesh(mesh or MeshConfig())
     if isinstance(source, LoadedModel):
@@ -94,7 +95,11 @@ def open_writer(
         loaded = load_pretrained(source, dtype, devices)
         values, own = _settings(resolve(source))
     special = special_tokens(loaded.config, loaded.tokenizer, values, own)
-    return Writer(Generator(loaded.model, special, loaded.tokenizer, devices, batch_size), loaded.params)
+    helper = None
+    if draft is not None:
+        small = draft if isinstance(draft, LoadedModel) else load_pretrained(draft, dtype, devices)
+        helper = small.model, small.params
+    return Writer(Generator(loaded.model, special, loaded.tokenizer, devices, batch_size, helper), loaded.params)
 
 
 def generate(
