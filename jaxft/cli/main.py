@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     _add_training_verbs(verb)
+    _add_compare(verb)
     _add_data_verbs(verb, subparsers)
     _add_using_verbs(verb)
     _add_weight_verbs(verb)
@@ -117,6 +118,20 @@ def _add_training_verbs(verb) -> None:
     train.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its sizes, train nothing")
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
     _add_json(train)
+
+
+def _add_compare(verb) -> None:
+    compare = verb(
+        "compare", verbs.compare, "Fine-tune in several ways by one recipe and tell what each gains and forgets."
+    )
+    _add_recipe(compare)
+    compare.add_argument("--run-dir", help="where everything goes (default: runs/<name of the recipe>-compare)")
+    compare.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default: %(default)s)")
+    compare.add_argument(
+        "--shard", type=_share, default=(0, 1), metavar="I/N", help="the share of the runs that this host makes"
+    )
+    compare.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    _add_json(compare)
 
 
 def _add_data_verbs(verb, subparsers) -> None:

@@ -129,6 +129,22 @@ def evaluate(options: argparse.Namespace) -> None:
     print(_evaluation_table(result["evaluation"], title, result.get("intervals"), options.confidence))
 
 
+def compare(options: argparse.Namespace) -> None:
+    """`jaxft compare`"""
+    from jaxft.workflows.compare import compare
+    from jaxft.workflows.compare_report import describe
+
+    result = compare(
+        options.recipe, options.overrides, options.run_dir, options.shard, options.jobs, quiet=options.quiet
+    )
+    if options.json:
+        print(_json(result.as_json()))
+    elif result.finding is None:
+        print(f"{result.directory}: {result.done} of {result.trials} runs are done")
+    else:
+        print(describe(result.finding, result.recipe), f"report: {result.directory}/report.html", sep="\n\n")
+
+
 def predict(options: argparse.Namespace) -> None:
     """`jaxft predict`"""
     from jaxft.workflows.predict import predict

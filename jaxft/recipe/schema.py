@@ -17,6 +17,7 @@ from jaxft.finetuning.config import FinetuningConfig
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.objectives.registry import ObjectiveConfig
 from jaxft.parallel.mesh import MeshConfig
+from jaxft.recipe.comparison import CompareConfig
 from jaxft.recipe.presets import PRESETS
 from jaxft.training.balance import BalanceConfig, ClipConfig
 from jaxft.training.early_stopping import EarlyStoppingConfig
@@ -239,6 +240,7 @@ class Recipe:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     finetuning: FinetuningConfig = FinetuningConfig()
+    compare: CompareConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()
     data: DataSection = DataSection()

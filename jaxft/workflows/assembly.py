@@ -104,6 +104,21 @@ class Assembly:
         objective = self.objectives[section.stream or name].for_evaluation()
         return store_source(f"evaluation.{name}", section.source, objective, self.recipe, self.tokenizer)
 
+    def held_out(self, source: StoreSource, batch_size: int | None = None) -> StreamBatches:
+        """Batches of held-out data, always the same; tokenizes what is not in the cache.
+
+        Args:
+          source: what they are made of.
+          batch_size: rows at a time; as the largest of the streams where None.
+        """
+        objective, store = source.objective, source.open(self._preparation)
+        rows, shards = plan(source.where, store, objective, EVALUATION_SEED), batch_shards(self.mesh)
+        size = batch_size or min(len(rows), max(s.batch_size for s in self.recipe.streams.values()))
+        size = -(-size // shards) * shards
+        return StreamBatches(
+            store, rows, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
+        )
+
     def batches(self) -> dict[str, StreamBatches | MixedBatches]:
         """Batches of every stream; tokenizes what is not in the cache."""
         parts = {name: self._parts(name) for name in self.recipe.streams}
@@ -197,15 +212,9 @@ class Assembly:
 
     def _evaluator(self, name: str) -> Evaluator:
         section, source = self.recipe.evaluation[name], self._evaluation_source(name)
-        objective, store = source.objective, source.open(self._preparation)
-        rows = plan(source.where, store, objective, EVALUATION_SEED)
-        shards = batch_shards(self.mesh)
-        size = section.batch_size or min(len(rows), max(s.batch_size for s in self.recipe.streams.values()))
-        size = -(-size // shards) * shards
-        batches = StreamBatches(
-            store, rows, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
-        )
-        return Evaluator(name, self.model, objective, batches, section.metrics or objective.default_metrics, self.mesh)
+        metrics = section.metrics or source.objective.default_metrics
+        batches = self.held_out(source, section.batch_size)
+        return Evaluator(name, self.model, source.objective, batches, metrics, self.mesh)
 
     def total_steps(self, batches: Mapping[str, StreamBatches | MixedBatches]) -> int:
         """Steps of the run; epochs count passes over the first stream."""
