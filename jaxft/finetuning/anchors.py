@@ -77,8 +77,7 @@ def _proximal(updates, parameters, origin, strengths):
     """Updates whose end is pulled to the origin; `strengths` is a tree of numbers or arrays."""
 
     def pulled(update, parameter, start, strength):
-        # As a weight in [0, 1], which stays a number where the strength is infinite.
-        share = 1.0 - 1.0 / (1.0 + strength)
+        share = jnp.where(jnp.isinf(strength), 1.0, strength / (1.0 + strength))
         return (1.0 - share) * update + share * (start - parameter)
 
     return jax.tree.map(pulled, updates, parameters, origin, strengths)
@@ -94,22 +93,31 @@ def l2_sp(strength: float, schedule: optax.Schedule, anchored) -> optax.Gradient
     """
 
     def update(updates, state, parameters=None, *, origin, **_):
-        rate = schedule(state.count) * strength
-        strengths = jax.tree.map(lambda own: rate * own, _floats(anchored, updates))
+        strengths = jax.tree.map(
+            lambda own: _strength(schedule(state.count), strength, own), _floats(anchored, updates)
+        )
         return _proximal(updates, parameters, origin, strengths), _Count(state.count + 1)
 
     return optax.GradientTransformationExtraArgs(lambda parameters: _Count(jnp.zeros((), jnp.int32)), update)
 
 
-def ewc(strength: float, schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Pulls each parameter to its start as strongly as its importance says; see `set_importance`."""
+def ewc(strength: float, schedule: optax.Schedule, anchored) -> optax.GradientTransformationExtraArgs:
+    """Pulls each parameter to its start as strongly as its importance says; see `set_importance`.
+
+    Args:
+      strength: of the penalty `strength / 2 * importance * (p - p0) ** 2`.
+      schedule: learning rate by step.
+      anchored: tree of booleans: what has a start worth keeping (not fresh heads).
+    """
 
     def init(parameters):
         return EwcState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
 
     def update(updates, state, parameters=None, *, origin, **_):
-        rate = schedule(state.count) * strength
-        strengths = jax.tree.map(lambda importance: rate * importance, state.importance)
+        strengths = jax.tree.map(
+            lambda own, importance: _strength(schedule(state.count), strength, own * importance),
+            _floats(anchored, updates), state.importance,
+        )  # fmt: skip
         return _proximal(updates, parameters, origin, strengths), EwcState(state.count + 1, state.importance)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -145,6 +153,11 @@ def recadam(config: RecAdamConfig, schedule: optax.Schedule, anchored, total_ste
         return jax.tree.map(recalled, updates, parameters, origin, _floats(anchored, updates)), _Count(state.count + 1)
 
     return optax.GradientTransformationExtraArgs(lambda parameters: _Count(jnp.zeros((), jnp.int32)), update)
+
+
+def _strength(rate, strength: float, importance):
+    """Their product, which is 0 where the importance or the rate is, whatever the strength."""
+    return jnp.where((rate > 0) & (importance > 0), rate * strength * importance, 0.0)
 
 
 def _floats(flags, updates):

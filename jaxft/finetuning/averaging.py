@@ -62,12 +62,16 @@ def with_average(train_step: Callable, config: AveragingConfig, total_steps: int
 
 
 def _between(old: jax.Array, new: jax.Array, share) -> jax.Array:
-    return old + share * (new - old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+    """`(1 - share) * old + share * new`; what does not move stays the same bit by bit, integers are the new ones."""
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+        return new
+    return jnp.where(old == new, new, (1 - share) * old + share * new)
 
 
 def interpolate(start: Any, tuned: Any, share: float) -> Any:
-    """`(1 - share) * start + share * tuned` (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903); exact at 0 and 1."""
-    return jax.tree.map(lambda a, b: (1 - share) * a + share * b, start, tuned)
+    """`(1 - share) * start + share * tuned` (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903); exact at 0 and 1, and
+    where the two are equal."""
+    return jax.tree.map(lambda a, b: _between(a, b, share), start, tuned)
 
 
 def soup(trees: Sequence[Any], weights: Sequence[float] | None = None) -> Any:

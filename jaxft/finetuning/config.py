@@ -46,6 +46,10 @@ class FinetuningConfig(PolicyConfig):
             raise InvalidField("reinitialize_layers", f"must not be negative, found {self.reinitialize_layers}")
         if self.reinitialize_layers and self.lora is not None:
             raise InvalidField("reinitialize_layers", "cannot be combined with lora, which freezes the layers")
+        low_rank = "lora" if self.lora is not None else "adapters" if self.adapters is not None else None
+        for field in ("l2_sp", "ewc", "recadam", "mixout"):
+            if low_rank is not None and getattr(self, field):
+                raise InvalidField(field, f"holds parameters to where they began, and {low_rank} freezes them there")
         if self.l2_sp < 0:
             raise InvalidField("l2_sp", f"must not be negative, found {self.l2_sp}")
         if not 0 <= self.mixout < 1:

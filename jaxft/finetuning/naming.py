@@ -59,12 +59,15 @@ def _depth_of_side(side: str, config: ModelConfig) -> int:
 def depth(name: str, config: ModelConfig) -> tuple[int, int]:
     """How far from the input a parameter acts, and the largest such number of its side of the model.
 
-    Embeddings and positions are at 0, layer `i` at `i + 1`, what follows the layers, and heads, at the largest.
+    Embeddings and positions are at 0, layer `i` at `i + 1`, what follows the layers, and heads, at the largest. Layers
+    that share their parameters are one.
     """
     match = _LAYER.match(name)
     if match is not None:
         return int(match["number"]) + 1, _depth_of_side(match["side"], config) + 1
-    top = config.num_layers + 1
+    top = 2 if config.share_layers else config.num_layers + 1
+    if name.startswith("trunk/") and "/shared_layer/" in name:
+        return 1, top
     after = not name.startswith("trunk/") or "/final_norm/" in name or "/output_projection/" in name
     return top if after else 0, top
 

@@ -154,7 +154,11 @@ class Meter:
 
 
 def summarize(steps: list[Metrics]) -> dict[str, float]:
-    """One flat mapping from several steps: streams by sums over weights, norms and totals by means of finite steps."""
+    """One flat mapping from several steps: streams by sums over weights, norms and totals by means of finite steps.
+
+    Norms and cosines of a stream are means over the steps in which it takes part; without any, they and its losses are
+    NaN.
+    """
     out: dict[str, float] = {}
     for name in ("loss", "gradient_norm"):
         out[name] = _mean(metrics[name] for metrics in steps)
@@ -163,13 +167,17 @@ def summarize(steps: list[Metrics]) -> dict[str, float]:
     for stream in steps[0]["streams"]:
         rows = [metrics["streams"][stream] for metrics in steps]
         weight = float(sum(row["weight_sum"] for row in rows))
-        out[f"{stream}.loss"] = float(sum(row["loss_sum"] for row in rows)) / max(weight, 1e-9)
+        taking_part = [row for row in rows if row["weight_sum"] > 0]
+        out[f"{stream}.loss"] = float(sum(row["loss_sum"] for row in rows)) / weight if taking_part else math.nan
         out[f"{stream}.weight"] = weight
         out[f"{stream}.tokens"] = float(sum(row["tokens"] for row in rows))
         for name in rows[0]["ratios"]:
             parts = [row["ratios"][name] for row in rows]
-            out[f"{stream}.{name}"] = float(sum(r.sum for r in parts)) / max(float(sum(r.weight for r in parts)), 1e-9)
-        out[f"{stream}.gradient_norm"] = _mean(row["gradient_norm"] for row in rows)
+            total = float(sum(r.weight for r in parts))
+            out[f"{stream}.{name}"] = float(sum(r.sum for r in parts)) / max(total, 1e-9) if taking_part else math.nan
+        for name in ("gradient_norm", "cosine"):
+            if name in rows[0]:
+                out[f"{stream}.{name}"] = _mean(row[name] for row in taking_part)
     return out
 
 

@@ -96,27 +96,9 @@ def make_train_step(
     optimizer, balance = optax.with_extra_args_support(optimizer), balance or BalanceConfig()
 
     def train_step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         own, rest = split(state.parameters, trained)
-
-        def applied(parameters, key) -> Apply:
-            parameters = joined(parameters, rest)
-            if vary is not None:
-                # One choice for all streams and parts of a step.
-                chosen = jax.random.fold_in(jax.random.key(state.seed), -1 - state.step)
-                parameters = vary(parameters, state.origin, chosen)
-            return bind(model, parameters, key, state.origin)
-
-        gradients, found, shares = [], [], []
-        for number, (name, objective) in enumerate(objectives.items()):
-            compute = functools.partial(
-                _stream_gradient, applied, objective, own, batches[name], jax.random.fold_in(key, number), micro_batches
-            )
-            weight = weights[name](state.step) if callable(weights[name]) else weights[name]
-            gradient, sums = _where(weight > 0, compute) if callable(weights[name]) else compute()
-            gradients.append(gradient)
-            found.append(sums)
-            shares.append(weight)
+        applied = _applier(model, state, rest, vary)
+        gradients, found, shares = _computed(applied, objectives, weights, state, own, batches, micro_batches)
         # The gradients are those of sums; one factor makes each the mean's, clips and weighs it in a single pass.
         means = [1.0 / jnp.maximum(sums.weight, 1e-9) for sums in found]
         norms = [global_norm(gradient) * mean for gradient, mean in zip(gradients, means, strict=True)]
@@ -131,6 +113,36 @@ def make_train_step(
         return _updated(state, own, rest, combined.gradient, finite, optimizer), metrics
 
     return train_step
+
+
+def _applier(model: Model, state: TrainState, rest, vary: Vary | None):
+    """From the trained parameters and a random key to the model as an objective calls it."""
+
+    def applied(parameters, key) -> Apply:
+        parameters = joined(parameters, rest)
+        if vary is not None:
+            # One choice for all streams and parts of a step.
+            chosen = jax.random.fold_in(jax.random.key(state.seed), -1 - state.step)
+            parameters = vary(parameters, state.origin, chosen)
+        return bind(model, parameters, key, state.origin)
+
+    return applied
+
+
+def _computed(applied, objectives, weights, state: TrainState, own, batches: Batches, micro_batches: int):
+    """Gradients, sums and weights of the streams."""
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    gradients, found, shares = [], [], []
+    for number, (name, objective) in enumerate(objectives.items()):
+        compute = functools.partial(
+            _stream_gradient, applied, objective, own, batches[name], jax.random.fold_in(key, number), micro_batches
+        )
+        weight = weights[name](state.step) if callable(weights[name]) else weights[name]
+        gradient, sums = _where(weight > 0, compute) if callable(weights[name]) else compute()
+        gradients.append(gradient)
+        found.append(sums)
+        shares.append(weight)
+    return gradients, found, shares
 
 
 def _where(active: jax.Array, compute):

@@ -16,17 +16,17 @@ from jaxft.errors import RecipeError
 from jaxft.finetuning.adapters import TRAINED
 from jaxft.finetuning.anchors import ewc, l2_sp, recadam, set_importance
 from jaxft.finetuning.averaging import with_average
-from jaxft.finetuning.importance import fisher_information
 from jaxft.finetuning.lora import LoraModel, begun, check_targets, merged, trained_names
 from jaxft.finetuning.mixout import mixout
 from jaxft.finetuning.naming import depth, layer_names
 from jaxft.finetuning.policy import Policy, PolicyConfig, make_policy
-from jaxft.finetuning.start_divergence import held_to_start
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.objective import Objective
 from jaxft.parallel.sharding import put_batch
+from jaxft.training.importance import fisher_information
 from jaxft.training.optimizer import make_optimizer
 from jaxft.training.schedule import make_schedule
+from jaxft.training.start_divergence import held_to_start
 from jaxft.training.state import Keeping, TrainState, joined, replaced, split
 from jaxft.training.step import bind, make_train_step
 from jaxft.training.stream_weights import stream_weight
@@ -73,7 +73,7 @@ class Tactics:
             name: stream_weight(stream.weight, stream.schedule, stream.every, self.total_steps)
             for name, stream in recipe.streams.items()
         }
-        objectives = {name: self._objective(name) for name in recipe.streams if weights[name]}
+        objectives = {name: self._objective(name) for name, stream in recipe.streams.items() if stream.weight}
         step = make_train_step(
             self.model, objectives, weights, self.optimizer, self.schedule, recipe.training.gradient_clip,
             recipe.training.micro_batches, balance=recipe.training.balance, trained=self.keeping.trained,
@@ -155,7 +155,7 @@ def make_tactics(assembly: Assembly, total_steps: int) -> Tactics:
     if config.l2_sp:
         anchors.append(l2_sp(config.l2_sp, schedule, anchored))
     if config.ewc is not None:
-        anchors.append(ewc(config.ewc.strength, schedule))
+        anchors.append(ewc(config.ewc.strength, schedule, anchored))
     if config.recadam is not None:
         anchors.append(recadam(config.recadam, schedule, anchored, total_steps))
     optimizer = make_optimizer(

@@ -81,7 +81,10 @@ def _places(logits: jax.Array, segment_ids: jax.Array, gather: jax.Array | None,
         return rows
     real = segment_ids > 0
     if gather is not None:
-        real = jnp.take_along_axis(real, gather, axis=1)
+        # A row with fewer places than there is room for repeats one: each counts once.
+        before = jnp.tril(jnp.ones((gather.shape[1],) * 2, bool), -1)
+        repeated = ((gather[:, :, None] == gather[:, None, :]) & before).any(2)
+        real = jnp.take_along_axis(real, gather, axis=1) & ~repeated
     return real * rows[:, None]
 
 
