@@ -97,11 +97,10 @@ def compare(
     _check_metrics(assembly, parsed.compare)
     if jobs > 1:
         _share(recipe, overrides, base, part, jobs)
-    else:
-        # Those that are made of others come last.
-        for trial in [*_mine(planned, part, made=False), *_mine(planned, part, made=True)]:
-            if trial.result(base) is None and _is_ready(trial, base):
-                trial.write_result(base, _measured(trial, document, base, quiet))
+    # Those that are made of others come last; of shared work, they are what is left.
+    for trial in [*_mine(planned, part, made=False), *_mine(planned, part, made=True)]:
+        if trial.result(base) is None and _is_ready(trial, base):
+            trial.write_result(base, _measured(trial, document, base, quiet))
     results = {trial: result for trial in planned if (result := trial.result(base)) is not None}
     state = Comparison(base, len(results), len(planned), parsed)
     if len(results) < len(planned):
@@ -182,17 +181,18 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
     start = open_pretrained(recipe.model.pretrained).parameters(
         sharded_target(opened.assembly.model, "float32", opened.assembly.mesh)
     )
-    parameters = opened.parameters
+    parameters, evaluation = opened.parameters, opened.run.summary()["evaluation"]
     if trial.share is not None:
         tuned = {name: interpolate(before, parameters[name], trial.share) for name, before in start.items()}
         parameters = {**parameters, **tuned}
-    evaluation = {
-        name: {m: v for m, v in evaluator(parameters, opened.origin).items() if isinstance(v, float)}
-        for name, evaluator in opened.assembly.evaluators().items()
-    }
+        evaluators = opened.assembly.evaluators()
+        evaluation = {name: evaluator(parameters, opened.origin) for name, evaluator in evaluators.items()}
     rows = [row for row in read_rows(opened.run.metrics) if row["kind"] == "evaluation"]
     return {
-        "evaluation": evaluation,
+        "evaluation": {
+            name: {metric: value for metric, value in values.items() if isinstance(value, float)}
+            for name, values in evaluation.items()
+        },
         "before": {name: value for name, value in rows[0].items() if "." in name},
         "divergence": _divergence(opened.assembly, parameters, {**parameters, **start}),
         "steps": rows[-1]["step"],
