@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from settings import setting_of
 
+from jaxft.finetuning.naming import parameter_names
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model, abstract_parameters
@@ -22,7 +23,6 @@ from jaxft.objectives.sequence_classification import SequenceClassification, Seq
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import put_batch
 from jaxft.training.balance import ClipConfig
-from jaxft.finetuning.naming import parameter_names
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.state import create_state

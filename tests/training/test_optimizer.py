@@ -13,8 +13,8 @@ import torch
 from jax.sharding import PartitionSpec
 
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.models.model import abstract_parameters
 from jaxft.finetuning.naming import parameter_names
+from jaxft.models.model import abstract_parameters
 from jaxft.training.optimizer import OptimizerConfig, decay_mask, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.step import bind

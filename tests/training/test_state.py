@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxft.models.model import abstract_parameters
 from jaxft.finetuning.naming import parameter_names
+from jaxft.models.model import abstract_parameters
 from jaxft.training.optimizer import OptimizerConfig, make_optimizer
 from jaxft.training.state import abstract_state, create_state, replaced
 
