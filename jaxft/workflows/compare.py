@@ -22,7 +22,6 @@ from jaxft.data.embedded import cache_directory
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
-from jaxft.finetuning.start_divergence import held_to_start
 from jaxft.huggingface.loaded import sharded_target
 from jaxft.objectives.registry import text_columns
 from jaxft.recipe.comparison import CompareConfig
@@ -30,6 +29,7 @@ from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.writers import read_rows
+from jaxft.training.start_divergence import held_to_start
 from jaxft.workflows.assembly import Assembly, assemble, lower_is_better
 from jaxft.workflows.compare_report import write_comparison
 from jaxft.workflows.comparison import Trial, check_comparison, recipe_of, trials

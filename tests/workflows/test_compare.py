@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pathlib
+import time
 
 import pytest
 from conftest import RECIPE
@@ -102,9 +103,10 @@ def test_a_comparison_from_the_command_line(tmp_path, recipe, shared_data, monke
     first = start("compare", path, "--quiet", "--run-dir", "out", "--shard", "0/2")
     results = pathlib.Path("out/arms/one-way/task/rate-0.001/seed-0/result.json")
     while first.poll() is None and not results.is_file():
-        pass
+        time.sleep(0.2)
     first.kill()
-    first.communicate()
+    said = first.communicate()[1]
+    assert results.is_file(), said
     written = results.stat().st_mtime_ns
     assert "of 12 runs are done" in finish("compare", path, "--quiet", "--run-dir", "out", "--shard", "0/2")
     found = json.loads(finish("compare", path, "--quiet", "--run-dir", "out", "--json"))
