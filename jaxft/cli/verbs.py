@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -131,6 +132,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """`jaxft compare`"""
+    # Its runs share compiled programs. XLA calls it an error that one was compiled for features that no processor has,
+    # though it made them up.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from jaxft.workflows.compare import compare
     from jaxft.workflows.compare_report import describe
 

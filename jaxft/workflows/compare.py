@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -138,8 +137,6 @@ def _is_ready(trial: Trial, base: pathlib.Path) -> bool:
 
 def _compile_once() -> None:
     """Programs that several runs share are compiled by the first."""
-    # XLA calls it an error that a program was compiled for features that no processor has, though it made them up.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str((cache_directory() / "compiled").absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
