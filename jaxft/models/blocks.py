@@ -103,9 +103,8 @@ class Attention(nn.Module):
             key = None if key is None else self._normalized(key, "key_norm")
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        if source is not None and self.is_mutable_collection("keys_values") and not self.is_initializing():
-            self.put_variable("keys_values", "key", key)
-            self.put_variable("keys_values", "value", value)
+        if source is not None:
+            self._keep(key, value)
         query = constrain(query, "batch", "length", "heads", "head_dim")
         if config.position == "disentangled":
             # Three kinds of scores are summed: content to content, content to position, position to content.
@@ -132,6 +131,11 @@ class Attention(nn.Module):
             (config.embed_dim,), ("heads", "head_dim"), ("embed",), output_bias, jnp.dtype(compute.precision),
             config.initializer_range, name="output",
         )(mixed)  # fmt: skip
+
+    def _keep(self, key: jax.Array, value: jax.Array) -> None:
+        if self.is_mutable_collection("keys_values") and not self.is_initializing():
+            self.put_variable("keys_values", "key", key)
+            self.put_variable("keys_values", "value", value)
 
     def _with_cache(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
         """Attention to the cache and then to the new tokens, `(batch, length, heads, head_dim)`."""
