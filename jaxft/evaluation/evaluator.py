@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,12 @@ from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
 from jaxft.models.model import Model
 from jaxft.objectives.objective import Objective, Ratio, StreamLoss
+from jaxft.objectives.writing import WRITTEN
 from jaxft.parallel.sharding import put_batch, replicated
 from jaxft.training.step import bind
+
+# From parameters and prompts, int32 `(tokens,)` each, to what the model writes for them, likewise.
+Write = Callable[[Any, Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
 class Evaluator:
@@ -29,12 +33,15 @@ class Evaluator:
       objective: as evaluation uses it.
       metrics: names of what is reported, out of the objective's.
       batches: the held-out data.
+
+    `write` is how the model answers, for objectives whose answers are written.
     """
 
     def __init__(
-        self, name: str, model: Model, objective: Objective, batches: StreamBatches, metrics: tuple[str, ...], mesh
-    ):
-        self.name, self.objective, self.metrics = name, objective, metrics
+        self, name: str, model: Model, objective: Objective, batches: StreamBatches, metrics: tuple[str, ...], mesh,
+        write: Write | None = None,
+    ):  # fmt: skip
+        self.name, self.objective, self.metrics, self._write = name, objective, metrics, write
         self.batches, self._mesh = batches, mesh
         self._needs_outputs = any(name in MEASURES for name in metrics if name != "accuracy")
 
@@ -69,7 +76,7 @@ class Evaluator:
             for name, found in _sums(part).items():
                 sums[name] = sums.get(name, 0.0) + found
             outputs.append(_real(own, batch))
-        return self._metrics(sums, self._evaluated(outputs))
+        return self._metrics(sums, self._evaluated(parameters, outputs))
 
     def intervals(
         self, parameters, confidence: float = 0.95, resamples: int = 1000, origin=None
@@ -94,7 +101,7 @@ class Evaluator:
             sums.append(_real(_sums(part), batch) if alone else _sums(part))
             outputs.append(_real(own, batch))
         together = () if alone else {*sums[0], "perplexity"}
-        whole = self._evaluated(outputs, sums if alone else [{}])
+        whole = self._evaluated(parameters, outputs, sums if alone else [{}])
         wanted = [name for name in self.metrics if name not in WITHOUT_INTERVAL and name not in together]
         names = [name for name, value in self._metrics_of(whole, wanted).items() if isinstance(value, float)]
 
@@ -127,16 +134,27 @@ class Evaluator:
     def predictions(self, parameters) -> list[dict[str, Any]]:
         """What the objective says of each example, in their order; labels are not needed."""
         outputs = [_real(own, batch) for batch, own in self._computed(self._outputs, parameters, None)]
-        return self._evaluated(outputs).predictions
+        return self._evaluated(parameters, outputs).predictions
 
     def _evaluated(
-        self, outputs: list[Mapping[str, np.ndarray]], sums: list[Mapping[str, np.ndarray]] | None = None
+        self, parameters, outputs: list[Mapping[str, np.ndarray]], sums: list[Mapping[str, np.ndarray]] | None = None
     ) -> Evaluated:
         joined = _joined(outputs)
         records: list[Record] = []
-        if self.objective.predicts and (joined or sums):
+        writes = self.objective.writes and (self._needs_outputs or not self.metrics)
+        if self.objective.predicts and (joined or sums or writes):
             records = [record for row in self.batches.records(np.arange(self.batches.rows)) for record in row]
+        if writes:
+            joined[WRITTEN] = self._written(parameters, records)
         return Evaluated(self.objective, records, joined, _joined(sums or [{}]))
+
+    def _written(self, parameters, records: Sequence[Record]) -> np.ndarray:
+        """What the model answers each record, int32 `(records, tokens)`, with -1 after the end."""
+        answers = self._write(parameters, [self.objective.prompt(record) for record in records])
+        rows = np.full((len(answers), max(map(len, answers), default=0)), -1, np.int32)
+        for row, answer in zip(rows, answers, strict=True):
+            row[: len(answer)] = answer
+        return rows
 
     def _computed(self, compute, parameters, origin) -> Iterator[tuple[Batch, Any]]:
         """Each host batch with what the device made of it, one batch behind, so that both work at once."""

@@ -99,6 +99,10 @@ class Generator:
     ):  # fmt: skip
         self.decoder = decoder_of(model)
         self.special, self.tokenizer, self.batch_size = special, tokenizer, batch_size
+        if tokenizer is not None:
+            # Rows of the vocabulary that stand for nothing: there to make it divide.
+            nothing = range(tokenizer.vocab_size, model.config.vocab_size)
+            self.special = dataclasses.replace(special, suppressed=(*special.suppressed, *nothing))
         self._draft = None if draft is None else (decoder_of(draft[0]), draft[1])
         if draft is not None and draft[0].config.vocab_size != model.config.vocab_size:
             raise RecipeError(

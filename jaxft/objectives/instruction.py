@@ -8,14 +8,16 @@ from typing import Literal
 import numpy as np
 
 from jaxft.data.batches import Batch
-from jaxft.data.chat import FormatName, Turns, chat_format, read_messages
+from jaxft.data.chat import FormatName, Turns, chat_format, end_of_turn, read_messages
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import LEARNED, PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.causal_lm import CausalLM
 from jaxft.objectives.objective import Setting
-from jaxft.objectives.rows import lay, lay_out
+from jaxft.objectives.rows import enclose, lay, lay_out
+from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
 
+_METRICS = ("loss", "perplexity", "accuracy")
 _DEFAULTS = ("prompt", "response", "{prompt}\n")
 
 
@@ -56,25 +58,38 @@ class InstructionConfig:
             raise InvalidField("template", f"must hold {{prompt}} once, found {self.template!r}")
 
 
-class Instruction(CausalLM):
+class Instruction(CausalLM, WritesAnswers):
     """Predicts the tokens of answers from the prompts before them."""
 
     families = frozenset({"decoder"})
     truncate = True
-    metrics = default_metrics = ("loss", "perplexity", "accuracy")
+    default_metrics = _METRICS
+    metrics = (*_METRICS, *TEXT_METRICS)
 
     def __init__(self, config: InstructionConfig, setting: Setting):
         super().__init__(config, setting)
 
     def fields(self, row: Row) -> Fields:
         """Prompt and answer."""
-        prompt = self._config.template.replace("{prompt}", text_column(row, self._config.prompt))
-        return Fields({TOKENS: (prompt, text_column(row, self._config.response))})
+        answer = text_column(row, self._config.response)
+        return Fields({TOKENS: (self._prompt(row), answer)}, self.kept_answer(answer))
+
+    def unlabelled_fields(self, row: Row) -> Fields:
+        """The prompt alone."""
+        return Fields({TOKENS: (self._prompt(row), "")}, self.kept_answer(""))
+
+    def _prompt(self, row: Row) -> str:
+        return self._config.template.replace("{prompt}", text_column(row, self._config.prompt))
 
     def record_options(self) -> str:
         """The columns and the template."""
         config = self._config
-        return f"prompt={config.prompt} response={config.response} template={config.template}"
+        kept = " answers" if self.evaluating else ""
+        return f"prompt={config.prompt} response={config.response} template={config.template}{kept}"
+
+    def prompt(self, record: Record) -> np.ndarray:
+        """The prompt after the start token."""
+        return enclose(self.tokenizer.start_id, self.with_room(record[TOKENS][: int(record[PART_ENDS][0])]))
 
     def _weights(self, record: Record, key: np.random.Generator) -> np.ndarray:
         prompt = int(record[PART_ENDS][0])
@@ -82,7 +97,7 @@ class Instruction(CausalLM):
                         super()._weights(record, key), 0)  # fmt: skip
 
 
-class Conversation(CausalLM):
+class Conversation(CausalLM, WritesAnswers):
     """Predicts the tokens of the assistant's answers, and those that end them, from all before them.
 
     Attributes:
@@ -91,7 +106,8 @@ class Conversation(CausalLM):
 
     families = frozenset({"decoder"})
     truncate = True
-    metrics = default_metrics = ("loss", "perplexity", "accuracy")
+    default_metrics = _METRICS
+    metrics = (*_METRICS, *TEXT_METRICS)
 
     def __init__(self, config: InstructionConfig, setting: Setting):
         super().__init__(config, setting)
@@ -120,12 +136,21 @@ class Conversation(CausalLM):
                 problem = f"the first answer that is learned begins after {runs[0]} of {tokens} tokens"
                 raise DataError(f"{row.location}: {problem}, a row holds {self.length}", "too_long")
 
-        return Fields({}, parts=parts, check=check)
+        return Fields({}, self.kept_answer(messages[-1].content), parts=parts, check=check)
 
     def record_options(self) -> str:
         """The column, the template, which answers are learned, and the length, as too long conversations are bad."""
-        config = self._config
-        return f"messages={config.messages} turns={config.turns} length={self.length} template={self.form.jinja}"
+        config, kept = self._config, " answers" if self.evaluating else ""
+        return f"messages={config.messages} turns={config.turns} length={self.length} template={self.form.jinja}{kept}"
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """What the template ends an answer with, where that is one token, and the end of a text."""
+        return tuple(dict.fromkeys([*end_of_turn(self.form, self.tokenizer)[:1].tolist(), *super().end_ids]))
+
+    def prompt(self, record: Record) -> np.ndarray:
+        """The conversation up to its last answer."""
+        return self.with_room(record[TOKENS][: int(record[LEARNED][-2])])
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A packed row, as that of `CausalLM`."""

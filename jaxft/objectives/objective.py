@@ -134,7 +134,8 @@ class Objective(abc.ABC):
       augmentable: whether the words of its texts may be changed (`jaxft.data.augmentation`).
       trains: whether there is anything to train; some objectives only measure.
       needs_origin: whether its loss compares the model with what it was at the start (`Apply.origin`).
-      predicts: whether it says something of each example (`predictions`); each of its rows holds one piece.
+      predicts: whether it says something of each example (`predictions`); each of its rows then holds one piece.
+      writes: whether what it says is written by the model, token by token (`jaxft.objectives.writing`).
       metrics: names of the metrics that its evaluation can report, the most telling first.
       default_metrics: those that it reports where a recipe names none.
       lower_is_better: those of them that are better when lower.
@@ -154,6 +155,7 @@ class Objective(abc.ABC):
     trains: bool = True
     needs_origin: bool = False
     predicts: bool = False
+    writes: bool = False
     metrics: tuple[str, ...] = ("loss", "perplexity", "accuracy")
     default_metrics: tuple[str, ...] = metrics
     lower_is_better: frozenset[str] = frozenset({"loss", "perplexity", "bits_per_byte", "pseudo_perplexity"})

@@ -13,6 +13,7 @@ from jaxft.errors import InvalidField
 from jaxft.objectives.denoising import Pair, SequenceToSequence
 from jaxft.objectives.objective import Setting
 from jaxft.objectives.rows import enclose
+from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,26 +44,41 @@ class Seq2SeqConfig:
             raise InvalidField("label_smoothing", f"must be in [0, 1), found {self.label_smoothing}")
 
 
-class Seq2Seq(SequenceToSequence):
+class Seq2Seq(SequenceToSequence, WritesAnswers):
     """Writes the target of each source."""
 
     overhead = 1
     pack = False
     truncate = True
+    metrics = (*SequenceToSequence.metrics, *TEXT_METRICS)
+    default_metrics = SequenceToSequence.metrics
 
     def __init__(self, config: Seq2SeqConfig, setting: Setting):
         super().__init__(config.kind, setting, config.length)
         self._config, self.target_length = config, config.target_length
-        self.label_smoothing = config.label_smoothing
+        self.label_smoothing, self.longest_answer = config.label_smoothing, config.target_length
+        self.start_ids = (self._decoder_start_id,)
 
     def fields(self, row: Row) -> Fields:
         """Source and target."""
-        source = self._config.prefix + text_column(row, self._config.source)
-        return Fields({TOKENS: source, "target": text_column(row, self._config.target)})
+        target = text_column(row, self._config.target)
+        return Fields({**self._source(row), "target": target}, self.kept_answer(target))
+
+    def unlabelled_fields(self, row: Row) -> Fields:
+        """The source alone."""
+        return Fields({**self._source(row), "target": ""}, self.kept_answer(""))
+
+    def _source(self, row: Row) -> dict[str, str]:
+        return {TOKENS: self._config.prefix + text_column(row, self._config.source)}
+
+    def prompt(self, record: Record) -> np.ndarray:
+        """The source with its end."""
+        return enclose(None, record[TOKENS], self.tokenizer.separator_id)
 
     def record_options(self) -> str:
         """The columns and the prefix."""
-        return f"source={self._config.source} target={self._config.target} prefix={self._config.prefix}"
+        kept = " answers" if self.evaluating else ""
+        return f"source={self._config.source} target={self._config.target} prefix={self._config.prefix}{kept}"
 
     def example(self, record: Record, key: np.random.Generator) -> Pair:
         """Source and target, each with its end."""

@@ -14,6 +14,7 @@ from jaxft.data.sources import SourceConfig
 from jaxft.data.tokenizers import ByteBPEConfig, SentencePieceConfig, TrainingConfig, WordPieceConfig
 from jaxft.errors import InvalidField
 from jaxft.finetuning.config import FinetuningConfig
+from jaxft.generation.config import GenerationConfig
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.objectives.registry import ObjectiveConfig
 from jaxft.parallel.mesh import MeshConfig
@@ -136,6 +137,7 @@ class EvaluationSection:
         started with.
       metrics: names; the usual ones of the objective where None.
       batch_size: rows at a time; the stream's where None.
+      generation: how answers are written, where metrics compare them (`exact_match`, `rougeL`, `bleu` ...).
     """
 
     source: tuple[SourceConfig, ...]
@@ -143,6 +145,7 @@ class EvaluationSection:
     objective: ObjectiveConfig | None = None
     metrics: tuple[str, ...] | None = None
     batch_size: int | None = None
+    generation: GenerationConfig | None = None
 
     def __post_init__(self):
         if (self.stream is None) == (self.objective is None):

@@ -10,7 +10,7 @@ import logging
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,9 +25,11 @@ from jaxft.data.sources import SourceConfig, resolve_paths
 from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
-from jaxft.evaluation.evaluator import Evaluator
+from jaxft.evaluation.evaluator import Evaluator, Write
 from jaxft.evaluation.measures import TABLES
 from jaxft.finetuning.adapters import AdapterModel
+from jaxft.generation.config import GenerationConfig, SpecialTokens
+from jaxft.generation.generator import Generator
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
@@ -36,6 +38,7 @@ from jaxft.models.model import Model
 from jaxft.objectives.instruction import Conversation
 from jaxft.objectives.objective import FoundInData, Objective, Setting
 from jaxft.objectives.registry import ObjectiveConfig, make_objective, text_columns
+from jaxft.objectives.writing import WritesAnswers
 from jaxft.parallel.mesh import batch_shards, make_mesh
 from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
@@ -214,7 +217,28 @@ class Assembly:
         section, source = self.recipe.evaluation[name], self._evaluation_source(name)
         metrics = section.metrics or source.objective.default_metrics
         batches = self.held_out(source, section.batch_size)
-        return Evaluator(name, self.model, source.objective, batches, metrics, self.mesh)
+        write = self.writer(source.objective, section.generation, batches.batch_size)
+        return Evaluator(name, self.model, source.objective, batches, metrics, self.mesh, write)
+
+    def writer(self, objective: Objective, config: GenerationConfig | None, batch_size: int) -> Write | None:
+        """How the model answers the prompts of an objective whose answers are written; None for others.
+
+        Args:
+          objective: see there.
+          config: how it writes; greedily, and as long as the objective's answers may be, where None.
+          batch_size: answers that are written at once.
+        """
+        if not isinstance(objective, WritesAnswers):
+            return None
+        config = config or GenerationConfig(max_new_tokens=objective.longest_answer)
+        special = SpecialTokens(end=objective.end_ids, pad=self.tokenizer.pad_id, start=objective.start_ids)
+        generator = Generator(self.model, special, self.tokenizer, self.mesh, batch_size)
+
+        def write(parameters, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+            written = generator.generate(parameters, prompts, config)
+            return [one.token_ids[~np.isin(one.token_ids, special.end)] for one in written]
+
+        return write
 
     def total_steps(self, batches: Mapping[str, StreamBatches | MixedBatches]) -> int:
         """Steps of the run; epochs count passes over the first stream."""

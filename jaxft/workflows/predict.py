@@ -97,7 +97,8 @@ def _predictions(rows: Sequence[Row], objective: Objective, opened: OpenedRun, s
         batches = StreamBatches(
             store, rows_of_batches, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
         )
-        evaluator = Evaluator("predictions", assembly.model, objective, batches, (), assembly.mesh)
+        write = assembly.writer(objective, None, size)
+        evaluator = Evaluator("predictions", assembly.model, objective, batches, (), assembly.mesh, write)
         return evaluator.predictions(opened.parameters)
 
 
