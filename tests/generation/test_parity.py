@@ -9,8 +9,7 @@ from jaxft.generation.config import GenerationConfig
 
 # Each kind of position, mask, norm and cache; the rest differ from these in what the parity of logits covers.
 DECODERS = [
-    "gpt2", "gpt-neox", "opt", "opt-350m", "llama", "llama-yarn", "mistral", "qwen2-windows", "qwen3", "gemma2",
-    "gemma3", "phi3-long", "olmo2", "smollm3",
+    "gpt2", "gpt-neox", "opt", "opt-350m", "llama", "mistral", "qwen2-windows", "gemma2", "gemma3", "smollm3"
 ]  # fmt: skip
 ENCODER_DECODERS = ["t5", "mt5", "bart", "mbart", "pegasus", "marian"]
 
@@ -30,6 +29,7 @@ def test_greedy(pair):
     assert pair.of_ours(prompts, GenerationConfig(max_new_tokens=16)) == expected
 
 
+@pytest.mark.slow
 def test_beams(pair):
     prompts = draw_prompts(LENGTHS)
     expected = pair.of_theirs(prompts, 10, num_beams=3, length_penalty=0.7)
