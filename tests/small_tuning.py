@@ -52,7 +52,7 @@ def small_config(**changes) -> ModelConfig:
 def small_model(compute: ComputeConfig | None = None, **changes) -> Model:
     """It with a head for each objective."""
     heads = (("task", HeadConfig("sequence_classification", 3, dropout=0.0)), ("masked_lm", HeadConfig("masked_lm")))
-    return Model(small_config(**changes), heads, compute or ComputeConfig())
+    return Model(small_config(**changes), heads, compute or ComputeConfig(scan_layers=True))
 
 
 def objectives() -> dict:

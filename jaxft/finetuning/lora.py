@@ -9,6 +9,7 @@ rank)` and `lora_b` `(rank, outputs)`, for DoRA `dora_magnitude` too; a quantize
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -193,7 +194,7 @@ def begun(plain: Mapping[str, Any], fresh: Mapping[str, Any], axes: Mapping[str,
         else:
             out[name] = jax.device_put(plain[name], value.sharding) if name in plain else value
     if "lora_a" in fresh and "kernel" in plain:
-        made = _by_layer(lambda kernel: _encoded(kernel, len(_inputs(axes)), config), axes)(plain["kernel"])
+        made = _encoded(plain["kernel"], len(_inputs(axes)), config, _is_stacked(axes))
         out |= {name: jax.device_put(value, fresh[name].sharding) for name, value in made.items()}
     return out
 
@@ -208,8 +209,7 @@ def merged(parameters: Mapping[str, Any], axes: Mapping[str, Any], config: LoraC
     """
     if "lora_a" in parameters:
         layer = {name: value for name, value in parameters.items() if name != "bias"}
-        kernel = _by_layer(lambda one: _merged_kernel(one, config), axes)(layer)
-        return {"kernel": kernel} | ({"bias": parameters["bias"]} if "bias" in parameters else {})
+        return {"kernel": _merged_kernel(layer, config, _is_stacked(axes))} | ({"bias": parameters["bias"]} if "bias" in parameters else {})
     return {
         name: merged(value, axes[name], config) if isinstance(value, Mapping) else value
         for name, value in parameters.items()
@@ -221,13 +221,16 @@ def _inputs(axes: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(axis for axis in axes["lora_a"] if axis not in ("layers", "rank"))
 
 
-def _by_layer(function, axes: Mapping[str, Any]):
-    """`function` of the arrays of one layer, compiled for those of a stack of layers where they are stacked."""
-    return jax.jit(jax.vmap(function) if tuple(axes["lora_a"])[:1] == ("layers",) else function)
+def _is_stacked(axes: Mapping[str, Any]) -> bool:
+    """Whether like layers lie in one array."""
+    return tuple(axes["lora_a"])[:1] == ("layers",)
 
 
-def _encoded(kernel: jax.Array, contracted: int, config: LoraConfig) -> dict[str, jax.Array]:
-    """What an adapted layer has of a kernel."""
+@functools.partial(jax.jit, static_argnames=("contracted", "config", "stacked"))
+def _encoded(kernel: jax.Array, contracted: int, config: LoraConfig, stacked: bool) -> dict[str, jax.Array]:
+    """What an adapted layer, or a stack of them, has of its kernel."""
+    if stacked:
+        return jax.vmap(lambda one: _encoded(one, contracted, config, False))(kernel)
     out = {"kernel": kernel}
     if config.quantize != "none":
         quantized = quantize(kernel, config.quantize)
@@ -236,7 +239,11 @@ def _encoded(kernel: jax.Array, contracted: int, config: LoraConfig) -> dict[str
     return out | ({"dora_magnitude": _lengths(kernel, contracted)} if config.dora else {})
 
 
-def _merged_kernel(layer: Mapping[str, jax.Array], config: LoraConfig) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("config", "stacked"))
+def _merged_kernel(layer: Mapping[str, jax.Array], config: LoraConfig, stacked: bool) -> jax.Array:
+    """The kernel that computes what an adapted layer, or a stack of them, does."""
+    if stacked:
+        return jax.vmap(lambda one: _merged_kernel(one, config, False))(dict(layer))
     a, b = layer["lora_a"], layer["lora_b"]
     if "kernel" in layer:
         kernel = layer["kernel"]

@@ -136,7 +136,7 @@ def test_fifty_steps_give_the_losses_of_a_torch_loop(directory):
     assert [row["step"] for row in rows] == list(range(1, COMPARED + 1))
     found = np.array([[row["sequence_classification.loss"], row["replay.loss"]] for row in rows])
     wanted = torch_losses(directory)[:COMPARED]
-    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
     # The run learns, and the clip is at work: a difference in either would show.
     assert wanted[-10:, 0].mean() < 0.7 * wanted[:10, 0].mean()
     assert max(row["gradient_norm"] for row in rows) > 1.5 * LARGEST
