@@ -111,7 +111,7 @@ def _union(document: Document, options: tuple, value: Any, path: Path) -> Any:
 
 
 def _choice(document: Document, choices: tuple, value: Any, path: Path) -> Any:
-    if value in choices and not isinstance(value, bool):
+    if any(type(value) is type(choice) and value == choice for choice in choices):  # true is no 1
         return value
     near = difflib.get_close_matches(str(value), map(str, choices), 1)
     hint = f"; did you mean {near[0]}?" if near else ""

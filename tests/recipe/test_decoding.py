@@ -107,3 +107,20 @@ def test_keys_that_are_the_data_s_may_be_any_text_and_values_of_several_kinds_ke
     for wrong, found in (("[[1]]", "a list of 1"), ("null", "nothing"), ("1.5", "1.5")):
         with pytest.raises(RecipeError, match=f"columns.a.0: expected text or a whole number or true .*found {found}"):
             decode(parse_document(f"columns: {{a: {wrong}}}", "d.yaml"), Choice)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    ends: Literal[True, False, "never"] = False
+
+
+@pytest.mark.parametrize("value", [True, False, "never"])
+def test_a_choice_may_be_true_or_false_beside_words(value):
+    text = yaml.safe_dump({"ends": value})
+    assert decode(parse_document(text, "s.yaml"), Search) == Search(value)
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", "no"])
+def test_what_equals_a_choice_is_not_yet_one(value):
+    with pytest.raises(RecipeError, match="expected one of True, False, never"):
+        decode(parse_document(yaml.safe_dump({"ends": value}), "s.yaml"), Search)
