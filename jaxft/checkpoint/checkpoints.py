@@ -192,6 +192,25 @@ class Checkpoints:
         restored = self._restore(step, **items)
         return restored["parameters"], restored["training"] if training is not None else None
 
+    def restore_training(self, step: int, name: str, target) -> Any:
+        """Reads one of the trees that `save` was given as `training`.
+
+        Args:
+          step: a verified step.
+          name: of the tree.
+          target: tree of ShapeDtypeStruct with shardings.
+
+        Raises:
+          CheckpointError: an array is missing, extra, or of another shape or dtype.
+        """
+        arrays = self.progress(step)["arrays"]["training"]
+        own = {path: described for path, described in arrays.items() if path.split("/")[0] == name}
+        self._check(step, own, {name: target})
+        item = {name: target}
+        arguments = ocp.checkpoint_utils.construct_restore_args(item)
+        part = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+        return self._restore(step, training=part)["training"][name]
+
     def _restore(self, step: int, **items):
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             try:

@@ -191,10 +191,14 @@ def _add_weight_verbs(verb) -> None:
     load = verb("import", verbs.import_weights, "Read a model in Hugging Face layout into a checkpoint.")
     load.add_argument("source", help="a directory with config.json and safetensors, or an id on the hub")
     load.add_argument("output", help="directory to write")
+    load.add_argument("--adapter", metavar="DIR", help="a low-rank update in PEFT's format to merge into it")
     _add_json(load)
     export = verb("export", verbs.export_weights, "Write a run or an imported model in Hugging Face layout.")
     _add_run(export)
     export.add_argument("output", help="directory to write")
+    export.add_argument(
+        "--adapter", action="store_true", help="write the low-rank update of a run alone, in PEFT's format"
+    )
     export.add_argument("--head", help="which head (default: that of the first stream; `none`: the trunk alone)")
     export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of all tensors")
     _add_json(export)

@@ -160,7 +160,7 @@ def import_weights(options: argparse.Namespace) -> None:
     """`jaxft import`"""
     from jaxft.workflows.exported import import_model
 
-    result = import_model(options.source, options.output)
+    result = import_model(options.source, options.output, options.adapter)
     heads = f"heads: {', '.join(result['heads']) or 'none'}"
     said = f"{result['output']}: {result['model_type']}, {result['parameters']:,} parameters, {heads}"
     print(_json(result) if options.json else said)
@@ -170,7 +170,7 @@ def export_weights(options: argparse.Namespace) -> None:
     """`jaxft export`"""
     from jaxft.workflows.exported import export_model
 
-    result = export_model(options.run, options.output, options.head, options.dtype, options.step)
+    result = export_model(options.run, options.output, options.head, options.dtype, options.step, options.adapter)
     said = f"{result['output']}: {result['class']}, {result['parameters']:,} parameters"
     if result["left_out"]:
         said += f"; without the head {', '.join(result['left_out'])} (choose one with --head)"

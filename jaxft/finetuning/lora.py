@@ -209,7 +209,8 @@ def merged(parameters: Mapping[str, Any], axes: Mapping[str, Any], config: LoraC
     """
     if "lora_a" in parameters:
         layer = {name: value for name, value in parameters.items() if name != "bias"}
-        return {"kernel": _merged_kernel(layer, config, _is_stacked(axes))} | ({"bias": parameters["bias"]} if "bias" in parameters else {})
+        plain = {"kernel": _merged_kernel(layer, config, _is_stacked(axes))}
+        return plain | ({"bias": parameters["bias"]} if "bias" in parameters else {})
     return {
         name: merged(value, axes[name], config) if isinstance(value, Mapping) else value
         for name, value in parameters.items()

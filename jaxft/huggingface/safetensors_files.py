@@ -101,6 +101,21 @@ def stored_tensors(directory: pathlib.Path) -> dict[str, StoredTensor]:
     raise CheckpointError(f"{directory} has neither {SINGLE} nor {INDEX}")
 
 
+def tensors_of(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """All tensors of one file, by name.
+
+    Raises:
+      CheckpointError: it is no safetensors file, or damaged.
+    """
+    return _header(path)
+
+
+def write_file(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays into one file."""
+    described = {name: (array.dtype, array.shape) for name, array in tensors.items()}
+    _write(path, described, described, lambda name: tensors[name])
+
+
 def _indexed(directory: pathlib.Path) -> dict[str, StoredTensor]:
     path = directory / INDEX
     index = _json(path.read_bytes(), path)

@@ -32,6 +32,8 @@ def _check_model(section: Any) -> None:
         raise InvalidField("preset", f"{section.preset!r} is not one of {', '.join(PRESETS)}")
     if section.preset is not None and section.pretrained is not None:
         raise InvalidField("preset", "give either preset or pretrained: a pretrained model brings its shape with it")
+    if section.adapter is not None and section.pretrained is None:
+        raise InvalidField("adapter", "is merged into a pretrained model: name that too, by pretrained")
 
 
 def _optional_model_fields() -> list[tuple]:
@@ -39,10 +41,11 @@ def _optional_model_fields() -> list[tuple]:
     return [(field.name, hints[field.name] | None, None) for field in dataclasses.fields(ModelConfig)]
 
 
-# `model:` of a recipe: a preset or a pretrained model, and any field of ModelConfig over it.
+# `model:` of a recipe: a preset, or a pretrained model with a low-rank update in PEFT's format merged into it, and any
+# field of ModelConfig over it.
 ModelSection = dataclasses.make_dataclass(
     "ModelSection",
-    [("preset", str | None, None), ("pretrained", str | None, None), *_optional_model_fields()],
+    [(name, str | None, None) for name in ("preset", "pretrained", "adapter")] + _optional_model_fields(),
     frozen=True,
     namespace={"__post_init__": _check_model, "__doc__": "A model by preset or pretrained weights, with overrides."},
 )

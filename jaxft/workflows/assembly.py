@@ -268,7 +268,8 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     directory = pathlib.Path(recipe.data.directory or pathlib.Path(document.name).parent).absolute()
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, directory=str(directory)))
     _check_sources(recipe, document, directory)
-    pretrained = open_pretrained(recipe.model.pretrained) if recipe.model.pretrained is not None else None
+    named = recipe.model.pretrained
+    pretrained = open_pretrained(named, recipe.model.adapter) if named is not None else None
     started = run is not None and run.has_model()
     tokenizer = NoTokenizer()
     if (pretrained.config.family if pretrained is not None else recipe.model_family) != "vision":

@@ -32,19 +32,21 @@ from jaxft.objectives.sentence_similarity import SentenceSimilarityConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.tables import format_value
-from jaxft.workflows.pretrained import resolve
+from jaxft.workflows.low_rank_adapters import write_run_adapter
+from jaxft.workflows.pretrained import open_pretrained, resolve
 from jaxft.workflows.run_directory import RunDirectory
 
 _POOLINGS = {"first": "cls", "mean": "mean", "last": "last"}
 _PROBLEMS = {RegressionConfig: "regression", MultiLabelClassificationConfig: "multi_label_classification"}
 
 
-def import_model(source: str, output: str | pathlib.Path) -> dict[str, Any]:
+def import_model(source: str, output: str | pathlib.Path, adapter: str | None = None) -> dict[str, Any]:
     """Reads a model in Hugging Face layout into a checkpoint of jaxft's own.
 
     Args:
       source: a directory, or the id of one on the hub.
       output: a new directory; `model.pretrained` of a recipe may then name it.
+      adapter: directory of a low-rank update in PEFT's format, which is merged into it.
 
     Returns:
       `output`, `model_type`, `parameters` (their number) and `heads`.
@@ -58,8 +60,12 @@ def import_model(source: str, output: str | pathlib.Path) -> dict[str, Any]:
         raise CheckpointError(f"{run.path} holds a model already; choose another directory")
     tokenizer = tokenizer_of(description)
     model = description.make_model()
+    adapted = None if adapter is None else open_pretrained(str(source), adapter)
+    if adapted is not None:
+        model = Model(adapted.config, tuple(adapted.heads.items()))
+    target = sharded_target(model, "float32", None)
     with run.locked():
-        parameters = load_parameters(description, sharded_target(model, "float32", None))
+        parameters = load_parameters(description, target) if adapted is None else adapted.parameters(target)
         run.checkpoints.save(0, parameters, {"step": np.zeros((), np.int32)}, {"history": []}, set(), lambda: None)
         run.checkpoints.close()
         if tokenizer is not None:
@@ -80,6 +86,7 @@ def export_model(
     head: str | None = None,
     dtype: str | None = None,
     step: int | None = None,
+    adapter: bool = False,
 ) -> dict[str, Any]:
     """Writes a run or an imported model in Hugging Face layout, with a model card.
 
@@ -90,6 +97,7 @@ def export_model(
         the files from which sentence-transformers makes them; `none` for the trunk alone.
       dtype: `float32`, `bfloat16` or `float16`; where None, float32, or that of the files of an imported model.
       step: which checkpoint of a run.
+      adapter: writes the low-rank update of a run alone, in PEFT's format.
 
     Returns:
       `output`, `class` (of transformers), `parameters`, and `left_out`: heads that this class does not have.
@@ -106,6 +114,12 @@ def export_model(
     extra = _labels(run, chosen) | (_special_ids(loaded) if origin is None else {})
     form = form_for(loaded.config, chosen, origin, extra, shapes)
     form = dataclasses.replace(form, directory=run.settings)
+    left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
+    name = form.config["architectures"][0]
+    if adapter:
+        head_name = None if chosen is None else chosen[0]
+        written = write_run_adapter(run, found, form, head_name, loaded.params, pathlib.Path(output))
+        return {"output": str(output), "class": name, "left_out": left_out, **written}
     if dtype is None and origin is not None and not (run.path / "recipe.yaml").is_file():
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
     write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(run, form))
@@ -117,8 +131,6 @@ def export_model(
         length = sentences.length or loaded.config.max_length
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     count = sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())
-    left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
-    name = form.config["architectures"][0]
     return {"output": str(output), "class": name, "parameters": count, "left_out": left_out}
 
 
@@ -147,6 +159,13 @@ def _run_and_step(path: pathlib.Path, step: int | None) -> tuple[RunDirectory, i
 
 def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
     config, heads = run.model()
+    if (run.path / "recipe.yaml").is_file() and load_recipe(run.path / "recipe.yaml")[
+        0
+    ].finetuning.adapters is not None:
+        raise CheckpointError(
+            f"{run.path} has bottleneck adapters, which no model of Hugging Face has a place for; train with "
+            "finetuning.lora in place of finetuning.adapters to merge what was learned"
+        )
     if dtype not in ("float32", "bfloat16"):
         raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
     model = Model(config, tuple(heads.items()), ComputeConfig(precision=dtype))

@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from jaxft.checkpoint.checkpoints import described_arrays
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, describe, flat_paths
-from jaxft.huggingface.exporting import SHARD_BYTES
+from jaxft.huggingface.exporting import SHARD_BYTES, form_for
 from jaxft.huggingface.importing import load_parameters
-from jaxft.huggingface.loaded import LoadedModel, load_model, save_model, tokenizer_of
+from jaxft.huggingface.loaded import LoadedModel, load_model, save_model, sharded_target, tokenizer_of
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import abstract_parameters
+from jaxft.models.model import Model, abstract_parameters
 from jaxft.parallel.mesh import MeshConfig
+from jaxft.workflows.low_rank_adapters import AdaptedWeights, with_adapter
 from jaxft.workflows.run_directory import RunDirectory
 
 _logger = logging.getLogger("jaxft")
@@ -148,13 +150,19 @@ def _shared(target: Mapping[str, Any], held: set[str], where: str) -> dict[str, 
     return shared
 
 
-def open_pretrained(path: str) -> Pretrained:
+def open_pretrained(path: str, adapter: str | None = None) -> Pretrained:
     """What `model.pretrained` names: a run or one of its checkpoints, an imported model, a directory in Hugging
     Face layout, or the id of one on the hub.
+
+    Args:
+      path: see above.
+      adapter: directory of a low-rank update in PEFT's format, which is merged into it.
 
     Raises:
       CheckpointError: it is none of these, or it is damaged.
     """
+    if adapter is not None:
+        return with_adapter(open_pretrained(path), adapter)
     directory = resolve(path)
     if (directory / "config.json").is_file():
         description = describe(directory)
@@ -187,14 +195,16 @@ def resolve(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def load_pretrained(
-    path: str | pathlib.Path, dtype: str = "float32", mesh: jax.sharding.Mesh | MeshConfig | None = None
-) -> LoadedModel:
+    path: str | pathlib.Path, dtype: str = "float32", mesh: jax.sharding.Mesh | MeshConfig | None = None,
+    adapter: str | pathlib.Path | None = None,
+) -> LoadedModel:  # fmt: skip
     """A model with its weights, tokenizer and description.
 
     Args:
       path: a directory in Hugging Face layout, or the id of one on the hub; also a run or an imported model.
       dtype: `float32` or `bfloat16`, of the parameters and of the computation.
       mesh: devices to spread the parameters over.
+      adapter: directory of a low-rank update in PEFT's format, which is merged into it.
 
     Returns:
       `.model` (Linen), `.params`, `.config`, `.tokenizer`; called with `input_ids`, `attention_mask`,
@@ -204,12 +214,31 @@ def load_pretrained(
     Raises:
       CheckpointError: nothing there can be loaded; the message says what and why.
     """
+    if adapter is not None:
+        base = open_pretrained(str(path), str(adapter))
+        return _adapted(load_pretrained(path, dtype, mesh), base, dtype, mesh)
     directory = resolve(path)
     if not (directory / "config.json").is_file() and (directory / "model.json").is_file():
         from jaxft.workflows.exported import loaded_checkpoint
 
         return loaded_checkpoint(directory, dtype, mesh)
     return load_model(directory, dtype, mesh)
+
+
+def _adapted(loaded: LoadedModel, base: AdaptedWeights, dtype: str, mesh) -> LoadedModel:
+    """The model with what an adapter brings."""
+    model = Model(base.config, tuple(base.heads.items()), loaded.model.compute)
+    # Merged in float32, whatever the model is computed in.
+    parameters = base.parameters(sharded_target(model, "float32", mesh))
+    parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), parameters)
+    loaded = dataclasses.replace(loaded, model=model, params=parameters)
+    if not base.saved_heads:
+        return loaded
+    head, config = base.saved_heads[0]
+    shapes = {path: leaf.shape for path, leaf in flat_paths(parameters).items()}
+    labels = {"id2label": {str(i): str(i) for i in range(config.num_labels)}} if config.num_labels else {}
+    form = form_for(base.config, (head.name, config), base.huggingface, labels, shapes)
+    return dataclasses.replace(loaded, heads=(head.name,), form=dataclasses.replace(form, directory=base.settings))
 
 
 def save_pretrained(

@@ -143,7 +143,7 @@ def make_tactics(assembly: Assembly, total_steps: int) -> Tactics:
     model = assembly.model if config.lora is None else LoraModel(assembly.model, config.lora)
     shapes, axes = abstract_parameters(model)
     heads = frozenset(head for name in recipe.streams for head in assembly.objectives[name].heads)
-    policy = make_policy(_policy_config(assembly), shapes, axes, model.config, heads, total_steps)
+    policy = make_policy(_policy_config(assembly, shapes), shapes, axes, model.config, heads, total_steps)
     known = set() if assembly.pretrained is None else set(assembly.pretrained.heads)
     parts = {"trunk", *(f"head_{name}" for name in known)}
     added = ("lora_a", "lora_b", "adapter_down_kernel", "adapter_up_kernel", "adapter_down_bias", "adapter_up_bias")
@@ -165,13 +165,15 @@ def make_tactics(assembly: Assembly, total_steps: int) -> Tactics:
     return Tactics(assembly, model, policy, optimizer, schedule, total_steps, anchored)
 
 
-def _policy_config(assembly: Assembly) -> PolicyConfig:
+def _policy_config(assembly: Assembly, shapes: Mapping[str, Any]) -> PolicyConfig:
     """What the recipe freezes, and what its low-rank updates or adapters freeze besides."""
     config = assembly.recipe.finetuning
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(PolicyConfig)}
     names = trained_names(config.lora) if config.lora is not None else TRAINED if config.adapters is not None else ()
     if names:
-        fields["train_only"] = (*fields["train_only"], *names, "^head_")
+        # A head that is the embedding table alone has no parameters of its own.
+        heads = ("^head_",) if any(part.startswith("head_") for part in shapes) else ()
+        fields["train_only"] = (*fields["train_only"], *names, *heads)
     return PolicyConfig(**fields)
 
 
