@@ -114,23 +114,27 @@ class Attention(nn.Module):
         elif config.position == "transformer_xl":
             query, bias = TransformerXLBias(config, compute, name="relative")(query, relative)
             mask = mask.replace(bias=bias * scale)
-        if self.has_variable("cache", "key"):
-            mixed = self._with_cache(query, key, value, mask, scale, cached)
-        else:
-            has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
-            mixed = attention(
-                query, key, value, mask,
-                scale=scale,
-                soft_cap=config.attention_soft_cap,
-                dropout_rate=config.attention_dropout,
-                dropout_key=self.make_rng("dropout") if has_dropout else None,
-                implementation=compute.attention,
-            )  # fmt: skip
+        mixed = self._attended(query, key, value, mask, scale, cached)
         output_bias = config.attention_bias if config.attention_output_bias is None else config.attention_output_bias
         return Linear(
             (config.embed_dim,), ("heads", "head_dim"), ("embed",), output_bias, jnp.dtype(compute.precision),
             config.initializer_range, name="output",
         )(mixed)  # fmt: skip
+
+    def _attended(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
+        """What each query finds, `(batch, length, heads, head_dim)`."""
+        if self.has_variable("cache", "key"):
+            return self._with_cache(query, key, value, mask, scale, cached)
+        config = self.config
+        has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
+        return attention(
+            query, key, value, mask,
+            scale=scale,
+            soft_cap=config.attention_soft_cap,
+            dropout_rate=config.attention_dropout,
+            dropout_key=self.make_rng("dropout") if has_dropout else None,
+            implementation=self.compute.attention,
+        )  # fmt: skip
 
     def _keep(self, key: jax.Array, value: jax.Array) -> None:
         if self.is_mutable_collection("keys_values") and not self.is_initializing():

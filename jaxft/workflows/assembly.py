@@ -21,12 +21,11 @@ from jaxft.data.batches import MixedBatches, StreamBatches
 from jaxft.data.chat import texts_of
 from jaxft.data.mixing import make_mixture
 from jaxft.data.preparing import Preparation
-from jaxft.data.sources import SourceConfig, resolve_paths
+from jaxft.data.sources import SourceConfig
 from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_tokenizer
-from jaxft.errors import DataError, InvalidField, RecipeError
+from jaxft.errors import DataError, InvalidField
 from jaxft.evaluation.evaluator import Evaluator, Write
-from jaxft.evaluation.measures import TABLES
 from jaxft.finetuning.adapters import AdapterModel
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generator
@@ -44,6 +43,7 @@ from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.filling import filled_source
+from jaxft.workflows.fitting import check_batches, check_metrics, check_origin, check_sources, check_stream
 from jaxft.workflows.preprocessing import with_preprocessing
 from jaxft.workflows.pretrained import Pretrained, open_pretrained
 from jaxft.workflows.run_directory import RunDirectory
@@ -267,7 +267,7 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     """
     directory = pathlib.Path(recipe.data.directory or pathlib.Path(document.name).parent).absolute()
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, directory=str(directory)))
-    _check_sources(recipe, document, directory)
+    check_sources(recipe, document, directory)
     named = recipe.model.pretrained
     pretrained = open_pretrained(named, recipe.model.adapter) if named is not None else None
     started = run is not None and run.has_model()
@@ -279,10 +279,10 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
     objectives = _objectives(recipe, document, tokenizer, config, origin)
     if not started:
-        _check_origin(recipe, document, objectives)
-    _check_metrics(recipe, document, objectives)
+        check_origin(recipe, document, objectives)
+    check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh)
-    _check_batches(recipe, document, mesh)
+    check_batches(recipe, document, mesh)
     known = run.model()[1] if started else pretrained.heads if pretrained is not None else {}
     heads = {
         name: _head(name, head, known.get(name), config, origin)
@@ -320,18 +320,6 @@ def _head(
 
 def _fields(config: ModelConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def _check_sources(recipe: Recipe, document: Document, directory: pathlib.Path) -> None:
-    """Names the key of a source whose files are not there, before anything is read."""
-    sections = [("streams", name, stream.source) for name, stream in recipe.streams.items()]
-    sections += [("evaluation", name, section.source) for name, section in recipe.evaluation.items()]
-    for section, name, sources in sections:
-        for source in sources:
-            try:
-                resolve_paths(source, directory)
-            except RecipeError as error:
-                fail(document, (section, name, "source"), str(error))
 
 
 def _fingerprints(recipe: Recipe, directory: pathlib.Path) -> dict[str, str]:
@@ -442,68 +430,5 @@ def _objectives(
             problem = f"must be at most the model's max_length {model.max_length}"
             fail(document, (section, name, "objective", "target_length"), problem)
         if section == "streams":
-            _check_stream(recipe, document, name, objectives[name])
+            check_stream(recipe, document, name, objectives[name])
     return objectives
-
-
-def _check_origin(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:
-    """Whether there is something that objectives can compare with, which ask for what the model was at the start."""
-    compared = [objective.kind for objective in objectives.values() if objective.needs_origin]
-    if compared and recipe.model.pretrained is None:
-        problem = f"objective {compared[0]} compares with a pretrained model; name it, as in {{pretrained: runs/tuned}}"
-        fail(document, ("model",), problem)
-
-
-def _check_stream(recipe: Recipe, document: Document, name: str, objective: Objective) -> None:
-    """Whether the objective of a stream suits how the recipe trains it."""
-    if not objective.trains:
-        path = ("streams", name, "objective", "kind")
-        fail(document, path, f"{objective.kind} only measures: use it in evaluation")
-    if objective.whole_batch and recipe.training.micro_batches > 1:
-        problem = f"must be 1: {objective.kind} compares all rows of streams.{name} with each other"
-        fail(document, ("training", "micro_batches"), problem)
-    if recipe.streams[name].augmentation is not None and not objective.augmentable:
-        path = ("streams", name, "augmentation")
-        fail(document, path, f"is for tasks that read whole texts, not for {objective.kind}")
-
-
-def _check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:
-    known = set()
-    for name, section in recipe.evaluation.items():
-        available = objectives[section.stream or name].metrics
-        for metric in section.metrics or ():
-            if metric not in available:
-                fail(
-                    document, ("evaluation", name, "metrics"),
-                    f"{metric!r} is not a metric of this objective, which has {', '.join(available)}",
-                )  # fmt: skip
-        known |= {f"{name}.{metric}" for metric in section.metrics or available if metric not in TABLES}
-    wanted: list[tuple[tuple[str, ...], Any]] = [(("checkpoint", "best"), recipe.checkpoint.best)]
-    if recipe.training.early_stopping is not None:
-        wanted.append((("training", "early_stopping", "metric"), recipe.training.early_stopping.metric))
-    for path, metric in wanted:
-        if metric is not None and metric not in known:
-            fail(
-                document,
-                path,
-                f"{metric!r} is not evaluated; the evaluations give {', '.join(sorted(known)) or 'nothing'}",
-            )
-
-
-def _check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -> None:
-    shards = batch_shards(mesh)
-    for name, stream in recipe.streams.items():
-        if stream.batch_size is None:  # its share makes rows that divide
-            continue
-        rows = stream.batch_size // recipe.training.micro_batches
-        if rows % shards:
-            fail(
-                document, ("streams", name, "batch_size"),
-                f"{rows} rows at a time do not divide over the {shards} devices of the mesh axes data and fsdp",
-            )  # fmt: skip
-
-
-def lower_is_better(recipe: Recipe, objectives: Mapping[str, Objective], metric: str) -> bool:
-    """Whether a metric like `reviews.loss` is better when lower."""
-    name, _, short = metric.partition(".")
-    return short in objectives[recipe.evaluation[name].stream or name].lower_is_better

@@ -29,10 +29,11 @@ from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.writers import read_rows
 from jaxft.training.start_divergence import held_to_start
-from jaxft.workflows.assembly import Assembly, assemble, lower_is_better
+from jaxft.workflows.assembly import Assembly, assemble
 from jaxft.workflows.compare_report import write_comparison
 from jaxft.workflows.comparison import Trial, check_comparison, recipe_of, trials
 from jaxft.workflows.findings import Finding, findings_of
+from jaxft.workflows.fitting import lower_is_better
 from jaxft.workflows.opened import open_run
 from jaxft.workflows.pretrained import open_pretrained
 from jaxft.workflows.streams import store_source

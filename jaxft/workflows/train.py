@@ -38,7 +38,8 @@ from jaxft.reporting.writers import (
 from jaxft.training.early_stopping import best_step, should_stop
 from jaxft.training.loop import LoopConfig, run_loop
 from jaxft.training.state import TrainState, abstract_state, create_state
-from jaxft.workflows.assembly import Assembly, assemble, lower_is_better
+from jaxft.workflows.assembly import Assembly, assemble
+from jaxft.workflows.fitting import lower_is_better
 from jaxft.workflows.logs import shown_through
 from jaxft.workflows.report import write_run_report
 from jaxft.workflows.run_directory import RunDirectory, identity_of
