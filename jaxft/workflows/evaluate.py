@@ -40,14 +40,14 @@ def evaluate(
         raise RecipeError(
             f"the recipe of {run} has no evaluation; add one: 'evaluation.NAME={{stream: ..., source: ...}}'"
         )
-    results = {name: evaluator(opened.parameters) for name, evaluator in evaluators.items()}
+    results = {name: evaluator(opened.parameters, opened.origin) for name, evaluator in evaluators.items()}
     found = {"run_dir": str(opened.run.path), "step": opened.step, "evaluation": results}
     if confidence is None:
         return found
     intervals = {
         name: {
             metric: {"low": interval.low, "high": interval.high}
-            for metric, interval in evaluator.intervals(opened.parameters, confidence, resamples).items()
+            for metric, interval in evaluator.intervals(opened.parameters, confidence, resamples, opened.origin).items()
         }
         for name, evaluator in evaluators.items()
     }

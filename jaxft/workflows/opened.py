@@ -7,10 +7,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from jaxft.errors import CheckpointError, JaxftError
 from jaxft.huggingface.loaded import sharded_target
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.schema import TokenizerSection
 from jaxft.workflows.assembly import Assembly, assemble
+from jaxft.workflows.pretrained import open_pretrained
 from jaxft.workflows.run_directory import RunDirectory
 
 
@@ -23,12 +25,14 @@ class OpenedRun:
       assembly: its parts.
       step: the checkpoint's step.
       parameters: nested dict of arrays on the mesh.
+      origin: those that the run began with, where an evaluation compares with them, else None.
     """
 
     run: RunDirectory
     assembly: Assembly
     step: int
     parameters: Any
+    origin: Any = None
 
 
 def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int | None = None) -> OpenedRun:
@@ -45,6 +49,7 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     run = RunDirectory(path)
     run.check_started()
     recipe, document = load_recipe(run.path / "recipe.yaml", overrides)
+    began = recipe.model.pretrained
     recipe = dataclasses.replace(
         recipe,
         # The run has its own weights and tokenizer: where they once came from may be gone.
@@ -53,5 +58,24 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     )
     assembly = assemble(recipe, document, run)
     step = run.chosen_step(step)
-    parameters, _ = run.checkpoints.restore(step, sharded_target(assembly.model, "float32", assembly.mesh))
-    return OpenedRun(run, assembly, step, parameters)
+    target = sharded_target(assembly.model, "float32", assembly.mesh)
+    parameters, _ = run.checkpoints.restore(step, target)
+    compared = (assembly.objectives[section.stream or name] for name, section in recipe.evaluation.items())
+    # Only where it is needed, since what the run began with may be gone.
+    origin = _origin(run, began, target) if any(objective.needs_origin for objective in compared) else None
+    return OpenedRun(run, assembly, step, parameters, origin)
+
+
+def _origin(run: RunDirectory, began: str | None, target) -> Any:
+    """The pretrained weights that a run began with.
+
+    Raises:
+      CheckpointError: they are not where they were, or lack a head that the run has.
+    """
+    try:
+        found = open_pretrained(began).parameters(target)
+    except JaxftError as error:
+        raise CheckpointError(f"{run.path} is measured against the weights that it began with: {error}") from error
+    if missing := sorted(set(target) - set(found)):
+        raise CheckpointError(f"{run.path} is measured against {began}, which has no {missing[0]}")
+    return found
