@@ -52,6 +52,7 @@ def check_stream(recipe: Recipe, document: Document, name: str, objective: Objec
 
 
 def check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:
+    """Whether the metrics that the recipe names are there."""
     known = set()
     for name, section in recipe.evaluation.items():
         available = objectives[section.stream or name].metrics
@@ -75,6 +76,7 @@ def check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, O
 
 
 def check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -> None:
+    """Whether the rows of each stream divide over the devices."""
     shards = batch_shards(mesh)
     for name, stream in recipe.streams.items():
         if stream.batch_size is None:  # its share makes rows that divide
