@@ -50,11 +50,18 @@ def _dry_run(options: argparse.Namespace) -> None:
         print(_json({
             "recipe": text, "parameters": sum(plan.parameters.values()), "parameters_by_part": plan.parameters,
             "batches": plan.batches, "tokens_per_step": plan.tokens_per_step, "steps": plan.steps,
+            "policy": plan.policy,
         }))  # fmt: skip
         return
     print(text)
     total = sum(plan.parameters.values())
     print(text_table(("part", "parameters"), [*plan.parameters.items(), ("all", total)]))
+    if any(rate != 1 or begin or decay is not None for _, _, rate, begin, decay in plan.policy):
+        moves = [
+            (part, size, f"{rate:.3g}" if rate else "frozen", begin if rate else "", "" if decay is None else decay)
+            for part, size, rate, begin, decay in plan.policy
+        ]
+        print("\n" + text_table(("part", "parameters", "rate times", "from step", "weight decay"), moves))
     rows = [
         (stream, name, " x ".join(map(str, shape)))
         for stream, arrays in plan.batches.items()

@@ -137,7 +137,10 @@ class _Training:
             contextlib.closing(self._run.checkpoints),
             jax.set_mesh(self._assembly.mesh),
         ):
-            self._progress.message(f"{self._run.path}: {format_count(parameters)} parameters, {self._described(first)}")
+            moving = sum(size for _, size, rate, *_ in self._tactics.policy.table if rate)
+            count = f"{format_count(parameters)} parameters"
+            count += "" if moving == parameters else f", {format_count(moving)} of them trained"
+            self._progress.message(f"{self._run.path}: {count}, {self._described(first)}")
             config = self._rhythm()
             try:
                 step, state = run_loop(state, first, train_step, loader, self, config, loader.take_waited)
@@ -366,6 +369,7 @@ class DryRun:
       batches: shapes by stream and array.
       tokens_per_step: places for tokens in all batches of a step.
       steps: of the whole run.
+      policy: how the parts of the model move, rows as of `jaxft.finetuning.policy.Policy.table`.
     """
 
     recipe: Recipe
@@ -373,6 +377,7 @@ class DryRun:
     batches: dict[str, dict[str, tuple[int, ...]]]
     tokens_per_step: int
     steps: int
+    policy: tuple[tuple[str, int, float, int, float | None], ...]
 
 
 def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun:
@@ -385,6 +390,7 @@ def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun
     batches = assembly.batches()
     assembly.evaluators()
     first = {name: stream.batch(0) for name, stream in batches.items()}
+    steps = assembly.total_steps(batches)
     shapes, _ = abstract_parameters(assembly.model)
     parts = {f"trunk/{name}": tree for name, tree in shapes["trunk"].items()}
     parts |= {name: tree for name, tree in shapes.items() if name != "trunk"}
@@ -393,5 +399,6 @@ def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun
         parameters={name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()},
         batches={name: {key: array.shape for key, array in batch.items()} for name, batch in first.items()},
         tokens_per_step=sum(b[name].size for b in first.values() for name in b if name.endswith("token_ids")),
-        steps=assembly.total_steps(batches),
+        steps=steps,
+        policy=make_tactics(assembly, steps).policy.table,
     )
