@@ -80,6 +80,11 @@ class Assembly:
     source_fingerprints: Mapping[str, str]
 
     @property
+    def plain_model(self) -> Model:
+        """The model without adapters, as pretrained weights have it."""
+        return self.model.base if isinstance(self.model, AdapterModel) else self.model
+
+    @property
     def chat_template(self) -> str | None:
         """The template, in Jinja, of the first stream of conversations; None where no stream has any."""
         objectives = (self.objectives[name] for name in self.recipe.streams)

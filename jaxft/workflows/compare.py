@@ -177,7 +177,7 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
     opened = open_run(trial.trained.directory(base))
     # The trunk, and those heads that came with it.
     start = open_pretrained(recipe.model.pretrained).parameters(
-        sharded_target(opened.assembly.model, "float32", opened.assembly.mesh)
+        sharded_target(opened.assembly.plain_model, "float32", opened.assembly.mesh)
     )
     parameters, evaluation = opened.parameters, opened.run.summary()["evaluation"]
     if trial.share is not None:

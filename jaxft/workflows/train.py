@@ -161,7 +161,8 @@ class _Training:
         target = abstract_state(tactics.model, tactics.optimizer, assembly.mesh, tactics.keeping)
         step = self._run.checkpoints.newest_good()
         if step is None:
-            pretrained = assembly.pretrained and assembly.pretrained.parameters(self._plain_target())
+            plain = sharded_target(assembly.plain_model, "float32", assembly.mesh)
+            pretrained = assembly.pretrained and assembly.pretrained.parameters(plain)
             state = create_state(
                 tactics.model, tactics.optimizer, self._recipe.training.seed, assembly.mesh, tactics.start(pretrained),
                 tactics.keeping,
@@ -173,15 +174,13 @@ class _Training:
             truncate_after(self._run.metrics, step)
         return step or 0, state, jax.jit(tactics.train_step(), donate_argnums=0)
 
-    def _plain_target(self):
-        return sharded_target(self._assembly.model, "float32", self._assembly.mesh)
-
     def _restored(self, step: int, target: TrainState) -> TrainState:
         checkpoints = self._run.checkpoints
         self._history = checkpoints.progress(step)["history"]
         # Later steps are there only where they are damaged: they are to be written again.
         self._saved = [saved for saved in checkpoints.steps() if saved <= step]
-        parameters, rest = checkpoints.restore(step, self._plain_target(), self._training_items(target))
+        merged = sharded_target(self._assembly.model, "float32", self._assembly.mesh)
+        parameters, rest = checkpoints.restore(step, merged, self._training_items(target))
         return TrainState(**{"parameters": parameters, **rest})
 
     def _training_items(self, state: TrainState) -> dict[str, Any]:
