@@ -176,7 +176,7 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
         train_recipe(recipe, document, trial.directory(base), quiet)
     opened = open_run(trial.trained.directory(base))
     # The trunk, and those heads that came with it.
-    start = open_pretrained(recipe.model.pretrained).parameters(
+    start = open_pretrained(recipe.model.pretrained, recipe.model.adapter).parameters(
         sharded_target(opened.assembly.plain_model, "float32", opened.assembly.mesh)
     )
     parameters, evaluation = opened.parameters, opened.run.summary()["evaluation"]

@@ -49,11 +49,11 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     run = RunDirectory(path)
     run.check_started()
     recipe, document = load_recipe(run.path / "recipe.yaml", overrides)
-    began = recipe.model.pretrained
+    began, adapter = recipe.model.pretrained, recipe.model.adapter
     recipe = dataclasses.replace(
         recipe,
         # The run has its own weights and tokenizer: where they once came from may be gone.
-        model=dataclasses.replace(recipe.model, preset=None, pretrained=None),
+        model=dataclasses.replace(recipe.model, preset=None, pretrained=None, adapter=None),
         tokenizer=TokenizerSection(path=str(run.tokenizer.absolute())),
     )
     assembly = assemble(recipe, document, run)
@@ -62,18 +62,18 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     parameters, _ = run.checkpoints.restore(step, target)
     compared = (assembly.objectives[section.stream or name] for name, section in recipe.evaluation.items())
     # Only where it is needed, since what the run began with may be gone.
-    origin = _origin(run, began, target) if any(objective.needs_origin for objective in compared) else None
+    origin = _origin(run, began, adapter, target) if any(objective.needs_origin for objective in compared) else None
     return OpenedRun(run, assembly, step, parameters, origin)
 
 
-def _origin(run: RunDirectory, began: str | None, target) -> Any:
+def _origin(run: RunDirectory, began: str | None, adapter: str | None, target) -> Any:
     """The pretrained weights that a run began with.
 
     Raises:
       CheckpointError: they are not where they were, or lack a head that the run has.
     """
     try:
-        found = open_pretrained(began).parameters(target)
+        found = open_pretrained(began, adapter).parameters(target)
     except JaxftError as error:
         raise CheckpointError(f"{run.path} is measured against the weights that it began with: {error}") from error
     if missing := sorted(set(target) - set(found)):

@@ -8,8 +8,8 @@ import pathlib
 import time
 
 import pytest
-from conftest import RECIPE
 from processes import finish, start
+from small_recipe import RECIPE
 
 from jaxft.errors import RecipeError
 from jaxft.recipe.library import load_recipe
