@@ -202,6 +202,17 @@ def _add_weight_verbs(verb) -> None:
     export.add_argument("--head", help="which head (default: that of the first stream; `none`: the trunk alone)")
     export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of all tensors")
     _add_json(export)
+    average = verb(
+        "average", verbs.average, "Average the weights of runs from one start (soups), or go back towards it."
+    )
+    average.add_argument("output", help="directory to write")
+    average.add_argument("models", nargs="+", metavar="RUN[:STEP]", help="runs, imported models, or Hugging Face's")
+    average.add_argument(
+        "--weights", type=float, nargs="+", metavar="WEIGHT", help="one for each model (default: all alike)"
+    )
+    average.add_argument("--share", type=float, help="of what was tuned, the rest being the start (WiSE-FT), like 0.5")
+    average.add_argument("--start", metavar="DIR", help="where that lies (default: what the first run began with)")
+    _add_json(average)
     check = verb("verify", verbs.verify, "Compare a model in Hugging Face layout with torch.")
     check.add_argument("model", help="a directory with config.json and safetensors, or an id on the hub")
     _add_json(check)

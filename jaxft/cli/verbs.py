@@ -184,6 +184,17 @@ def export_weights(options: argparse.Namespace) -> None:
     print(_json(result) if options.json else said)
 
 
+def average(options: argparse.Namespace) -> None:
+    """`jaxft average`"""
+    from jaxft.workflows.average import average_models
+
+    result = average_models(options.models, options.output, options.weights, options.share, options.start)
+    said = f"{result['output']}: {result['parameters']:,} parameters, the mean of {len(result['weights'])} models"
+    if result["as_tuned"]:
+        said += f"; {', '.join(result['as_tuned'])} had no start and stays as tuned"
+    print(_json(result) if options.json else said)
+
+
 def verify(options: argparse.Namespace) -> None:
     """`jaxft verify`"""
     from jaxft.workflows.verified import check_agreement, verify_model

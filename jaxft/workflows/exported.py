@@ -13,6 +13,7 @@ import numpy as np
 from jaxft.data.tokenizers import load_tokenizer
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.architectures import architecture_of
+from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import describe, flat_paths
 from jaxft.huggingface.exporting import Form, form_for, write_model
 from jaxft.huggingface.image_preprocessing import write_preprocessing
@@ -132,6 +133,15 @@ def export_model(
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     count = sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())
     return {"output": str(output), "class": name, "parameters": count, "left_out": left_out}
+
+
+def labelled_origin(loaded: LoadedModel, run: RunDirectory) -> HuggingFaceConfig | None:
+    """The config.json that a model once came with, with the labels of the head that it now has."""
+    origin = run.huggingface()
+    if origin is None or not loaded.heads:
+        return origin
+    head = next((name, config) for name, config in loaded.model.heads if name == loaded.heads[0])
+    return HuggingFaceConfig({**origin.values, **_labels(run, head)}, origin.source)
 
 
 def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> LoadedModel:
