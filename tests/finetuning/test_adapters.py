@@ -1,0 +1,84 @@
+"""Bottleneck adapters: nothing at the start, in every block, and trained alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_tuning import (
+    LENGTH,
+    VOCABULARY,
+    described,
+    draw,
+    moved,
+    optimizer_of,
+    policy_of,
+    quick_jit,
+    run,
+    small_config,
+    small_model,
+    start_of,
+    step_of,
+)
+
+from jaxft.errors import InvalidField
+from jaxft.finetuning.adapters import TRAINED, AdapterConfig, AdapterModel
+from jaxft.finetuning.naming import parameter_names
+from jaxft.models.config import ComputeConfig
+from jaxft.models.model import Model, initialize
+from jaxft.models.transformer import Sequences
+from jaxft.training.state import replaced
+
+INPUTS = Sequences(jnp.asarray(np.random.default_rng(1).integers(0, VOCABULARY, (2, LENGTH)), jnp.int32))
+FAMILIES = {
+    "encoder": {"num_layers": 2},
+    "decoder": {"family": "decoder", "position": "rotary", "parallel_residual": True},
+    "encoder_decoder": {"family": "encoder_decoder", "num_layers": 1, "num_decoder_layers": 2},
+}
+
+
+def begun(model, seed: int = 0):
+    """Drawn parameters of a model, and the adapted model's with these in them."""
+    adapted = AdapterModel(model, AdapterConfig(3))
+    plain = draw(model, seed)
+    fresh = quick_jit(lambda: initialize(adapted, jax.random.key(seed)))()
+    return adapted, plain, replaced(fresh, plain)
+
+
+def noise(shape) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(2).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapted_model_begins_as_it_was_and_each_bottleneck_counts(family):
+    model = Model(small_config(**FAMILIES[family]), (), ComputeConfig(scan_layers=True))
+    adapted, plain, start = begun(model)
+    targets = INPUTS if family == "encoder_decoder" else None
+    before = model.apply({"params": plain}, INPUTS, targets).hidden
+    compiled = quick_jit(lambda parameters: adapted.apply({"params": parameters}, INPUTS, targets).hidden)
+    np.testing.assert_allclose(compiled(start), before, atol=1e-5)
+    added = [name for name in parameter_names(start) if name.endswith("adapter_up_kernel")]
+    sublayers = {"encoder": 2, "decoder": 2, "encoder_decoder": 2 + 3}[family]
+    assert len(added) == sublayers
+    for chosen in added:
+        names = iter(parameter_names(start))
+        # Not the same for all features, which a norm would take out again.
+        grown = jax.tree.map(lambda leaf, n=names, c=chosen: noise(leaf.shape) if next(n) == c else leaf, start)
+        assert np.abs(compiled(grown) - before).max() > 1e-3, chosen
+
+
+def test_adapters_and_heads_move_and_nothing_else():
+    adapted, _, start = begun(small_model())
+    policy = policy_of(adapted, train_only=(*TRAINED, "^head_"))
+    optimizer = optimizer_of(adapted, policy, name="adamw", weight_decay=0.1)
+    after, _ = run(start_of(start, optimizer, policy), step_of(adapted, optimizer, policy), 2)
+    found = moved(adapted, start, after.parameters)
+    everything = {name for names in described(adapted)[2] for name in names}
+    adapters = {name for name in everything if "/adapter_" in name}
+    assert adapters <= found <= adapters | {name for name in everything if name.startswith("head_")}
+
+
+def test_a_bottleneck_has_a_width():
+    with pytest.raises(InvalidField):
+        AdapterConfig(0)
