@@ -25,6 +25,7 @@ _FUNCTIONS = {
     "generate": "jaxft.workflows.generate",
     "load_pretrained": "jaxft.workflows.pretrained",
     "open_run": "jaxft.workflows.opened",
+    "plan": "jaxft.workflows.plan",
     "predict": "jaxft.workflows.predict",
     "save_pretrained": "jaxft.workflows.pretrained",
     "quickstart": "jaxft.workflows.quickstart",

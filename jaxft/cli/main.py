@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxft import __version__
-from jaxft.cli import generation, verbs
+from jaxft.cli import generation, planning, verbs
 from jaxft.errors import JaxftError
 
 _EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the data is wrong, 4 a checkpoint is wrong,
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_training_verbs(verb)
     _add_compare(verb)
+    _add_plan(verb)
     _add_data_verbs(verb, subparsers)
     _add_using_verbs(verb)
     _add_weight_verbs(verb)
@@ -132,6 +133,12 @@ def _add_compare(verb) -> None:
     )
     compare.add_argument("--quiet", action="store_true", help="no progress on standard error")
     _add_json(compare)
+
+
+def _add_plan(verb) -> None:
+    plan = verb("plan", planning.plan, "Tell whether a recipe fits devices that are not here, and how fast it runs.")
+    _add_recipe(plan)
+    planning.add_options(plan)
 
 
 def _add_data_verbs(verb, subparsers) -> None:

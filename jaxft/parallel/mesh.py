@@ -7,6 +7,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 
 from jaxft.errors import InvalidField, RecipeError
 
@@ -56,10 +57,48 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
-    """A mesh with axes `data, fsdp, tensor, context` over `devices` (all of them by default), with Auto axis types."""
+    """A mesh with axes `data, fsdp, tensor, context` over `devices` (all of them by default), with Auto axis types.
+
+    Devices of several slices are laid out so that only the axis `data` crosses the network between the slices.
+
+    Raises:
+      RecipeError: the sizes do not multiply to the number of devices, or `data` does not divide over the slices.
+    """
     devices = jax.devices() if devices is None else list(devices)
     sizes = config.sizes(len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    inner, outer = split_over_slices(sizes, slices)
+    if slices > 1:
+        laid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    else:
+        laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(laid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(config: MeshConfig, device_count: int, slices: int = 1) -> jax.sharding.AbstractMesh:
+    """As `make_mesh`, of devices that are not here.
+
+    Raises:
+      RecipeError: as `make_mesh`.
+    """
+    sizes = config.sizes(device_count)
+    split_over_slices(sizes, slices)
+    return jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def split_over_slices(sizes: tuple[int, ...], slices: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the axes within a slice, and between slices.
+
+    Raises:
+      RecipeError: the axis `data` does not divide over the slices.
+    """
+    data, *rest = sizes
+    if data % slices:
+        raise RecipeError(
+            f"mesh: data of {data} does not divide over {slices} slices, and no other axis may cross the network "
+            f"between them; make it a multiple of {slices}"
+        )
+    return (data // slices, *rest), (slices, *[1] * len(rest))
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:

@@ -257,13 +257,21 @@ class Assembly:
         return max(1, round(training.epochs * sum(part.rows for part in first) / first[0].batch_size))
 
 
-def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None) -> Assembly:
+def assemble(
+    recipe: Recipe,
+    document: Document,
+    run: RunDirectory | None = None,
+    tokenizer: Tokenizer | None = None,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
+) -> Assembly:
     """Makes the parts of a run, checking what can be checked before any training.
 
     Args:
       recipe: as decoded.
       document: where its keys were written.
       run: its directory; where it was started before, its tokenizer and heads are used again.
+      tokenizer: in place of the one that the recipe names.
+      mesh: in place of one of the devices here.
 
     Raises:
       RecipeError: a value that does not fit the others.
@@ -276,8 +284,9 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     named = recipe.model.pretrained
     pretrained = open_pretrained(named, recipe.model.adapter) if named is not None else None
     started = run is not None and run.has_model()
-    tokenizer = NoTokenizer()
-    if (pretrained.config.family if pretrained is not None else recipe.model_family) != "vision":
+    if (pretrained.config.family if pretrained is not None else recipe.model_family) == "vision":
+        tokenizer = NoTokenizer()
+    elif tokenizer is None:
         tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
     recipe = with_preprocessing(_completed(recipe), pretrained.settings if pretrained is not None else None)
@@ -286,7 +295,7 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
     if not started:
         check_origin(recipe, document, objectives)
     check_metrics(recipe, document, objectives)
-    mesh = make_mesh(recipe.mesh)
+    mesh = make_mesh(recipe.mesh) if mesh is None else mesh
     check_batches(recipe, document, mesh)
     known = run.model()[1] if started else pretrained.heads if pretrained is not None else {}
     heads = {
@@ -294,22 +303,25 @@ def assemble(recipe: Recipe, document: Document, run: RunDirectory | None = None
         for objective in objectives.values()
         for name, head in objective.heads.items()
     }
-    compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
     resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **_fields(config)))
-    model = Model(config, tuple(heads.items()), ComputeConfig(**compute))
-    if recipe.finetuning.adapters is not None:
-        model = AdapterModel(model, recipe.finetuning.adapters)
     assembly = Assembly(
         recipe=resolved,
         document=document,
         tokenizer=tokenizer,
-        model=model,
+        model=_model(recipe, config, heads),
         objectives=objectives,
         mesh=mesh,
         pretrained=pretrained,
         source_fingerprints=_fingerprints(recipe, directory),
     )
     return assembly.with_rows_of_shares()
+
+
+def _model(recipe: Recipe, config: ModelConfig, heads: Mapping[str, HeadConfig]) -> Model | AdapterModel:
+    compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
+    model = Model(config, tuple(heads.items()), ComputeConfig(**compute))
+    adapters = recipe.finetuning.adapters
+    return model if adapters is None else AdapterModel(model, adapters)
 
 
 def _head(

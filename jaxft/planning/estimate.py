@@ -1,0 +1,114 @@
+"""How long a step should take: from what a compiled program asks of a chip, or by formula where nothing is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.planning.flops import Pass, training_flops
+from jaxft.planning.memory import Memory, layer_traffic
+from jaxft.planning.topology import SLICE_BANDWIDTH, Topology
+
+# Share of its peak that a real matrix product reaches on a chip: 790 of 989 TFLOP/s on an H200.
+_PRODUCT_EFFICIENCY = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of a step on each device.
+
+    Attributes:
+      compute: of its matrix products at the peak of the chip, or at what products reach where `method` is `formula`.
+      memory: of reading and writing HBM at its bandwidth.
+      collectives: of all that is sent.
+      instructions: what the compiler expects of all instructions together; 0 by formula.
+      exposed: of the collectives that nothing else goes on beside.
+      step: of the whole step.
+      method: `compiled` or `formula`.
+    """
+
+    compute: float
+    memory: float
+    collectives: float
+    instructions: float
+    exposed: float
+    step: float
+    method: str
+
+
+def of_program(cost: Mapping[str, Any], topology: Topology, gradient_bytes: int) -> Estimate:
+    """From a compiled program.
+
+    Args:
+      cost: `matmul_flops`, `cycles`, `memory_bytes`, and `sent` bytes, `overlapped` and `exposed`.
+      topology: what it is compiled for.
+      gradient_bytes: of a device, which cross the network between slices.
+    """
+    chip = topology.chip
+    compute, memory = cost["matmul_flops"] / chip.peak_flops, cost["memory_bytes"] / chip.hbm_bandwidth
+    instructions = cost["cycles"] / chip.clock
+    overlapped, exposed = (cost["sent"][name] / chip.ring_bandwidth for name in ("overlapped", "exposed"))
+    exposed += _between_slices(topology, gradient_bytes)
+    step = max(instructions, compute, memory, overlapped) + exposed
+    return Estimate(compute, memory, overlapped + exposed, instructions, exposed, step, "compiled")
+
+
+def by_formula(
+    passes: Iterable[Pass], config: ModelConfig, compute: ComputeConfig, memory: Memory, mesh: Mapping[str, int],
+    micro_batches: int, topology: Topology,
+) -> Estimate:  # fmt: skip
+    """From what the model asks for: products, then memory, one after the other, beside the collectives of `fsdp`.
+
+    Good to about a factor of two; it is meant for comparing meshes and for chips that nothing is compiled for.
+
+    Args:
+      passes: of all streams.
+      config: the trunk.
+      compute: how it is computed.
+      memory: of a device.
+      mesh: sizes of the axes.
+      micro_batches: parts that each batch is computed in.
+      topology: the devices.
+    """
+    passes, chip = tuple(passes), topology.chip
+    flops = training_flops(config, passes, masked=False)
+    again = {"none": 0.0, "dots": flops.attention, "full": flops.layers + flops.attention}[compute.remat] / 3
+    peak = chip.peak_flops if compute.precision == "bfloat16" else chip.peak_flops / 2
+    products = (flops.total + again) / topology.devices / (peak * _PRODUCT_EFFICIENCY)
+    # An optimizer reads and writes all of the state, and reads the gradients, which were written before.
+    moved = 2 * (memory.parameters + memory.optimizer + memory.gradients)
+    moved += sum(layer_traffic(one, config, compute, mesh) for one in passes)
+    overlapped, exposed = _sent(passes, config, compute, memory, mesh, micro_batches)
+    overlapped, exposed = overlapped / chip.ring_bandwidth, exposed / chip.ring_bandwidth
+    exposed += _between_slices(topology, memory.gradients)
+    on_chip = products + moved / chip.hbm_bandwidth
+    return Estimate(
+        products, moved / chip.hbm_bandwidth, overlapped + exposed, 0.0, exposed, max(on_chip, overlapped) + exposed,
+        "formula",
+    )  # fmt: skip
+
+
+def _between_slices(topology: Topology, gradient_bytes: float) -> float:
+    """Seconds in which the slices sum their gradients."""
+    return 2 * gradient_bytes / SLICE_BANDWIDTH if topology.slices > 1 else 0.0
+
+
+def _sent(passes, config: ModelConfig, compute: ComputeConfig, memory: Memory, mesh, micro_batches: int):
+    """Bytes that a device sends: what other work can go on beside, and the rest."""
+    size = 2 if compute.precision == "bfloat16" else 4
+    overlapped = exposed = 0.0
+    if mesh["fsdp"] > 1:
+        # The parameters of each layer are gathered for every pass over it, their gradients scattered.
+        gathers = 3 if compute.remat == "full" else 2
+        overlapped += memory.parameters * mesh["fsdp"] * micro_batches * (gathers * size / 4 + 1)
+    if mesh["data"] > 1:
+        overlapped += 2 * memory.gradients
+    if mesh["tensor"] > 1:
+        # Twice in a layer, forward and backward, the shares of all heads and widths are summed.
+        sums = 2 * (3 if compute.remat == "full" else 2)
+        layers = config.num_layers + (config.decoder_layers if config.family == "encoder_decoder" else 0)
+        tokens = sum(one.tokens * one.streams for one in passes) / mesh["data"] / mesh["fsdp"] / mesh["context"]
+        exposed += 2 * sums * layers * tokens * config.embed_dim * size
+    return overlapped, exposed

@@ -1,0 +1,200 @@
+"""What lies in the memory of each device: the state exactly, what a step computes by formula."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.planning.flops import Pass
+from jaxft.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterRow:
+    """A parameter as it lies on the mesh.
+
+    Attributes:
+      name: its path.
+      shape: of the whole.
+      axes: logical ones.
+      mesh_axes: those that split each of its axes, None where none does.
+      bytes: of the part that a device holds.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    mesh_axes: tuple[str | None, ...]
+    bytes: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in the whole."""
+        return math.prod(self.shape)
+
+
+def parameter_table(parameters, axes) -> list[ParameterRow]:
+    """A row for each parameter.
+
+    Args:
+      parameters: tree of ShapeDtypeStruct with shardings.
+      axes: tree of PartitionSpec over logical axes, of the same structure.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(parameters)
+    specs = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec))
+    rows = []
+    for (path, leaf), spec in zip(leaves, specs, strict=True):
+        split = leaf.sharding.spec
+        laid = (*split, *[None] * (len(leaf.shape) - len(split)))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rows.append(ParameterRow(name, leaf.shape, tuple(spec), laid, device_bytes(leaf)))
+    return rows
+
+
+def by_part(rows: Iterable[ParameterRow]) -> dict[str, int]:
+    """Numbers in the parts of a model: of the trunk each of its own, and the heads."""
+    found: dict[str, int] = {}
+    for row in rows:
+        parts = row.name.split("/")
+        part = "/".join(parts[: 2 if parts[0] == "trunk" else 1])
+        found[part] = found.get(part, 0) + row.size
+    return found
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that a device holds of a tree of ShapeDtypeStruct with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of each device.
+
+    Attributes:
+      parameters: with copies of them that a run keeps.
+      optimizer: moments.
+      gradients: in float32, of the largest moment of a step.
+      activations: what the backward pass waits for, and the working space of the largest layer or head.
+    """
+
+    parameters: int
+    optimizer: int
+    gradients: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.parameters + self.optimizer + self.gradients + self.activations
+
+
+def memory_of(
+    state: TrainState, trained: Any, passes: Mapping[str, Iterable[Pass]], config: ModelConfig, compute: ComputeConfig,
+    mesh: Mapping[str, int], micro_batches: int,
+) -> Memory:  # fmt: skip
+    """Memory of a run by formula.
+
+    Args:
+      state: tree of ShapeDtypeStruct with shardings.
+      trained: the part of its parameters that is trained, of the same kind.
+      passes: by stream.
+      config: the trunk.
+      compute: how it is computed.
+      mesh: sizes of the axes.
+      micro_batches: parts that each batch is computed in.
+    """
+    kept = [state.parameters, state.origin, state.average]
+    gradient = device_bytes(trained)
+    # The streams' gradients meet at the end of a step; parts of a batch add theirs to those before.
+    copies = len(passes) + (micro_batches > 1)
+    largest = max(
+        sum(activation_bytes(one, config, compute, mesh, micro_batches) for one in own if one.trained)
+        for own in passes.values()
+    )
+    return Memory(sum(map(device_bytes, kept)), device_bytes(state.optimizer), gradient * copies, largest)
+
+
+def activation_bytes(
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], micro_batches: int
+) -> int:  # fmt: skip
+    """Bytes of a device that a pass needs at its largest, either in a layer or where the logits are.
+
+    As in "Reducing activation recomputation" (Korthikanti et al. 2022, arXiv 2205.05198), section 4, for the blocks
+    here, whose norms are computed in float32 and whose attention keeps its scores.
+    """
+    rows = _device_rows(one, mesh, micro_batches)
+    saved, working = 0.0, 0.0
+    for layers, carried, dots, inner in _layers(one, config, compute, mesh, rows):
+        saved += layers * {"full": carried, "dots": carried + dots, "none": carried + dots + inner}[compute.remat]
+        # The gradients of what a layer computes are as large as that; where nothing is saved it is computed again.
+        working = max(working, (dots + inner) * (1 if compute.remat == "none" else 2))
+    return int(saved + max(working, _logits_bytes(one, config, mesh, rows)))
+
+
+def layer_traffic(one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int]) -> float:
+    """Bytes that a device reads and writes in the layers and heads of a pass, forward and backward.
+
+    Whatever is computed is written once and read once on the way forward, and again on the way back.
+    """
+    rows = _device_rows(one, mesh, 1)
+    layers = sum(
+        count * (carried + dots + inner) for count, carried, dots, inner in _layers(one, config, compute, mesh, rows)
+    )
+    times = 2 if not one.trained else 4 if compute.remat == "none" else 6
+    return times * layers + (3 if one.trained else 1) * _logits_bytes(one, config, mesh, rows)
+
+
+def _device_rows(one: Pass, mesh: Mapping[str, int], micro_batches: int) -> int:
+    """Rows of a pass that a device computes at a time."""
+    return max(1, math.ceil(one.rows / (mesh["data"] * mesh["fsdp"] * micro_batches)))
+
+
+def _layers(one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int):
+    """For each stack its number of layers and the bytes of one of them, as of `_of_layer`."""
+    sides = [(config, config.num_layers, one.length * one.streams, one.length, 0)]
+    if config.family == "encoder_decoder":
+        target = one.target_length
+        sides.append((config.of_decoder(), config.decoder_layers, target, target, one.length))
+    for side, layers, *lengths in sides:
+        yield layers, *_of_layer(side, compute, mesh, rows, *lengths)
+
+
+def _of_layer(
+    config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int,
+    source: int,
+) -> tuple[float, float, float]:  # fmt: skip
+    """Bytes of a layer's input, of its projections' results, and of what is computed between these."""
+    size, tensor = (2 if compute.precision == "bfloat16" else 4), mesh["tensor"]
+    tokens = rows * queries / mesh["context"]
+    attentions = 2 if source else 1
+    width, inner = config.embed_dim, config.num_heads * config.width_of_head / tensor
+    keys_width = config.kv_heads * config.width_of_head / tensor
+    mlp = config.mlp_dim / tensor * (2 if config.gated else 1)
+    carried = tokens * width * size
+    dots = tokens * size * (mlp + width + attentions * (inner + width))
+    dots += size * 2 * keys_width * rows * (keys + source) / mesh["context"]
+    # Scores and probabilities of all pairs, in float32 and once in the dtype of the values.
+    pairs = rows * queries * (keys + source) / mesh["context"] * config.num_heads / tensor
+    norms = tokens * width * (size + 4) * (1 + attentions)
+    return carried, dots, pairs * (4 + size) + norms + tokens * size * (mlp + attentions * inner)
+
+
+def _logits_bytes(one: Pass, config: ModelConfig, mesh: Mapping[str, int], rows: int) -> float:
+    """Logits in float32 with their gradient, and what of the largest head is narrower."""
+    read = one.target_length or one.length
+    widest = 0.0
+    for head in one.heads:
+        vocabulary = head.kind in ("causal_lm", "masked_lm", "generator")
+        places = (one.places or read) if vocabulary else read
+        labels = config.vocab_size / mesh["tensor"] if vocabulary else head.num_labels
+        widest = max(widest, rows * places / mesh["context"] * labels * 8.0)
+    return widest

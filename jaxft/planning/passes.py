@@ -1,0 +1,80 @@
+"""Which passes through the model an objective makes, found by tracing its loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxft.models.heads import HeadConfig
+from jaxft.models.transformer import Images
+from jaxft.objectives.objective import Apply, Objective
+from jaxft.planning.flops import Pass
+from jaxft.training.step import bind
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recording:
+    """A bound model that writes down how it is called; see `jaxft.objectives.objective.Apply`.
+
+    Attributes:
+      model: trunk and heads.
+      bound: the model itself.
+      passes: where the passes are written down.
+      key: random key of what an objective samples.
+      origin: the model at the start, which is recorded too, or None.
+      trained: whether gradients flow back through its passes.
+    """
+
+    model: Any
+    bound: Apply
+    passes: list[Pass]
+    key: jax.Array
+    origin: Apply | None = None
+    trained: bool = True
+
+    def __call__(self, sequences, targets=None, head=None, gather=None):
+        heads = dict(self.model.heads)
+        names = (head,) if isinstance(head, str) else head or ()
+        self.passes.append(
+            _pass(self.model.config, [heads[name] for name in names], sequences, targets, gather, self.trained)
+        )
+        return self.bound(sequences, targets, head, gather)
+
+
+def _pass(config, heads: list[HeadConfig], inputs, targets, gather, trained: bool) -> Pass:
+    places = None if gather is None else gather.shape[1]
+    if isinstance(inputs, Images):
+        length = config.class_tokens + (config.image_size // config.patch_size) ** 2
+        return Pass(inputs.pixels.shape[0], length, heads=tuple(heads), trained=trained)
+    causal = config.family == "decoder" and not config.bidirectional
+    rows, length = inputs.token_ids.shape
+    return Pass(
+        rows, length, 0 if targets is None else targets.token_ids.shape[1], places, tuple(heads),
+        causal=causal if inputs.causal is None else inputs.causal,
+        streams=1 if inputs.order is None else 2, trained=trained,
+    )  # fmt: skip
+
+
+def passes_of(objective: Objective, model, parameters, batch: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Pass, ...]:
+    """The passes that a loss makes on a batch; nothing is computed.
+
+    Args:
+      objective: whose loss.
+      model: trunk and heads.
+      parameters: tree of ShapeDtypeStruct.
+      batch: shapes by name.
+    """
+    passes: list[Pass] = []
+
+    def loss(parameters, batch):
+        key = jax.random.key(0)
+        origin = _Recording(model, bind(model, parameters), passes, key, trained=False)
+        bound = bind(model, parameters, key)
+        recording = _Recording(model, bound, passes, key, origin if objective.needs_origin else None)
+        return objective.loss(recording, objective.balance(batch)).loss
+
+    jax.eval_shape(loss, parameters, batch)
+    return tuple(passes)

@@ -1,0 +1,310 @@
+"""What one run of an optimized XLA program costs a device: products, memory, collectives.
+
+XLA's own `cost_analysis()` counts the body of each loop once, so that a scan over layers looks as cheap as one layer,
+and an unknown custom call as less than nothing. Here the program's text is walked, each loop's body times its turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from jaxft.planning.hlo import Computation, Instruction, Program, Shape, parse_program, trip_count
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+# What moves no data by itself; control flow is followed instead.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
+    "partition-id", "replica-id", "optimization-barrier", "async-start", "async-update", "async-done",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A collective of a program.
+
+    Attributes:
+      kind: one of `KINDS`.
+      times: how often it runs.
+      bytes: of its result on a device, each time (of its input where it scatters).
+      overlapped: whether other work goes on until it is done.
+    """
+
+    kind: str
+    times: float
+    bytes: int
+    overlapped: bool
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in all its runs, in a ring of many devices: a sum goes round twice."""
+        return self.times * self.bytes * (2 if self.kind == "all-reduce" else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramCost:
+    """Of one run, on one device.
+
+    Attributes:
+      matmul_flops: of matrix products, a multiplication and an addition for each pair.
+      cycles: what the compiler of TPUs estimates for its instructions; 0 where it says nothing.
+      memory_bytes: read from and written to HBM by instructions other than collectives.
+      collectives: by what tells them apart.
+      custom_calls: how often each is called whose cost is not known.
+      unknown_loops: loops whose turns could not be found out, counted as one.
+    """
+
+    matmul_flops: float = 0.0
+    cycles: float = 0.0
+    memory_bytes: float = 0.0
+    collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    custom_calls: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    unknown_loops: int = 0
+
+    def times(self, count: float) -> ProgramCost:
+        """Of so many runs."""
+        return ProgramCost(
+            self.matmul_flops * count,
+            self.cycles * count,
+            self.memory_bytes * count,
+            {key: dataclasses.replace(one, times=one.times * count) for key, one in self.collectives.items()},
+            {name: calls * count for name, calls in self.custom_calls.items()},
+            self.unknown_loops,
+        )
+
+    def by_kind(self) -> dict[str, dict[str, float]]:
+        """Of each kind of collective how often one runs (`count`) and what a device sends (`bytes`)."""
+        found: dict[str, dict[str, float]] = {}
+        for one in self.collectives.values():
+            own = found.setdefault(one.kind, {"count": 0, "bytes": 0.0})
+            own["count"] += one.times
+            own["bytes"] += one.sent
+        return found
+
+
+def program_cost(text: str) -> ProgramCost:
+    """The cost of a program, given as text.
+
+    Raises:
+      ValueError: the text is no program.
+    """
+    program = parse_program(text)
+    return _Walk(program).computation(program.entry)
+
+
+class _Walk:
+    """Walks a program from a computation on."""
+
+    def __init__(self, program: Program):
+        self._program = program
+        self.computation = functools.cache(self._computation)
+        self._products = functools.cache(self._products_inside)
+
+    def _computation(self, name: str) -> ProgramCost:
+        computation = self._program.computations[name]
+        return _summed(self._instruction(computation, one) for one in computation.instructions.values())
+
+    def _instruction(self, computation: Computation, one: Instruction) -> ProgramCost:
+        if one.opcode == "while":
+            turns = trip_count(self._program, computation, one)
+            body = self.computation(one.called[1]).times(1 if turns is None else turns)
+            return dataclasses.replace(body, unknown_loops=body.unknown_loops + (turns is None))
+        if one.opcode == "conditional":
+            # One branch runs: the dearest, as the update of a step whose gradient is finite.
+            return max((self.computation(name) for name in one.called), key=_weight)
+        if one.opcode in ("call", "async-start"):
+            return _summed(self.computation(name) for name in one.called)
+        if (collective := _collective(computation, one)) is not None:
+            return ProgramCost(collectives=collective)
+        cycles = _CYCLES.search(one.attributes)
+        own = ProgramCost(
+            matmul_flops=_product_flops(computation, one),
+            cycles=float(cycles[1]) if cycles else 0.0,
+            memory_bytes=self._memory(computation, one),
+        )
+        if one.opcode == "custom-call":
+            target = _TARGET.search(one.attributes)
+            return dataclasses.replace(own, custom_calls={target[1] if target else "unknown": 1})
+        if one.opcode == "fusion":
+            return _summed([own, *(self._products(name) for name in one.called)])
+        return own
+
+    def _products_inside(self, name: str) -> ProgramCost:
+        """Products and collectives within a fusion; its memory is that of its operands and results."""
+        computation = self._program.computations[name]
+        found = []
+        for one in computation.instructions.values():
+            collective = _collective(computation, one)
+            found.append(ProgramCost(_product_flops(computation, one), collectives=collective or {}))
+            if one.opcode == "fusion":
+                found += [self._products(inner) for inner in one.called]
+        # What a fusion carries on in the background goes on beside it.
+        return _overlapped(_summed(found))
+
+    def _memory(self, computation: Computation, one: Instruction) -> float:
+        if one.opcode in _FREE or one.opcode.endswith("-done"):
+            return 0.0
+        operands = [computation.instructions[name] for name in one.operands]
+        if one.opcode == "fusion":
+            inner = self._program.computations[one.called[0]]
+            read = sum(_read_inside(inner, number, operand) for number, operand in enumerate(operands))
+            return read + _written_by(inner, inner.instructions[inner.root], one.shapes)
+        if one.opcode in ("dynamic-slice", "gather", "slice", "slice-start"):
+            return 2 * sum(_in_memory(shape) for shape in one.shapes[-1:])
+        if one.opcode == "dynamic-update-slice":
+            return 2 * _all_in_memory(operands[1])
+        if one.opcode == "copy-start":
+            return sum(_in_memory(shape) for shape in one.shapes[:2])
+        return sum(_all_in_memory(operand) for operand in operands) + sum(map(_in_memory, one.shapes))
+
+
+def _weight(cost: ProgramCost) -> tuple[float, float, float]:
+    return cost.matmul_flops, cost.cycles, cost.memory_bytes
+
+
+def _summed(costs: Iterable[ProgramCost]) -> ProgramCost:
+    """Of several, one after the other."""
+    costs = list(costs)
+    collectives: dict[str, Collective] = {}
+    calls: dict[str, float] = {}
+    for cost in costs:
+        for key, one in cost.collectives.items():
+            # A collective that goes on through several fusions has a copy of itself in each of them.
+            known = collectives.get(key)
+            if known is None or one.times > known.times:
+                collectives[key] = one
+            if known is not None and known.overlapped and not one.overlapped:
+                collectives[key] = dataclasses.replace(collectives[key], overlapped=True)
+        for name, count in cost.custom_calls.items():
+            calls[name] = calls.get(name, 0) + count
+    return ProgramCost(
+        sum(cost.matmul_flops for cost in costs),
+        sum(cost.cycles for cost in costs),
+        sum(cost.memory_bytes for cost in costs),
+        collectives,
+        calls,
+        sum(cost.unknown_loops for cost in costs),
+    )
+
+
+def _overlapped(cost: ProgramCost) -> ProgramCost:
+    collectives = {key: dataclasses.replace(one, overlapped=True) for key, one in cost.collectives.items()}
+    return dataclasses.replace(cost, collectives=collectives)
+
+
+# --- Collectives ---
+
+
+def _collective(computation: Computation, one: Instruction) -> dict[str, Collective] | None:
+    """The collective that an instruction is or begins; None for others."""
+    kind = one.opcode.removesuffix("-start")
+    if kind not in KINDS:
+        return None
+    inputs = sum(shape.bytes for name in one.operands for shape in computation.instructions[name].shapes)
+    # The results of one that is begun are its inputs, its outputs and its bookkeeping.
+    outputs = sum(shape.bytes for shape in one.shapes)
+    if one.opcode.endswith("-start"):
+        outputs = max(outputs - inputs, inputs) if kind == "all-gather" else inputs
+    size = inputs if kind == "reduce-scatter" else outputs
+    channel = one.attribute("channel_id")
+    key = f"channel {channel}" if channel else f"{computation.name} {one.name}"
+    return {key: Collective(kind, 1, size, one.opcode.endswith("-start"))}
+
+
+# --- Products ---
+
+
+def _product_flops(computation: Computation, one: Instruction) -> float:
+    if one.opcode == "dot":
+        left = computation.instructions[one.operands[0]].shapes[0]
+        contracted = re.findall(r"\d+", one.attribute("lhs_contracting_dims") or "")
+        return 2.0 * math.prod(one.shapes[0].dims) * math.prod(left.dims[int(axis)] for axis in contracted)
+    if one.opcode == "convolution":
+        return _convolution_flops(computation, one)
+    return 0.0
+
+
+def _convolution_flops(computation: Computation, one: Instruction) -> float:
+    """Of a convolution, as which TPUs compute every product: padding and the gaps of dilation cost nothing."""
+    data, kernel = (computation.instructions[name].shapes[0] for name in one.operands)
+    result = one.shapes[0]
+    left, right, out = re.fullmatch(r"(\w+)_(\w+)->(\w+)", one.attribute("dim_labels")).groups()
+    window = _window(one.attributes, sum(label.isdigit() for label in out))
+    pairs = 1
+    for axis, (size, stride, low, base, dilation) in enumerate(window):
+        inputs, outputs = data.dims[left.index(str(axis))], result.dims[out.index(str(axis))]
+        pairs *= _valid_pairs(inputs, outputs, size, stride, low, base, dilation)
+    features = kernel.dims[right.index("i")]
+    groups = int(one.attribute("batch_group_count") or 1)
+    return 2.0 * result.dims[out.index("b")] * result.dims[out.index("f")] * features * pairs * groups
+
+
+def _window(attributes: str, axes: int) -> list[tuple[int, int, int, int, int]]:
+    """Size, stride, padding before, dilation of the data and of the kernel along each spatial axis."""
+    found = re.search(r"window=\{([^}]*)\}", attributes)
+    words = dict(word.split("=") for word in found[1].split()) if found else {}
+
+    def numbers(name: str, default: str) -> list[str]:
+        return words[name].split("x") if name in words else [default] * axes
+
+    columns = zip(
+        numbers("size", "1"), numbers("stride", "1"), (pad.split("_")[0] for pad in numbers("pad", "0_0")),
+        numbers("lhs_dilate", "1"), numbers("rhs_dilate", "1"), strict=True,
+    )  # fmt: skip
+    return [tuple(map(int, column)) for column in columns]
+
+
+@functools.cache
+def _valid_pairs(inputs: int, outputs: int, size: int, stride: int, low: int, base: int, dilation: int) -> int:
+    """Pairs of an output and a place of the window that meet an element of the data."""
+    if size == 1 and low == 0 and base == 1:
+        return outputs
+    count = 0
+    for place in range(size):
+        for output in range(outputs):
+            position = output * stride + place * dilation - low
+            count += position >= 0 and position % base == 0 and position // base < inputs
+    return count
+
+
+# --- Memory ---
+
+
+def _in_memory(shape: Shape) -> int:
+    return 0 if shape.on_chip else shape.bytes
+
+
+def _all_in_memory(one: Instruction) -> int:
+    return sum(map(_in_memory, one.shapes))
+
+
+def _read_inside(inner: Computation, number: int, operand: Instruction) -> float:
+    """What a fusion reads of an operand: of an array that it only slices or updates a part of, no more than that."""
+    parameter = inner.parameters.get(number)
+    if parameter is None or not _all_in_memory(operand):
+        return 0.0
+    users = [one for one in inner.instructions.values() if parameter.name in one.operands]
+    parts = 0
+    for user in users:
+        if user.operands[0] == parameter.name and user.opcode in ("dynamic-slice", "gather", "slice"):
+            parts += sum(shape.bytes for shape in user.shapes)
+        elif not (user.operands[0] == parameter.name and user.opcode == "dynamic-update-slice"):
+            return float(_all_in_memory(operand))
+    return float(min(parts, _all_in_memory(operand)))
+
+
+def _written_by(inner: Computation, root: Instruction, shapes: tuple[Shape, ...]) -> float:
+    """What a fusion writes: of an array that it updates in place, no more than the new part."""
+    if root.opcode == "bitcast":
+        return _written_by(inner, inner.instructions[root.operands[0]], shapes)
+    if root.opcode == "tuple" and len(root.operands) == len(shapes):
+        parts = (inner.instructions[name] for name in root.operands)
+        return sum(_written_by(inner, one, (shape,)) for one, shape in zip(parts, shapes, strict=True))
+    if root.opcode == "dynamic-update-slice" and all(_in_memory(shape) for shape in shapes):
+        return float(sum(shape.bytes for shape in inner.instructions[root.operands[1]].shapes))
+    return float(sum(map(_in_memory, shapes)))

@@ -1,0 +1,80 @@
+"""Searching for the mesh, the parts of a batch and the remat policy with which a recipe runs best."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from jaxft.errors import RecipeError
+from jaxft.planning.topology import GIB, parse_topology
+from jaxft.recipe.library import load_recipe
+from jaxft.workflows.plan import told
+from jaxft.workflows.plan_candidates import Candidate, candidates
+from jaxft.workflows.plan_compilation import compiled
+
+# A formula may be wrong by as much; what is still larger is not compiled.
+_SLACK = 1.5
+
+
+def search(
+    recipe: str | pathlib.Path,
+    overrides: Sequence[str] = (),
+    *,
+    topology: str,
+    slices: int = 1,
+    compile: bool = True,
+    again: bool = False,
+    price_per_hour: float | None = None,
+    tries: int = 3,
+) -> dict[str, Any]:
+    """The plan of the mesh, micro-batches and remat policy with the best estimate of those that fit.
+
+    All are judged by formula, then the best few are compiled. The batch of a step stays as it is.
+
+    Args:
+      tries: how many are compiled at most.
+      recipe, overrides, topology, slices, compile, again, price_per_hour: as of `jaxft.workflows.plan.plan`.
+
+    Returns:
+      As `plan`, with the `overrides` to give to `jaxft train`, and the `candidates` that were looked at, by formula.
+
+    Raises:
+      RecipeError: nothing fits, or the recipe is wrong.
+    """
+    parsed, document = load_recipe(recipe, overrides)
+    place = parse_topology(topology, slices)
+    found = sorted(candidates(parsed, document, place), key=lambda one: one.sketch.estimate.step)
+    if not found:
+        raise RecipeError(f"no mesh of {place.devices} devices divides the batches and parameters of {parsed.name}")
+    chosen = [one for one in found if one.sketch.memory.total <= place.chip.hbm_bytes * _SLACK]
+    plans = []
+    for one in _varied(chosen, tries):
+        answer = compiled(recipe, [*overrides, *one.overrides], place, again) if compile and place.compiles else None
+        plans.append({**told(one.sketch, answer, price_per_hour), "overrides": list(one.overrides)})
+    fitting = [one for one in plans if one["fits"]]
+    if not fitting:
+        least = min(found, key=lambda one: one.sketch.memory.total)
+        sizes = f"{least.sketch.memory.total / GIB:.2f} of {place.chip.hbm_bytes / GIB:.2f} GiB"
+        raise RecipeError(
+            f"{parsed.name} does not fit {place.name}: of {len(found)} ways the smallest needs about "
+            f"{sizes}, with {' '.join(least.overrides)}; "
+            "take more devices or a smaller batch"
+        )
+    best = min(fitting, key=lambda one: one["estimated_step_seconds"])
+    rows = [
+        {"overrides": list(one.overrides), "bytes_per_device": one.sketch.memory.total,
+         "estimated_step_seconds": one.sketch.estimate.step}
+        for one in found
+    ]  # fmt: skip
+    return {**best, "candidates": rows}
+
+
+def _varied(found: list[Candidate], tries: int) -> list[Candidate]:
+    """The best few: of every mesh at most two, as neighbours differ little."""
+    taken: list[Candidate] = []
+    for one in found:
+        mesh = one.overrides[:3]
+        if sum(other.overrides[:3] == mesh for other in taken) < 2 and len(taken) < tries:
+            taken.append(one)
+    return taken
