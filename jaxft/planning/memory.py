@@ -135,8 +135,9 @@ def activation_bytes(
     saved, working = 0.0, 0.0
     for layers, carried, dots, inner in _layers(one, config, compute, mesh, rows):
         saved += layers * {"full": carried, "dots": carried + dots, "none": carried + dots + inner}[compute.remat]
-        # The gradients of what a layer computes are as large as that; where nothing is saved it is computed again.
-        working = max(working, (dots + inner) * (1 if compute.remat == "none" else 2))
+        # The gradients of the projections' results; where these are not saved, they themselves are computed again.
+        again = {"full": dots + inner, "dots": inner, "none": 0}[compute.remat]
+        working = max(working, dots + again)
     return int(saved + max(working, _logits_bytes(one, config, mesh, rows)))
 
 

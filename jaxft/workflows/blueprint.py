@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -101,7 +103,7 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
         fit batches or parameters.
       CheckpointError: the pretrained model that it names is not here.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, _quiet():
         planned = _with_specimens(recipe, pathlib.Path(directory))
         assembly = assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=mesh)
         rows = {name: _first_row(assembly, name) for name in assembly.recipe.streams}
@@ -118,6 +120,17 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
     return Blueprint(
         assembly, tactics, abstract_state(tactics.model, tactics.optimizer, mesh, tactics.keeping), batches
     )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what is told of data: that the texts of stand-ins are too long is nobody's concern."""
+    logger = logging.getLogger("jaxft")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _planned_tokenizer(recipe: Recipe) -> PlannedTokenizer | None:

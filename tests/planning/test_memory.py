@@ -1,0 +1,105 @@
+"""What lies on each device, by counts made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import pytest
+
+from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.models.model import Model, abstract_parameters
+from jaxft.parallel.mesh import MeshConfig, abstract_mesh
+from jaxft.planning.flops import Pass
+from jaxft.planning.memory import activation_bytes, by_part, device_bytes, memory_of, parameter_table
+from jaxft.recipe.presets import PRESETS
+from jaxft.training.optimizer import OptimizerConfig, make_optimizer
+from jaxft.training.schedule import ScheduleConfig, make_schedule
+from jaxft.training.state import abstract_state
+
+HEAD = HeadConfig("causal_lm")
+LLAMA = ModelConfig(**{**PRESETS["llama-1b"], "vocab_size": 128256, "max_length": 2048})
+
+
+def state_of(config: ModelConfig, mesh: MeshConfig, devices: int, optimizer: str = "adamw"):
+    model = Model(config, (("head", HEAD),))
+    schedule = make_schedule(ScheduleConfig(), 1e-3, 100)
+    shapes, axes = abstract_parameters(model)
+    made = make_optimizer(OptimizerConfig(name=optimizer), schedule, shapes, axes, frozenset({"head"}))
+    return abstract_state(model, made, abstract_mesh(mesh, devices)), axes
+
+
+def test_the_parameters_of_llama_are_counted_by_part():
+    state, axes = state_of(LLAMA, MeshConfig(fsdp=-1, data=1), 16)
+    table = parameter_table(state.parameters, axes)
+    width, keys, inner, layers = 2048, 512, 8192, 16
+    block = 2 * width**2 + 2 * width * keys + 3 * width * inner + 2 * width
+    assert by_part(table) == {"trunk/body": layers * block + width, "trunk/embeddings": 128256 * width}
+
+
+def test_each_device_holds_its_share_and_what_is_not_split():
+    state, axes = state_of(LLAMA, MeshConfig(data=2, fsdp=4, tensor=2), 16)
+    rows = {row.name: row for row in parameter_table(state.parameters, axes)}
+    query = rows["trunk/body/stack/layers/block_0/attention/query/kernel"]
+    assert (query.axes, query.mesh_axes) == (("layers", "embed", "heads", "head_dim"), (None, "fsdp", "tensor", None))
+    assert query.bytes == 16 * 2048 * 32 * 64 * 4 // 8
+    norm = rows["trunk/body/final_norm/scale"]
+    assert (norm.mesh_axes, norm.bytes) == ((None,), 2048 * 4)
+    assert sum(row.bytes for row in rows.values()) == device_bytes(state.parameters)
+
+
+def test_adam_keeps_two_moments_of_each_parameter_and_adafactor_next_to_none():
+    memory = {}
+    for name in ("adamw", "adafactor"):
+        state, _ = state_of(LLAMA, MeshConfig(fsdp=-1, data=1), 16, name)
+        memory[name] = device_bytes(state.optimizer) / device_bytes(state.parameters)
+    assert memory["adamw"] == pytest.approx(2, rel=1e-3)
+    assert memory["adafactor"] < 0.02
+
+
+def test_gradients_are_as_large_as_what_is_trained_and_twice_that_in_parts():
+    state, _ = state_of(LLAMA, MeshConfig(fsdp=-1, data=1), 16)
+    mesh = abstract_mesh(MeshConfig(fsdp=-1, data=1), 16).shape
+    passes = {"text": (Pass(64, 2048, heads=(HEAD,), causal=True),)}
+    part = jax.tree.map(lambda leaf: leaf, state.parameters["trunk"]["embeddings"])
+    made = [
+        memory_of(state, trained, passes, LLAMA, ComputeConfig("bfloat16"), mesh, parts)
+        for trained, parts in ((state.parameters, 1), (state.parameters, 4), (part, 1))
+    ]
+    whole = device_bytes(state.parameters)
+    assert [one.gradients for one in made] == [whole, 2 * whole, device_bytes(part)]
+    assert made[0].total == made[0].parameters + made[0].optimizer + made[0].gradients + made[0].activations
+    assert made[1].activations < made[0].activations / 3
+
+
+ONE = {"data": 1, "fsdp": 1, "tensor": 1, "context": 1}
+
+
+def activations(compute: ComputeConfig, rows: int = 8, mesh=ONE, parts: int = 1, **fields) -> int:
+    config = dataclasses.replace(LLAMA, vocab_size=256, **fields)
+    return activation_bytes(Pass(rows, 2048, heads=(HEAD,), causal=True), config, compute, mesh, parts)
+
+
+def test_what_a_policy_saves_less_of_takes_less_room():
+    full, dots, none = (activations(ComputeConfig("bfloat16", remat=remat)) for remat in ("full", "dots", "none"))
+    assert full < dots < none
+
+
+def test_a_layer_more_costs_its_input_where_all_else_is_computed_again():
+    full = ComputeConfig("bfloat16", remat="full")
+    added = activations(full, num_layers=17) - activations(full, num_layers=16)
+    assert added == 8 * 2048 * 2048 * 2
+
+
+@pytest.mark.parametrize("mesh", [{**ONE, "data": 4}, {**ONE, "fsdp": 4}])
+def test_rows_are_shared_by_data_and_fsdp_and_taken_in_parts(mesh):
+    compute = ComputeConfig("bfloat16", remat="full")
+    quarter = activations(compute, rows=2)
+    assert activations(compute, rows=8, mesh=mesh) == activations(compute, rows=8, parts=4) == quarter
+
+
+def test_logits_are_split_by_tensor():
+    compute, one = ComputeConfig("bfloat16", remat="full"), Pass(8, 16, heads=(HEAD,), causal=True)
+    whole, half = (activation_bytes(one, LLAMA, compute, {**ONE, "tensor": size}, 1) for size in (1, 2))
+    assert whole - half == pytest.approx(8 * 16 * 128256 * 8 / 2, rel=1e-6)
