@@ -35,7 +35,7 @@ def data(tmp_path_factory) -> Path:
     (directory / "start.yaml").write_text(f"""
 name: start
 model: {{preset: decoder-tiny, {SIZES}}}
-tokenizer: {{train: {{vocab_size: 60}}}}
+tokenizer: {{train: {{vocab_size: 28}}}}
 streams:
   text: {{source: {{text: text.txt}}, objective: {{kind: causal_lm}}, batch_size: 8}}
 training: {{steps: 20}}
@@ -112,11 +112,11 @@ def test_a_run_that_goes_on_keeps_its_start(tuned, data, tmp_path):
     ("model", "status", "message"),
     [
         (
-            f"{{preset: decoder-tiny, {SIZES}}}\ntokenizer: {{train: {{vocab_size: 60}}}}",
+            f"{{preset: decoder-tiny, {SIZES}}}\ntokenizer: {{train: {{vocab_size: 28}}}}",
             2,
             "compares with a pretrained",
         ),
-        ("{preset: encoder-tiny}\ntokenizer: {train: {vocab_size: 60}}", 2, "needs a model of family decoder"),
+        ("{preset: encoder-tiny}\ntokenizer: {train: {vocab_size: 28}}", 2, "needs a model of family decoder"),
     ],
 )
 def test_a_model_without_a_start_is_refused(data, tmp_path, capsys, model, status, message):
