@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxft.kernels.attention import masked_softmax
 from jaxft.kernels.masks import AttentionMask
+from jaxft.kernels.plain import masked_softmax
 
 
 def cached_attention(

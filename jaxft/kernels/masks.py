@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @flax.struct.dataclass
@@ -23,11 +24,14 @@ class AttentionMask:
         `causal` and `window` then go instead of by index, as they must where keys come out of a cache.
       key_positions: int32 `(batch, key_length)`, or None; given whenever `query_positions` is. A key with a negative
         one is hidden.
+      balanced: for how many devices that share the length the tokens were laid out (see `balanced_order`), by which
+        `causal` and `window` then go; 1 where they stand as they follow each other (static).
       bias: float, broadcastable to `(batch, heads, query_length, key_length)`, or None: added to the scaled scores.
     """
 
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     window: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+    balanced: int = flax.struct.field(pytree_node=False, default=1)
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
     prefix: jax.Array | None = None
@@ -41,7 +45,8 @@ class AttentionMask:
         """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all see all."""
         parts = []
         if self.query_positions is None:
-            distance = (jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None])[None, None]
+            queries, keys = (balanced_order(length, self.balanced) for length in (query_length, key_length))
+            distance = jnp.asarray(keys[None, :] - queries[:, None])[None, None]
         else:
             distance = self.key_positions[:, None, None, :] - self.query_positions[:, None, :, None]
             parts.append(self.key_positions[:, None, None, :] >= 0)
@@ -60,6 +65,40 @@ class AttentionMask:
         for part in parts:
             visible = part if visible is None else visible & part
         return visible
+
+    def sees_any(self) -> jax.Array | None:
+        """Which queries see a key, of a mask by segments, `causal` and `window` alone.
+
+        Returns:
+          bool `(batch, query_length)`; None where all do.
+        """
+        if self.query_segments is None:
+            return None
+        real = self.query_segments > 0
+        if self.causal or self.window is not None:
+            return real  # themselves
+        return real & (self.query_segments[:, :, None] == self.key_segments[:, None, :]).any(-1)
+
+
+def balanced_order(length: int, devices: int) -> np.ndarray:
+    """Which token of a sequence stands at each place where devices share the length of causal attention evenly.
+
+    Of `2 * devices` parts each device has one from the front and one from the back, so that all of them have as many
+    pairs of queries and keys to look at (as in "Striped attention", Brandon et al. 2023, arXiv 2311.09431, by parts).
+
+    Args:
+      length: tokens, a multiple of `2 * devices` where there are several devices.
+      devices: that share them.
+
+    Returns:
+      int32 `(length,)`.
+    """
+    tokens = np.arange(length, dtype=np.int32)
+    if devices == 1:
+        return tokens
+    parts = tokens.reshape(2 * devices, -1)
+    pairs = [part for device in range(devices) for part in (parts[device], parts[-1 - device])]
+    return np.concatenate(pairs)
 
 
 def ring_positions(lengths: jax.Array, slots: int) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxft.parallel.sharding import is_split
+from jaxft.parallel.sharding import parts_of
 
 
 def project(x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype) -> jax.Array:
@@ -28,7 +28,7 @@ def project(x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype) 
     """
     leading, outputs = x.shape[: x.ndim - contracted], kernel.shape[contracted:]
     product = _float32 if dtype == jnp.float32 else functools.partial(_low_precision, dtype)
-    if is_split("length"):
+    if parts_of("length") > 1:
         # Merging two split axes would gather one of them.
         return product(x.astype(dtype), kernel, contracted)
     # As matrices: XLA's CPU backend multiplies those twice as fast as arrays of higher rank, and for the others it is

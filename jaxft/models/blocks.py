@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxft.kernels.attention import attention
 from jaxft.kernels.cached_attention import cached_attention
 from jaxft.kernels.masks import AttentionMask, ring_positions
+from jaxft.kernels.splash import RESIDUALS
 from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfig
 from jaxft.models.layers import Dropout, Linear, Norm, activate
 from jaxft.models.positions import rotate
@@ -292,7 +293,14 @@ class _Group(nn.Module):
         return x, tuple(outputs) if self.keep_outputs else None
 
 
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_SAVE_ATTENTION = jax.checkpoint_policies.save_only_these_names(RESIDUALS)
+_REMAT_POLICIES = {
+    "full": None,
+    "attention": _SAVE_ATTENTION,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _SAVE_ATTENTION
+    ),
+}
 
 
 class Stack(nn.Module):

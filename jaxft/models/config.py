@@ -302,15 +302,16 @@ class ComputeConfig:
 
     Attributes:
       precision: dtype of activations and matrix products. Parameters, norms, softmax and losses are float32.
-      attention: name of the attention kernel.
+      attention: name of the attention kernel (`jaxft.kernels.attention`).
       scan_layers: one compiled block in a loop (compile time flat in depth) instead of unrolled blocks (often faster).
-      remat: what the backward pass computes again: `none`, `full` blocks, or all but the `dots`.
+      remat: what the backward pass computes again: `none`, `full` blocks, all but what `attention` found (where its
+        kernel keeps no scores), or all but that and the `dots`.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "reference", "xla"] = "auto"
+    attention: Literal["auto", "reference", "xla", "local", "cudnn", "splash"] = "auto"
     scan_layers: bool = False
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "full", "attention", "dots"] = "none"
 
 
 def _positive(config, *names: str) -> None:

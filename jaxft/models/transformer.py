@@ -7,13 +7,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxft.kernels.masks import AttentionMask, ring_positions
+from jaxft.kernels.exchange import in_sequence
+from jaxft.kernels.masks import AttentionMask, balanced_order, ring_positions
 from jaxft.models.blocks import BlockInputs, Stack, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Embedding, Linear
 from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, sinusoidal_table
 from jaxft.models.relative import DisentangledPositions, transformer_xl_positions
-from jaxft.parallel.sharding import constrain
+from jaxft.parallel.sharding import constrain, parts_of
 
 
 @flax.struct.dataclass
@@ -34,6 +35,8 @@ class Sequences:
       cached: int32 `(batch,)`: how many tokens of each row come before these, their keys and values in the collection
         `cache` (see `jaxft.models.blocks.Attention`), or None. Only what reads from left to right can go on like this.
       cache_slots: for how many tokens a layer without a window has room in that cache (static).
+      balanced: for how many devices that share the length the tokens are laid out (see `balanced_order`); 1 where they
+        stand as they follow each other (static).
     """
 
     token_ids: jax.Array
@@ -45,6 +48,7 @@ class Sequences:
     causal: bool | None = flax.struct.field(pytree_node=False, default=None)
     cached: jax.Array | None = None
     cache_slots: int = flax.struct.field(pytree_node=False, default=0)
+    balanced: int = flax.struct.field(pytree_node=False, default=1)
 
     def placed(self) -> jax.Array:
         """Positions, counted from 0, or after the cached tokens, where none are given."""
@@ -52,9 +56,22 @@ class Sequences:
 
     def counted(self) -> jax.Array:
         """Numbers of the tokens in their rows, int32 `(batch, length)`, those of the cache before them."""
-        numbers = jnp.arange(self.token_ids.shape[1], dtype=jnp.int32)
+        numbers = jnp.asarray(balanced_order(self.token_ids.shape[1], self.balanced))
         start = 0 if self.cached is None else self.cached[:, None]
         return jnp.broadcast_to(start + numbers, self.token_ids.shape)
+
+    def balance(self) -> Sequences:
+        """Laid out for the devices that share the length, so that each has as much to do where reading is causal.
+
+        What is too short, or belongs to a cache or an order of prediction, stays as it is.
+        """
+        devices, length = parts_of("length"), self.token_ids.shape[1]
+        if devices == 1 or length % (2 * devices) or self.cached is not None or self.order is not None:
+            return self
+        order = balanced_order(length, devices)
+        tokens = {name: getattr(self, name) for name in ("token_ids", "segment_ids", "token_types", "prefix")}
+        laid = {name: None if one is None else one[:, order] for name, one in tokens.items()}
+        return self.replace(**laid, positions=self.placed()[:, order], balanced=devices)
 
 
 @flax.struct.dataclass
@@ -202,7 +219,7 @@ class Side(nn.Module):
         causal = self.causal if sequences.causal is None else sequences.causal
         mask = AttentionMask(
             causal=causal, query_segments=segments, key_segments=segments,
-            prefix=sequences.prefix if causal else None,
+            prefix=sequences.prefix if causal else None, balanced=sequences.balanced,
         )  # fmt: skip
         if sequences.cached is not None:
             # Which keys a layer's cache holds, the layer knows; rows of a cache are neither packed nor padded.
@@ -304,13 +321,21 @@ class Transformer(nn.Module):
         if self.config.family == "encoder_decoder":
             encoded = self.encode(inputs) if targets.cached is None else None
             return self.decode(targets, encoded, inputs)
+        if self.config.family != "vision":
+            inputs = self._laid(inputs, self.body)
         x = self.embeddings(inputs)
         if self.config.family == "vision":
             inputs = Sequences(jnp.zeros(x.shape[:2], jnp.int32))
-        if self.config.family != "vision" and inputs.order is not None:
+        elif inputs.order is not None:
             return self._of_queries(x, inputs)
-        hidden = self.body(x, inputs)
+        hidden = in_sequence(self.body(x, inputs), inputs.balanced)
         return self.output_projection(hidden) if self._narrow_output else hidden
+
+    def _laid(self, sequences: Sequences, side: Side) -> Sequences:
+        """Balanced over the devices that share the length, where reading is causal and nothing is kept by its place."""
+        causal = side.causal if sequences.causal is None else sequences.causal
+        kept = any(self.is_mutable_collection(name) for name in ("keys_values", "layer_outputs"))
+        return sequences.balance() if causal and not kept else sequences
 
     def _of_queries(self, x: jax.Array, inputs: Sequences) -> jax.Array:
         """Hidden states of the query stream of two-stream attention."""
@@ -325,5 +350,6 @@ class Transformer(nn.Module):
 
     def decode(self, targets: Sequences, encoded: jax.Array | None, source: Sequences) -> jax.Array:
         """Hidden states of the decoder that reads `encoded`, `(batch, target_length, embed)`."""
+        targets = self._laid(targets, self.decoder)
         embedded = self.target_embeddings(self.embeddings.vectors(targets), targets)
-        return self.decoder(embedded, targets, encoded, source)
+        return in_sequence(self.decoder(embedded, targets, encoded, source), targets.balanced)

@@ -43,6 +43,19 @@ def choose_platform() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
 
 
+def target_platform() -> str:
+    """What a program that is traced now will run on: `cpu`, `gpu` or `tpu`.
+
+    The devices of the mesh in use, which may be elsewhere and only be compiled for, or else those of this process.
+    """
+    import jax  # not before `choose_platform`
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.abstract_device is None:
+        return jax.default_backend()
+    return "gpu" if mesh.abstract_device.platform in ("cuda", "rocm") else mesh.abstract_device.platform
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -44,12 +46,30 @@ def spec_of(axes: tuple[str | None, ...]) -> PartitionSpec:
     return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
 
 
-def is_split(axis: str) -> bool:
-    """Whether the mesh in use splits this logical axis."""
+def parts_of(axis: str) -> int:
+    """In how many parts the mesh in use splits this logical axis."""
     mesh, names = jax.sharding.get_abstract_mesh(), RULES[axis]
     if mesh.empty or names is None:
-        return False
-    return any(mesh.shape[name] > 1 for name in ((names,) if isinstance(names, str) else names))
+        return 1
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+
+
+def on_each_device(function: Callable[..., Any], in_specs: tuple, out_specs: Any) -> Callable[..., Any]:
+    """A function of what each device of the mesh in use holds, as kernels need it that the compiler cannot split.
+
+    Args:
+      function: of local arrays.
+      in_specs: for each argument a PartitionSpec, or a tree of them.
+      out_specs: of the result.
+
+    Returns:
+      A function of global arrays; the function itself outside a mesh, and on a single device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+    # What is not split is the same on all devices by construction, which kernels can't tell.
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
