@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from jaxft.checkpoint.manifest import defect, write_manifest
 from jaxft.errors import CheckpointError, InvalidField
+from jaxft.parallel.processes import from_first, is_first, wait_for_all
 
 _logger = logging.getLogger("jaxft")
 
@@ -85,8 +86,10 @@ class Checkpoints:
         """
         self.wait()
         target = self.directory / str(step)
-        if target.exists():  # left unfinished or damaged by an earlier process: a good one would have been resumed from
+        if is_first() and target.exists():
+            # Left unfinished or damaged by an earlier process: a good one would have been resumed from.
             shutil.rmtree(target)
+        wait_for_all()
         if self._writer is None:
             self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         described = {**progress, "arrays": {"parameters": _described(parameters), "training": _described(training)}}
@@ -111,7 +114,7 @@ class Checkpoints:
     def _finish(self, target: pathlib.Path, kept: set[int], on_complete: Callable[[], None]) -> None:
         try:
             self._writer.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_first():
                 write_manifest(target)
                 on_complete()
                 for step in set(self.steps()) - kept:
@@ -142,9 +145,15 @@ class Checkpoints:
     def newest_good(self) -> int | None:
         """The newest step whose files all verify; damaged ones are named in the log. None where there is no step.
 
+        Of several processes the first one looks.
+
         Raises:
           CheckpointError: there are steps, but none is whole.
         """
+        return from_first(self.find_newest_good)
+
+    def find_newest_good(self) -> int | None:
+        """As `newest_good`, in this process alone."""
         steps = self.steps()
         for step in reversed(steps):
             problem = defect(self.directory / str(step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from jaxft import __version__
 from jaxft.cli import generation, planning, verbs
 from jaxft.errors import JaxftError
+from jaxft.parallel.processes import ProcessesConfig, joined, leave
 
 _EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the data is wrong, 4 a checkpoint is wrong,
 5 training diverged, 1 anything else"""
@@ -18,7 +20,7 @@ _EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the da
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one verb and exits with its status."""
-    sys.exit(run(arguments))
+    leave(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +35,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(arguments)
     _log_to_standard_error()
     try:
-        options.verb(options)
+        with _as_one_of_several(options):
+            options.verb(options)
         sys.stdout.flush()
     except JaxftError as error:
         print(f"jaxft: {error}", file=sys.stderr)
@@ -45,6 +48,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _as_one_of_several(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Joins other processes, in verbs that know how to share their work."""
+    if not hasattr(options, "coordinator"):
+        return contextlib.nullcontext()
+    return joined(ProcessesConfig(options.coordinator, options.processes, options.index, options.start_timeout))
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -118,6 +128,7 @@ def _add_training_verbs(verb) -> None:
     train.add_argument("--run-dir", help="directory of the run (default: runs/<name of the recipe>)")
     train.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its sizes, train nothing")
     train.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    _add_processes(train)
     _add_json(train)
 
 
@@ -185,12 +196,14 @@ def _add_using_verbs(verb) -> None:
     evaluate.add_argument(
         "--resamples", type=int, default=1000, help="draws of the examples for them (default: %(default)s)"
     )
+    _add_processes(evaluate)
     _add_json(evaluate)
     predict = verb("predict", verbs.predict, "Classify the rows of a JSON lines file.")
     _add_run(predict)
     predict.add_argument("input", help="JSON lines with the text columns of the recipe")
     predict.add_argument("--output", help="JSON lines to write (default: standard output)")
     predict.add_argument("--stream", help="which classifier, where the run has several")
+    _add_processes(predict)
     generation.add_options(verb("generate", generation.generate, "Write on from prompts, as JSON lines."))
 
 
@@ -246,6 +259,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="directory of a run")
     parser.add_argument(
         "--step", type=int, help="which checkpoint (default: the best where the recipe names one, else the last)"
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several processes", "Cloud TPU, GKE, SLURM and MPI say by themselves what others must be told:"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, and a port there")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--index", type=int, metavar="I", help="which this is, from 0")
+    group.add_argument(
+        "--start-timeout", type=float, default=300, metavar="SECONDS", help="for all to come (default: %(default)s)"
     )
 
 

@@ -14,6 +14,8 @@ from jaxft.data.store import Record, TokenStore, cut
 from jaxft.data.windows import WindowedPlan
 
 Batch = dict[str, np.ndarray]
+# Some rows of a batch.
+Part = slice | np.ndarray
 
 
 class MakeRow(Protocol):
@@ -54,7 +56,7 @@ class StreamBatches:
         """Rows of an epoch."""
         return len(self.plan)
 
-    def batch(self, step: int, part: slice = slice(None)) -> Batch:
+    def batch(self, step: int, part: Part = slice(None)) -> Batch:
         """The global batch of a step, or the rows of it that one process holds.
 
         Rows follow each other over epochs without a gap, so no example is lost at the end of one.
@@ -71,12 +73,16 @@ class StreamBatches:
         """Number of batches that hold each row once, the last one padded."""
         return -(-self.rows // self.batch_size)
 
-    def padded_batch(self, number: int, part: slice = slice(None)) -> Batch:
+    def padded_batch(self, number: int, part: Part = slice(None)) -> Batch:
         """Batch `number` of one pass over all rows; rows past the end repeat the last one with `row_weight` 0."""
         numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size, dtype=np.int64)[part]
         batch = collate(self.make_rows(np.minimum(numbers, self.rows - 1)))
-        batch["row_weight"] = (numbers < self.rows).astype(np.float32)
+        batch["row_weight"] = self.are_real(number)[part].astype(np.float32)
         return batch
+
+    def are_real(self, number: int) -> np.ndarray:
+        """Which rows of the whole padded batch are none of the padding, bool `(batch_size,)`."""
+        return np.arange(number * self.batch_size, (number + 1) * self.batch_size) < self.rows
 
     def make_rows(self, numbers: np.ndarray) -> list[Batch]:
         """Rows by their numbers, which go on over the epochs."""
@@ -154,7 +160,7 @@ class MixedBatches:
         """What the batches are made of."""
         return tuple(part.store for part in self.parts)
 
-    def batch(self, step: int, part: slice = slice(None)) -> Batch:
+    def batch(self, step: int, part: Part = slice(None)) -> Batch:
         """The global batch of a step, or the rows of it that one process holds."""
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)[part]
         sources, indices = self.mixture.rows(numbers)

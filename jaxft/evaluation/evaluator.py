@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxft.data.batches import Batch, StreamBatches
+from jaxft.data.batches import StreamBatches
 from jaxft.data.store import Record
 from jaxft.errors import DataError
 from jaxft.evaluation.bootstrap import Interval, intervals
@@ -18,7 +18,7 @@ from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
 from jaxft.models.model import Model
 from jaxft.objectives.objective import Objective, Ratio, StreamLoss
 from jaxft.objectives.writing import WRITTEN
-from jaxft.parallel.sharding import put_batch, replicated
+from jaxft.parallel.sharding import own_rows, put_batch, replicated
 from jaxft.training.step import bind
 
 # From parameters and prompts, int32 `(tokens,)` each, to what the model writes for them, likewise.
@@ -72,10 +72,10 @@ class Evaluator:
         """
         sums: dict[str, np.ndarray] = {}
         outputs: list[Mapping[str, np.ndarray]] = []
-        for batch, (part, own) in self._computed(self._evaluate, parameters, origin):
+        for are_real, (part, own) in self._computed(self._evaluate, parameters, origin):
             for name, found in _sums(part).items():
                 sums[name] = sums.get(name, 0.0) + found
-            outputs.append(_real(own, batch))
+            outputs.append(_real(own, are_real))
         return self._metrics(sums, self._evaluated(parameters, outputs))
 
     def intervals(
@@ -97,9 +97,9 @@ class Evaluator:
         compute = self._evaluate_rows if alone else self._evaluate
         sums: list[Mapping[str, np.ndarray]] = []
         outputs: list[Mapping[str, np.ndarray]] = []
-        for batch, (part, own) in self._computed(compute, parameters, origin):
-            sums.append(_real(_sums(part), batch) if alone else _sums(part))
-            outputs.append(_real(own, batch))
+        for are_real, (part, own) in self._computed(compute, parameters, origin):
+            sums.append(_real(_sums(part), are_real) if alone else _sums(part))
+            outputs.append(_real(own, are_real))
         together = () if alone else {*sums[0], "perplexity"}
         whole = self._evaluated(parameters, outputs, sums if alone else [{}])
         wanted = [name for name in self.metrics if name not in WITHOUT_INTERVAL and name not in together]
@@ -133,7 +133,7 @@ class Evaluator:
 
     def predictions(self, parameters) -> list[dict[str, Any]]:
         """What the objective says of each example, in their order; labels are not needed."""
-        outputs = [_real(own, batch) for batch, own in self._computed(self._outputs, parameters, None)]
+        outputs = [_real(own, are_real) for are_real, own in self._computed(self._outputs, parameters, None)]
         return self._evaluated(parameters, outputs).predictions
 
     def _evaluated(
@@ -156,25 +156,24 @@ class Evaluator:
             row[: len(answer)] = answer
         return rows
 
-    def _computed(self, compute, parameters, origin) -> Iterator[tuple[Batch, Any]]:
-        """Each host batch with what the device made of it, one batch behind, so that both work at once."""
-        previous = None
-        for batch in self._host_batches():
+    def _computed(self, compute, parameters, origin) -> Iterator[tuple[np.ndarray, Any]]:
+        """Which rows of each batch are real, and what the devices made of it, one batch behind, so that both work."""
+        previous, batches = None, self.batches
+        own = own_rows(self._mesh, batches.batch_size)
+        for number in range(batches.final_batches()):
+            batch = batches.padded_batch(number, own)
             with jax.set_mesh(self._mesh):
-                current = batch, compute(parameters, origin, put_batch(batch, self._mesh))
+                current = batches.are_real(number), compute(parameters, origin, put_batch(batch, self._mesh))
             if previous is not None:
                 yield previous
             previous = current
         if previous is not None:
             yield previous
 
-    def _host_batches(self) -> Iterable[Batch]:
-        return (self.batches.padded_batch(number) for number in range(self.batches.final_batches()))
 
-
-def _real(outputs: Mapping[str, jax.Array], batch: Batch) -> dict[str, np.ndarray]:
+def _real(outputs: Mapping[str, jax.Array], are_real: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs of the rows that are none of the padding."""
-    return {name: np.asarray(array)[batch["row_weight"] > 0] for name, array in outputs.items()}
+    return {name: np.asarray(array)[are_real] for name, array in outputs.items()}
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft.errors import RecipeError
+from jaxft.parallel.mesh import batch_shards
 
 # Logical axis -> mesh axes. The names of parameters' axes come first, those of activations after.
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -145,12 +147,47 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def own_rows(mesh: jax.sharding.Mesh, rows: int) -> slice | np.ndarray:
+    """Which rows of a global batch the devices of this process hold; all of them where it is alone.
+
+    Other processes may hold the same ones, where the axes `tensor` or `context` lie across processes.
+    """
+    if jax.process_count() == 1:
+        return slice(None)
+    return np.concatenate([np.arange(*block) for block in _own_blocks(mesh, rows)])
+
+
 def put_batch(batch, mesh: jax.sharding.Mesh):
     """A tree of host arrays as global arrays, their leading axis split over `data` and `fsdp`.
 
     Args:
-      batch: arrays with the rows of this process.
+      batch: arrays with the rows of this process, as `own_rows` names them.
       mesh: the mesh of the run.
     """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    parts, own = batch_shards(mesh), len(_own_blocks(mesh, batch_shards(mesh)))
+
+    def put(x: np.ndarray) -> jax.Array:
+        rows = len(x) // own * parts
+        held = {start: i * (rows // parts) for i, (start, _) in enumerate(_own_blocks(mesh, rows))}
+
+        def block(index) -> np.ndarray:
+            begin = held[index[0].indices(rows)[0]]
+            return x[begin : begin + rows // parts]
+
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, block)
+
+    return jax.tree.map(put, batch)
+
+
+def put_whole_batch(batch, mesh: jax.sharding.Mesh):
+    """As `put_batch`, of arrays with all rows of the batch in every process."""
+    return put_batch(jax.tree.map(lambda x: x[own_rows(mesh, len(x))], batch), mesh)
+
+
+def _own_blocks(mesh: jax.sharding.Mesh, rows: int) -> list[tuple[int, int]]:
+    """Starts and ends of the blocks of rows that devices of this process hold, each once, in their order."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return sorted({index[0].indices(rows)[:2] for index in held})

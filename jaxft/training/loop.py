@@ -30,8 +30,8 @@ class Hooks(Protocol):
     def should_stop(self) -> bool:
         """Whether the evaluations so far say that training is done."""
 
-    def interrupted(self) -> bool:
-        """Whether the user or the scheduler asked to stop now."""
+    def interrupted(self, step: int) -> bool:
+        """Whether the user or the scheduler asked to stop, after this step; called after every one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run_loop(
             meter.restart_clock()  # the first call compiled
         step += 1
         meter.add(step, metrics)
-        stop = hooks.interrupted()
+        stop = hooks.interrupted(step)
         evaluates = step % config.evaluate_every == 0 or step == config.total
         saves = step % config.save_every == 0 or step == config.total or stop
         # Between pauses the newest step may still run on the device, so only those before it are read.

@@ -24,7 +24,7 @@ from jaxft.data.preparing import Preparation
 from jaxft.data.sources import SourceConfig
 from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_tokenizer
-from jaxft.errors import DataError, InvalidField
+from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.evaluation.evaluator import Evaluator, Write
 from jaxft.finetuning.adapters import AdapterModel
 from jaxft.generation.config import GenerationConfig, SpecialTokens
@@ -39,6 +39,7 @@ from jaxft.objectives.objective import FoundInData, Objective, Setting
 from jaxft.objectives.registry import ObjectiveConfig, make_objective, text_columns
 from jaxft.objectives.writing import WritesAnswers
 from jaxft.parallel.mesh import batch_shards, make_mesh
+from jaxft.parallel.processes import first_then_others, process_count
 from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
@@ -197,6 +198,11 @@ class Assembly:
         filled = self._filled_source(name, source)
         if filled is None:
             return None
+        if process_count() > 1 and not filled.exists:
+            raise RecipeError(
+                f"{filled.where}: the words of augmentation.fill are filled in by one process; run it first with "
+                "`jaxft prepare`, with data.cache on storage that all processes share"
+            )
         store = filled.open(self._preparation)
         return FilledCopies(store, self.recipe.streams[name].augmentation.fill.variants, self.objectives[name].longest)
 
@@ -362,13 +368,14 @@ def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
     sources = "+".join(f"{fingerprint(group, directory)}.{column}" for group, column in streams)
     name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.training))
     target = cache_of(recipe) / "tokenizers" / name
-    if not target.is_dir():
-        texts = _texts(recipe, streams)
-        partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
-        train_tokenizer(texts, recipe.tokenizer.training, partial)
-        with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
-            partial.rename(target)
-        shutil.rmtree(partial, ignore_errors=True)
+    with first_then_others():
+        if not target.is_dir():
+            texts = _texts(recipe, streams)
+            partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
+            train_tokenizer(texts, recipe.tokenizer.training, partial)
+            with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
+                partial.rename(target)
+            shutil.rmtree(partial, ignore_errors=True)
     return load_tokenizer(target)
 
 

@@ -11,6 +11,7 @@ from jaxft.errors import CheckpointError, JaxftError
 from jaxft.huggingface.loaded import sharded_target
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.schema import TokenizerSection
+from jaxft.workflows.agreement import check_recipes_agree
 from jaxft.workflows.assembly import Assembly, assemble
 from jaxft.workflows.pretrained import open_pretrained
 from jaxft.workflows.run_directory import RunDirectory
@@ -49,6 +50,7 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     run = RunDirectory(path)
     run.check_started()
     recipe, document = load_recipe(run.path / "recipe.yaml", overrides)
+    check_recipes_agree(recipe)
     began, adapter = recipe.model.pretrained, recipe.model.adapter
     recipe = dataclasses.replace(
         recipe,

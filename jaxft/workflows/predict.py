@@ -17,6 +17,7 @@ from jaxft.data.sources import Row, read_rows, source_of_file, unlabelled_images
 from jaxft.errors import RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.objectives.objective import Objective
+from jaxft.parallel.processes import is_first
 from jaxft.workflows.assembly import EVALUATION_SEED
 from jaxft.workflows.opened import OpenedRun, open_run
 from jaxft.workflows.streams import plan
@@ -55,6 +56,8 @@ def predict(
         json.dumps(_joined(row.values, said), ensure_ascii=False) + "\n"
         for row, said in zip(rows, _predictions(rows, objective, opened, str(source)), strict=True)
     ]
+    if not is_first():
+        return len(rows)
     if output is None:
         sys.stdout.writelines(lines)
         return len(rows)

@@ -10,7 +10,9 @@ import pathlib
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from jaxft.huggingface.exporting import TRAVELLING_FILES
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.parallel.platform import usable_cores
+from jaxft.parallel.processes import from_first, gathered, is_first, member_names, process_count
 from jaxft.recipe.decoding import decode, encode
 from jaxft.recipe.library import recipe_to_text
 from jaxft.recipe.reading import Document
@@ -66,11 +69,15 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory and holds it against any other process that would write.
+        """Makes the directory and holds it against any other run that would write; of its processes, the first does.
 
         Raises:
-          RecipeError: it cannot be written, or another process writes it.
+          RecipeError: it cannot be written, another process writes it, or not all processes of this run see it.
         """
+        if not is_first():
+            self._check_seen(gathered(None)[0])
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
@@ -83,11 +90,31 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RecipeError(f"run directory {self.path}: another process is writing this run") from None
+            mark = uuid.uuid4().hex
+            lock.write(mark)
+            lock.flush()
+            self._check_seen(gathered(mark)[0])
             yield
+
+    def _check_seen(self, mark: str) -> None:
+        """Whether all processes see what the first has written; some file systems show it a little later."""
+        seen = False
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                seen = (self.path / ".lock").read_text() == mark
+            if seen or process_count() == 1:
+                break
+            time.sleep(0.25)
+        blind = [name for name, sees in zip(member_names(), gathered(seen), strict=True) if not sees]
+        if blind:
+            raise RecipeError(
+                f"run directory {self.path} must lie on storage that all processes share, but "
+                f"{', '.join(blind)} cannot see it; choose another with --run-dir"
+            )
 
     def summary(self) -> dict[str, Any] | None:
         """What a finished run wrote last, or None."""
-        return self._read("summary.json")
+        return from_first(lambda: self._read("summary.json"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Marks the run as finished."""
@@ -196,11 +223,14 @@ class RunDirectory:
         Raises:
           CheckpointError: no checkpoint is whole.
         """
+        return from_first(self._used_step)
+
+    def _used_step(self) -> int:
         best = self._read("best.json")
         if best is not None:
             self.checkpoints.verify(best["step"])
             return best["step"]
-        step = self.checkpoints.newest_good()
+        step = self.checkpoints.find_newest_good()
         if step is None:
             raise CheckpointError(f"{self.path} has no checkpoint yet")
         return step
@@ -216,7 +246,7 @@ class RunDirectory:
         if step not in self.checkpoints.steps():
             there = ", ".join(map(str, self.checkpoints.steps())) or "none"
             raise CheckpointError(f"{self.path} has no checkpoint of step {step}; there are {there}")
-        self.checkpoints.verify(step)
+        from_first(lambda: self.checkpoints.verify(step))
         return step
 
     def write_best(self, step: int, metric: str, value: float) -> None:
@@ -240,14 +270,24 @@ def identity_of(recipe: Recipe, data: Mapping[str, str]) -> dict[str, Any]:
     return {"recipe": encode(recipe), "data": dict(data)}
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, after = _flat(old["recipe"]), _flat(new["recipe"])
-    changes = [
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
+    """What differs between two encoded recipes, in words.
+
+    Args:
+      old: the one "there".
+      new: the one "here".
+      free: keys that may differ.
+    """
+    before, after = _flat(old), _flat(new)
+    return [
         f"{key}: {_shown(before, key)} there, {_shown(after, key)} here"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key)
-        and not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        if before.get(key) != after.get(key) and not any(key == one or key.startswith(f"{one}.") for one in free)
     ]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    changes = differences(old["recipe"], new["recipe"], FREE_KEYS)
     data = [f"the data of {name} has changed" for name in new["data"] if old["data"].get(name) != new["data"][name]]
     return changes + ([] if changes else data)
 

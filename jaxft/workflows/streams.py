@@ -18,6 +18,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.data.windows import WindowedPlan
 from jaxft.errors import DataError
 from jaxft.objectives.objective import Objective
+from jaxft.parallel.processes import first_then_others
 from jaxft.recipe.schema import Recipe
 
 _logger = logging.getLogger("jaxft")
@@ -57,7 +58,9 @@ class StoreSource:
         Raises:
           DataError: see `jaxft.data.preparing.open_or_build`.
         """
-        return open_or_build(*self._arguments(), how, self.change)
+        # Whether it is there is each process's own affair: they may not share a file system.
+        with first_then_others():
+            return open_or_build(*self._arguments(), how, self.change)
 
     def build(self, how: Preparation) -> bool:
         """Makes a part of the store; whether it is whole then."""

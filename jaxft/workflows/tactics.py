@@ -22,7 +22,7 @@ from jaxft.finetuning.naming import depth, layer_names
 from jaxft.finetuning.policy import Policy, PolicyConfig, make_policy
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.objective import Objective
-from jaxft.parallel.sharding import put_batch
+from jaxft.parallel.sharding import own_rows, put_batch
 from jaxft.training.importance import fisher_information
 from jaxft.training.optimizer import make_optimizer
 from jaxft.training.schedule import make_schedule
@@ -114,13 +114,14 @@ class Tactics:
         if config is None:
             return state
         stream, mesh = batches[config.stream], self.assembly.mesh
+        rows = own_rows(mesh, stream.batch_size)
         own, rest = split(state.parameters, self.keeping.trained)
         count = max(1, round(config.examples / stream.batch_size))
         with jax.set_mesh(mesh):
             importance = fisher_information(
                 lambda parameters: bind(self.model, joined(parameters, rest)),
                 self.assembly.objectives[config.stream].for_evaluation(), own,
-                (put_batch(stream.batch(step), mesh) for step in range(count)),
+                (put_batch(stream.batch(step, rows), mesh) for step in range(count)),
             )  # fmt: skip
         return state.replace(optimizer=set_importance(state.optimizer, importance))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 import signal
@@ -14,14 +15,15 @@ from typing import Any
 
 import jax
 
-from jaxft.data.batches import Batch, MixedBatches, StreamBatches
+from jaxft.data.batches import Batch, MixedBatches, Part, StreamBatches
 from jaxft.data.loader import Prefetcher
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import DivergenceError, Interrupted
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.huggingface.loaded import sharded_target
 from jaxft.models.model import abstract_parameters
-from jaxft.parallel.sharding import put_batch
+from jaxft.parallel.processes import ask_to_stop, from_first, is_first, moved, process_count, stop_reason
+from jaxft.parallel.sharding import own_rows, put_batch
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
@@ -37,7 +39,9 @@ from jaxft.reporting.writers import (
 )
 from jaxft.training.early_stopping import best_step, should_stop
 from jaxft.training.loop import LoopConfig, run_loop
+from jaxft.training.patience import Patience
 from jaxft.training.state import TrainState, abstract_state, create_state
+from jaxft.workflows.agreement import check_data_agrees, check_recipes_agree
 from jaxft.workflows.assembly import Assembly, assemble
 from jaxft.workflows.fitting import lower_is_better
 from jaxft.workflows.logs import shown_through
@@ -75,27 +79,36 @@ def train_recipe(
     recipe: Recipe, document: Document, run_directory: str | pathlib.Path | None = None, quiet: bool = False
 ) -> dict[str, Any]:
     """As `train`, for a recipe that is already read."""
+    check_recipes_agree(recipe)
     run = RunDirectory(run_directory or pathlib.Path("runs") / recipe.name)
     with run.locked():
         assembly = assemble(recipe, document, run)
-        run.check_identity(identity_of(recipe, assembly.source_fingerprints))
+        check_data_agrees(assembly.source_fingerprints)
+        if is_first():
+            run.check_identity(identity_of(recipe, assembly.source_fingerprints))
         if (summary := run.summary()) is not None:
             return {**summary, "already_finished": True}
         batches = assembly.batches()
         evaluators = assembly.evaluators()
-        if not run.tokenizer.is_dir():
-            assembly.tokenizer.save(run.tokenizer)
-        if assembly.chat_template is not None:
-            write_atomically(run.tokenizer / CHAT_TEMPLATE_FILE, assembly.chat_template.encode())
-        run.write_recipe(assembly.recipe)
-        if not run.has_model():
-            origin = assembly.pretrained
-            run.write_model(
-                assembly.model.config, dict(assembly.model.heads), origin and origin.huggingface,
-                origin and origin.settings,
-            )  # fmt: skip
-        run.write_environment()
-        return _Training(run, assembly, batches, evaluators, quiet).run()
+        if is_first():
+            _write_beginning(run, assembly)
+        return _Training(run, assembly, batches, evaluators, quiet or not is_first()).run()
+
+
+def _write_beginning(run: RunDirectory, assembly: Assembly) -> None:
+    """Writes what a run is before it trains."""
+    if not run.tokenizer.is_dir():
+        assembly.tokenizer.save(run.tokenizer)
+    if assembly.chat_template is not None:
+        write_atomically(run.tokenizer / CHAT_TEMPLATE_FILE, assembly.chat_template.encode())
+    run.write_recipe(assembly.recipe)
+    if not run.has_model():
+        origin = assembly.pretrained
+        run.write_model(
+            assembly.model.config, dict(assembly.model.heads), origin and origin.huggingface,
+            origin and origin.settings,
+        )  # fmt: skip
+    run.write_environment()
 
 
 class _Training:
@@ -118,6 +131,7 @@ class _Training:
         self._history: list[dict[str, Any]] = []
         self._saved: list[int] = []
         self._started = time.time()
+        self._patience = Patience(self._recipe.training.log_every)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end.
@@ -126,6 +140,7 @@ class _Training:
           Interrupted: a signal asked to stop; the state is saved.
           DivergenceError: no finite gradient for several steps.
         """
+        moved(self._patience.pause())
         first, state, train_step = self._prepare()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
         with (
@@ -148,6 +163,8 @@ class _Training:
                 last = self._saved[-1] if self._saved else None
                 kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint was written yet"
                 raise DivergenceError(f"{error}. In {self._run.path} {kept}") from error
+            moved(self._patience.pause())
+        moved()
         if self._stop_signal is not None and step < self._total:
             raise Interrupted(
                 f"stopped by {self._stop_signal} after step {step} of {self._total}; the state is saved in "
@@ -168,17 +185,17 @@ class _Training:
                 tactics.keeping,
             )  # fmt: skip
             state = tactics.prepared(state, self._batches)
-            truncate_after(self._run.metrics, 0)
         else:
             state = self._restored(step, target)
-            truncate_after(self._run.metrics, step)
+        if is_first():
+            truncate_after(self._run.metrics, step or 0)
         return step or 0, state, jax.jit(tactics.train_step(), donate_argnums=0)
 
     def _restored(self, step: int, target: TrainState) -> TrainState:
         checkpoints = self._run.checkpoints
         self._history = checkpoints.progress(step)["history"]
         # Later steps are there only where they are damaged: they are to be written again.
-        self._saved = [saved for saved in checkpoints.steps() if saved <= step]
+        self._saved = from_first(lambda: [saved for saved in checkpoints.steps() if saved <= step])
         merged = sharded_target(self._assembly.model, "float32", self._assembly.mesh)
         parameters, rest = checkpoints.restore(step, merged, self._training_items(target))
         return TrainState(**{"parameters": parameters, **rest})
@@ -206,6 +223,8 @@ class _Training:
         )
 
     def _writer(self) -> MetricWriter:
+        if not is_first():
+            return CombinedWriter(())
         writers: list[MetricWriter] = [JsonlWriter(self._run.metrics)]
         reporting = self._recipe.reporting
         if reporting.tensorboard:
@@ -216,8 +235,10 @@ class _Training:
 
     def _loader(self, first: int) -> Prefetcher:
         mesh = self._assembly.mesh
+        streams, every = self._active()
+        rows = {name: own_rows(mesh, stream.batch_size) for name, stream in streams.items()}
         return Prefetcher(
-            _HostBatches(*self._active()), first, self._total, workers=self._recipe.data.workers,
+            _HostBatches(streams, every, rows), first, self._total, workers=self._recipe.data.workers,
             put=lambda streams: {name: put_batch(batch, mesh) for name, batch in streams.items()},
         )  # fmt: skip
 
@@ -227,7 +248,9 @@ class _Training:
         return {name: self._batches[name] for name in streams}, {name: own.every for name, own in streams.items()}
 
     def _note_signal(self, name: str) -> None:
-        self._stop_signal = name
+        if process_count() == 1:
+            self._stop_signal = name
+        ask_to_stop(name)
         self._progress.message(f"{name}: finishing this step and saving; once more stops at once")
 
     # --- The hooks of the loop ---
@@ -241,10 +264,12 @@ class _Training:
         """Runs all evaluations; a step that is the best so far is saved at once."""
         if not self._evaluators or any(row["step"] == step for row in self._history):
             return
+        moved(self._patience.pause())
         row: dict[str, Any] = {"step": step}
         parameters, origin = self._tactics.plain(state.used), self._tactics.plain(state.origin)
         for name, evaluator in self._evaluators.items():
             row |= {f"{name}.{metric}": value for metric, value in evaluator(parameters, origin).items()}
+        row = from_first(functools.partial(dict, row))
         self._history.append(row)
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         self._writers.write(step, "evaluation", numbers)
@@ -260,6 +285,7 @@ class _Training:
         """Begins to write a checkpoint, unless this step has one."""
         if step in self._saved:
             return
+        moved(self._patience.pause())
         best = self._best()
         newest = sorted({*self._saved, step})[-self._recipe.checkpoint.keep :]
         kept = {*newest, *([best] if best is not None else [])}
@@ -280,8 +306,11 @@ class _Training:
         config = self._recipe.training.early_stopping
         return config is not None and should_stop(self._history, config, self._lower(config.metric))
 
-    def interrupted(self) -> bool:
-        """Whether a signal came."""
+    def interrupted(self, step: int) -> bool:
+        """Whether a signal came, to this process or another."""
+        moved(self._patience.step())
+        if process_count() > 1:
+            self._stop_signal = stop_reason(step)
         return self._stop_signal is not None
 
     def _best(self) -> int | None:
@@ -303,8 +332,9 @@ class _Training:
             "evaluation": _by_evaluation(self._history, used),
             "seconds": round(time.time() - self._started, 2),
         }
-        write_run_report(self._run, self._recipe, summary, self._history, self._labels())
-        self._run.write_summary(summary)
+        if is_first():
+            write_run_report(self._run, self._recipe, summary, self._history, self._labels())
+            self._run.write_summary(summary)
         return summary
 
     def _labels(self) -> dict[str, tuple[str, ...]]:
@@ -315,14 +345,23 @@ class _Training:
 
 @dataclasses.dataclass(frozen=True)
 class _HostBatches:
-    """The batches of all streams by step, which other processes can make too."""
+    """The batches of all streams by step, which other processes can make too.
+
+    Attributes:
+      streams: batches by stream.
+      every: each takes part in every so many steps.
+      rows: which of its rows are made here.
+    """
 
     streams: Mapping[str, StreamBatches | MixedBatches]
     every: Mapping[str, int]
+    rows: Mapping[str, Part]
 
     def __call__(self, step: int) -> dict[str, Batch]:
         # A stream that takes part in every third step gives its next batch there; the same once more in between.
-        return {name: batches.batch(step // self.every[name]) for name, batches in self.streams.items()}
+        return {
+            name: batches.batch(step // self.every[name], self.rows[name]) for name, batches in self.streams.items()
+        }
 
 
 def _by_evaluation(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,7 @@ class Recorder:
     def should_stop(self):
         return self._stop_at is not None and ("evaluate", self._stop_at) in self.events
 
-    def interrupted(self):
+    def interrupted(self, step):
         return self._interrupted_at is not None and self.steps >= self._interrupted_at
 
     def of(self, kind: str) -> list[int]:
