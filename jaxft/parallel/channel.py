@@ -315,7 +315,11 @@ class Channel:
             limit, waited, moves = self._limit, now - self._moved_at, self._moves
         if not self.is_first:
             if limit is not None and waited > limit + _GRACE_SECONDS:
-                self._down(selector, f"nothing went on for {waited:.0f} s, nor does process 0 say why: it is stuck", 1)
+                self._down(
+                    selector,
+                    f"nothing went on for {waited:.0f} s, and {self.members[0].name} does not say why: it is stuck",
+                    1,
+                )
             return
         self._seen[0] = (moves, limit, now - waited)
         overdue = [now - since for _, limit, since in self._seen.values() if limit is not None and now - since > limit]
@@ -337,20 +341,23 @@ class Channel:
         end_now(status)
 
     def _farewell(self, selector, reason: str, status: int) -> None:
-        """Tells of a failure, and reads until the others have ended: unread lines would take the message with them."""
+        """Tells of a failure and reads on: the first process until all others have ended, they until it has heard.
+
+        The first one ends last, since JAX's service ends with it, and with that, loudly, whoever is still there.
+        """
         for link in self._links.values():
             with contextlib.suppress(OSError):
                 link.send({"kind": "failed", "reason": reason, "status": status})
-                link.connection.shutdown(socket.SHUT_WR)
         deadline = time.monotonic() + _FAREWELL_SECONDS
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(_TICK):
+                link = self._links[key.data]
                 try:
-                    key.fileobj.settimeout(0)
-                    ended = not key.fileobj.recv(1 << 16)
-                except OSError:
-                    ended = True
-                if ended:
+                    link.read()
+                    while (message := link.next_message()) is not None:
+                        if message["kind"] == "failed" and not self.is_first:
+                            return
+                except (EOFError, OSError, ValueError):
                     selector.unregister(key.fileobj)
 
     @staticmethod

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from jaxft.errors import JaxftError
+from jaxft.errors import Interrupted, JaxftError
 from jaxft.parallel.channel import Channel, end_now
 from jaxft.parallel.environment import found_place
 from jaxft.parallel.rendezvous import Place, meet
@@ -221,6 +221,9 @@ def joined(config: ProcessesConfig = ProcessesConfig()) -> Iterator[None]:
     try:
         yield
         wait_for_all()
+    except Interrupted:  # in all of them
+        wait_for_all()
+        raise
     except JaxftError as error:
         failed(str(error), error.exit_status)
         raise
