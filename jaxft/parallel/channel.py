@@ -315,11 +315,8 @@ class Channel:
             limit, waited, moves = self._limit, now - self._moved_at, self._moves
         if not self.is_first:
             if limit is not None and waited > limit + _GRACE_SECONDS:
-                self._down(
-                    selector,
-                    f"nothing went on for {waited:.0f} s, and {self.members[0].name} does not say why: it is stuck",
-                    1,
-                )
+                silent = f"{self.members[0].name} does not say why"
+                self._down(selector, f"nothing went on for {waited:.0f} s, and {silent}: it is stuck", 1)
             return
         self._seen[0] = (moves, limit, now - waited)
         overdue = [now - since for _, limit, since in self._seen.values() if limit is not None and now - since > limit]

@@ -6,6 +6,7 @@ Without a start there is one process, which is the first; then nothing here wait
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import logging
 import os
@@ -85,6 +86,7 @@ def _output_to_standard_error() -> Iterator[None]:
     os.dup2(2, 1)
     try:
         yield
+        ctypes.CDLL(None).fflush(None)  # what C has kept back would come out later
     finally:
         os.dup2(kept, 1)
         os.close(kept)
