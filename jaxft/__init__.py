@@ -20,14 +20,18 @@ choose_platform()
 __version__ = "0.1.0"
 
 _FUNCTIONS = {
+    "classify": "jaxft.workflows.read",
     "dry_run": "jaxft.workflows.train",
+    "embed": "jaxft.workflows.read",
     "evaluate": "jaxft.workflows.evaluate",
+    "fill_mask": "jaxft.workflows.read",
     "generate": "jaxft.workflows.generate",
     "load_pretrained": "jaxft.workflows.pretrained",
     "open_run": "jaxft.workflows.opened",
     "plan": "jaxft.workflows.plan",
     "predict": "jaxft.workflows.predict",
     "save_pretrained": "jaxft.workflows.pretrained",
+    "score": "jaxft.workflows.read",
     "quickstart": "jaxft.workflows.quickstart",
     "train": "jaxft.workflows.train",
 }

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import io
-import pathlib
-import sys
-from collections.abc import Iterator
-from typing import TextIO
 
+from jaxft.cli.lines import given_texts, output_to, text_of
 from jaxft.errors import DataError, RecipeError
 
 # Options that are fields of `GenerationConfig`: type and help.
@@ -28,11 +23,14 @@ _OPTIONS: dict[str, tuple[type, str]] = {
     "no_repeat_ngram": (int, "no sequence of so many tokens twice"),
     "beams": (int, "beam search with so many sequences"),
     "length_penalty": (float, "power of the length by which beam search divides"),
+    "beam_groups": (int, "search in so many groups of beams that differ from each other"),
+    "diversity_penalty": (float, "taken from what an earlier group wrote at the same place"),
     "contrastive_alpha": (float, "contrastive search over --top-k tokens with this weight"),
     "draft_tokens": (int, "tokens that --draft writes ahead"),
     "num_return_sequences": (int, "texts for each prompt"),
     "regex": (str, "regular expression that the whole text matches"),
     "json_schema": (str, "JSON schema that the text follows, or @FILE with one"),
+    "prefix": (str, "text that every text begins with"),
     "seed": (int, "of what is drawn"),
 }
 
@@ -65,49 +63,15 @@ def generate(options: argparse.Namespace) -> None:
     if options.early_stopping:
         given["early_stopping"] = {"true": True, "false": False}.get(options.early_stopping, "never")
     if (schema := given.get("json_schema", "")).startswith("@"):
-        given["json_schema"] = _text_of(schema[1:])
+        given["json_schema"] = text_of(schema[1:])
     # What is wrong with the words is said before a model is loaded.
     config = make_config(given | {"stop": tuple(options.stop or ())})
     if options.batch_size < 1:
         raise RecipeError(f"--batch-size: must be at least 1, found {options.batch_size}")
-    prompts = list(_prompts(options))
+    prompts = given_texts(options.prompt, options.file, "prompt")
     if not prompts:
         raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")
     writer = open_writer(options.model, options.dtype, batch_size=options.batch_size, draft=options.draft)
     config = dataclasses.replace(config, stop_token_ids=writer.token_ids(options.stop_token or ()))
-    with _output(options.output) as file:
+    with output_to(options.output) as file:
         write_texts(writer, prompts, config, file, file if options.stream else None)
-
-
-def _prompts(options: argparse.Namespace) -> Iterator[str]:
-    from jaxft.workflows.generate import read_prompts
-
-    if options.prompt is not None:
-        return iter(options.prompt)
-    if options.file is None:
-        return read_prompts(sys.stdin, "standard input", False)
-    return read_prompts(io.StringIO(_text_of(options.file)), options.file, options.file.endswith(".jsonl"))
-
-
-def _text_of(path: str) -> str:
-    try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8: {error}") from error
-
-
-@contextlib.contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that is there only when all of it is written."""
-    if path is None:
-        yield sys.stdout
-        return
-    partial = pathlib.Path(f"{path}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be written: {error.strerror}") from error
-    partial.replace(path)

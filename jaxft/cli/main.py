@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxft import __version__
-from jaxft.cli import generation, planning, verbs
+from jaxft.cli import chat, generation, planning, reading, serving, verbs
 from jaxft.errors import JaxftError
 from jaxft.parallel.processes import ProcessesConfig, joined, leave
 
@@ -205,6 +205,12 @@ def _add_using_verbs(verb) -> None:
     predict.add_argument("--stream", help="which classifier, where the run has several")
     _add_processes(predict)
     generation.add_options(verb("generate", generation.generate, "Write on from prompts, as JSON lines."))
+    chat.add_options(verb("chat", chat.chat, "Talk to a model."))
+    serving.add_options(verb("serve", serving.serve, "Answer requests over HTTP, in the form of OpenAI's, and a page."))
+    reading.add_classify(verb("classify", reading.classify, "Labels of texts, by a classifier."))
+    reading.add_embed(verb("embed", reading.embed, "Vectors of texts."))
+    reading.add_fill_mask(verb("fill-mask", reading.fill_mask, "What stands behind the masks of texts."))
+    reading.add_score(verb("score", reading.score, "How likely a model finds given continuations."))
 
 
 def _add_weight_verbs(verb) -> None:

@@ -1,4 +1,4 @@
-"""Beam search, by the rules of transformers 5."""
+"""Beam search, by the rules of transformers 5, in one group of beams or in several that differ from each other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxft.generation import sampling
 from jaxft.generation.cache import Cache, take_rows
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.controls import Controls, Written
@@ -24,18 +25,23 @@ class BeamRules:
 
     Attributes:
       length_penalty: float32: log-probabilities are divided by the length to this power.
-      beams: sequences kept (static).
+      diversity_penalty: float32: taken from a token's for each beam of an earlier group that has just written it.
+      beams: sequences kept by each group (static).
+      groups: of beams (static).
       early_stopping: as in `GenerationConfig` (static).
     """
 
     length_penalty: jax.Array
+    diversity_penalty: jax.Array
     beams: int = flax.struct.field(pytree_node=False)
+    groups: int = flax.struct.field(pytree_node=False)
     early_stopping: bool | str = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, config: GenerationConfig) -> BeamRules:
         """Those of a configuration."""
-        return cls(jnp.float32(config.length_penalty), config.beams, config.early_stopping)
+        penalties = jnp.float32(config.length_penalty), jnp.float32(config.diversity_penalty)
+        return cls(*penalties, config.beams // config.beam_groups, config.beam_groups, config.early_stopping)
 
 
 @flax.struct.dataclass
@@ -59,21 +65,36 @@ class Finished:
 
 @flax.struct.dataclass
 class Search:
-    """The state of a search over `batch` prompts; its running sequences are `batch * beams` rows.
+    """The state of a group's search over `batch` prompts; its running sequences are `batch * beams` rows.
 
     Attributes:
-      cache: of all tokens but the newest.
       written: the running sequences.
       sums: float32 `(batch, beams)`: their log-probabilities.
       finished: the finished ones.
       improvable: bool `(batch,)`: whether running ones may yet be better.
     """
 
-    cache: Cache
     written: Written
     sums: jax.Array
     finished: Finished
     improvable: jax.Array
+
+    def unfinished(self, rules: BeamRules) -> jax.Array:
+        """Whether there is anything left to be found, bool."""
+        return self.improvable.any() & ~(self.finished.there.all() & (rules.early_stopping is True))
+
+
+@flax.struct.dataclass
+class Searches:
+    """The state of all groups.
+
+    Attributes:
+      cache: of all tokens but the newest of each running sequence, group by group.
+      groups: the search of each.
+    """
+
+    cache: Cache
+    groups: tuple[Search, ...]
 
 
 def _take(x: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -81,10 +102,37 @@ def _take(x: jax.Array, numbers: jax.Array) -> jax.Array:
     return jax.vmap(lambda row, of_row: row[of_row])(x, numbers)
 
 
-def _extend(search: Search, logits: jax.Array, controls: Controls, rules: BeamRules) -> Search:
-    """One token more for every running sequence, from logits `(batch * beams, vocab)`."""
+def _extend_all(searches: Searches, logits: jax.Array, controls: Controls, rules: BeamRules) -> Searches:
+    """One token more for every running sequence, from logits `(groups * batch * beams, vocab)`."""
+    count, extended, taken = logits.shape[0] // rules.groups, [], []
+    batch = count // rules.beams
+    uses = jnp.zeros((batch, logits.shape[-1]), jnp.int32)
+    for number, search in enumerate(searches.groups):
+        logs = jax.nn.log_softmax(logits[number * count : (number + 1) * count])
+        if number:
+            logs -= rules.diversity_penalty * jnp.repeat(uses, rules.beams, axis=0)
+        search, parents = _extend(search, controls.allowed(logs, search.written), controls, rules)
+        extended.append(_judged(search, rules))
+        taken.append(number * count + parents)
+        if rules.groups > 1:
+            newest = search.written.newest().reshape(batch, -1)
+            uses += sampling.count_tokens(newest, jnp.ones(newest.shape, bool), uses.shape[-1])
+    return Searches(take_rows(searches.cache, jnp.concatenate(taken)), tuple(extended))
+
+
+def _extend(search: Search, logs: jax.Array, controls: Controls, rules: BeamRules) -> tuple[Search, jax.Array]:
+    """One token more for every running sequence of a group.
+
+    Args:
+      search: of the group.
+      logs: float32 `(batch * beams, vocab)`: log-probabilities.
+      controls: that have been applied to them.
+      rules: of the search.
+
+    Returns:
+      The search, and the rows that its running sequences go on from, int32 `(batch * beams,)`.
+    """
     beams, batch = rules.beams, search.sums.shape[0]
-    logs = controls.allowed(jax.nn.log_softmax(logits), search.written)
     vocab = logs.shape[-1]
     total = (search.sums[..., None] + logs.reshape(batch, beams, vocab)).reshape(batch, beams * vocab)
     # So many that, even where every beam's likeliest tokens end it, enough sequences go on.
@@ -97,12 +145,12 @@ def _extend(search: Search, logits: jax.Array, controls: Controls, rules: BeamRu
     ends = grown.ended(controls.end_ids).reshape(batch, candidates)
     running_sums, kept = jax.lax.top_k(jnp.where(ends, sums + _NEVER, sums), beams)
     places = (jnp.arange(batch)[:, None] * candidates + kept).reshape(-1)
-    return search.replace(
-        cache=take_rows(search.cache, rows[places]),
+    extended = search.replace(
         written=jax.tree.map(lambda x: x[places], grown),
         sums=running_sums,
         finished=_with_ended(search, grown, sums, ends, rules),
     )
+    return extended, rows[places]
 
 
 def _with_ended(search: Search, grown: Written, sums: jax.Array, ends: jax.Array, rules: BeamRules) -> Finished:
@@ -145,7 +193,7 @@ def beam_search(
     decoder: Decoder, parameters: Parameters, prompts: Prompts, controls: Controls, limits: jax.Array,
     rules: BeamRules, *, slots: int,
 ) -> Finished:  # fmt: skip
-    """The best sequences of each prompt.
+    """The best `groups * beams` sequences of each prompt, the best first.
 
     Args:
       decoder: what writes (static).
@@ -159,6 +207,7 @@ def beam_search(
     beams, batch = rules.beams, prompts.lengths.shape[0]
     step, cache = decoder.start(parameters, prompts, slots)
     rows = jnp.repeat(jnp.arange(batch), beams)
+    every = jnp.tile(rows, rules.groups)
     written = jax.tree.map(lambda x: x[rows], begin_written(prompts, limits, slots))
     # All beams are alike before the first token, so only the first of them counts.
     sums = jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER) * jnp.ones((batch, 1))
@@ -168,16 +217,20 @@ def beam_search(
         jnp.zeros((batch, beams), bool),
     )  # fmt: skip
     # A row that is there to fill the batch has no room to write, and must not keep the others waiting.
-    search = Search(take_rows(cache, rows), written, sums, nothing, limits > prompts.lengths)
-    search = _judged(_extend(search, step.logits[:, 0][rows], controls, rules), rules)
+    search = Search(written, sums, nothing, limits > prompts.lengths)
+    searches = Searches(take_rows(cache, every), (search,) * rules.groups)
+    searches = _extend_all(searches, step.logits[:, 0][every], controls, rules)
 
-    def unfinished(search: Search) -> jax.Array:
-        return search.improvable.any() & ~(search.finished.there.all() & (rules.early_stopping is True))
+    def unfinished(searches: Searches) -> jax.Array:
+        return jnp.stack([search.unfinished(rules) for search in searches.groups]).any()
 
-    def one_token(search: Search) -> Search:
-        newest = jnp.take_along_axis(search.written.token_ids, search.written.lengths[:, None] - 1, axis=1)[:, 0]
-        going = search.written.lengths < search.written.limits
-        logits, cache = decoder.advance(parameters, search.cache, newest, going)
-        return _judged(_extend(search.replace(cache=cache), logits, controls, rules), rules)
+    def one_token(searches: Searches) -> Searches:
+        written = [search.written for search in searches.groups]
+        newest = jnp.concatenate([one.newest() for one in written])
+        going = jnp.concatenate([one.lengths < one.limits for one in written])
+        logits, cache = decoder.advance(parameters, searches.cache, newest, going)
+        return _extend_all(searches.replace(cache=cache), logits, controls, rules)
 
-    return jax.lax.while_loop(unfinished, one_token, search).finished
+    found = [search.finished for search in jax.lax.while_loop(unfinished, one_token, searches).groups]
+    joined = jax.tree.map(lambda *of_groups: jnp.concatenate(of_groups, axis=1), *found)
+    return jax.tree.map(lambda x: _take(x, jnp.argsort(-joined.scores, axis=1, stable=True)), joined)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from jaxft.errors import InvalidField
@@ -29,6 +30,9 @@ class GenerationConfig:
       no_repeat_ngram: no sequence of so many tokens occurs twice in prompt and text; 0 for no such rule.
       beams: sequences kept by beam search; 1 for none.
       length_penalty: beam search divides log-probabilities by the length to this power.
+      beam_groups: beams are searched for in so many groups, one after the other, of which each is kept away from what
+        those before it write at the same place (diverse beam search, Vijayakumar et al. 2016, arXiv 1610.02424).
+      diversity_penalty: taken from a token's log-probability for each beam of an earlier group that writes it there.
       early_stopping: beam search ends when there are `beams` finished sequences (True), when a better one is unlikely
         (False), or when none can be better (`never`).
       contrastive_alpha: weight of the likeness to what is already there, in contrastive search over the `top_k`
@@ -39,6 +43,7 @@ class GenerationConfig:
       stop_token_ids: further ids that end the text, as the end token does.
       regex: a regular expression that the whole text matches.
       json_schema: a JSON schema, as JSON, that the text follows.
+      prefix: text that every text begins with, of which it is a part.
       seed: of what is drawn.
     """
 
@@ -55,6 +60,8 @@ class GenerationConfig:
     no_repeat_ngram: int = 0
     beams: int = 1
     length_penalty: float = 1.0
+    beam_groups: int = 1
+    diversity_penalty: float = 0.0
     early_stopping: Literal[True, False, "never"] = False
     contrastive_alpha: float = 0.0
     draft_tokens: int = 4
@@ -63,13 +70,18 @@ class GenerationConfig:
     stop_token_ids: tuple[int, ...] = ()
     regex: str | None = None
     json_schema: str | None = None
+    prefix: str = ""
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("max_new_tokens", "beams", "num_return_sequences", "draft_tokens"):
+        for name in ("max_new_tokens", "beams", "beam_groups", "num_return_sequences", "draft_tokens"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed"):
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty"):
             _check(self, name, getattr(self, name) >= 0, "must not be negative")
+        _check(self, "seed", self.seed < 2**32, "must be below 2**32")
+        for name in ("temperature", "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty",
+                     "diversity_penalty"):  # fmt: skip
+            _check(self, name, math.isfinite(getattr(self, name)), "must be a finite number")
         _check(self, "temperature", self.temperature >= 0, "must not be negative (0 takes the likeliest token)")
         for name in ("top_p", "typical_p"):
             _check(self, name, 0 < getattr(self, name) <= 1, "must be above 0 and at most 1")
@@ -85,6 +97,14 @@ class GenerationConfig:
     def _check_combinations(self) -> None:
         if self.regex is not None and self.json_schema is not None:
             raise InvalidField("regex", "and json_schema exclude each other; give one of them")
+        if self.prefix and (self.regex is not None or self.json_schema is not None):
+            raise InvalidField(
+                "prefix", "can't be used with a regex or json_schema, which says how a text begins itself"
+            )
+        whole = self.beams % self.beam_groups == 0
+        _check(self, "beam_groups", whole, f"must divide beams ({self.beams})")
+        alone = self.beam_groups > 1 or self.diversity_penalty == 0
+        _check(self, "diversity_penalty", alone, "is for beam_groups above 1")
         if self.beams > 1:
             _check(self, "temperature", self.temperature == 0, "must be 0 with beams: beam search draws nothing")
             _check(self, "contrastive_alpha", self.contrastive_alpha == 0, "must be 0 with beams")
@@ -97,6 +117,17 @@ class GenerationConfig:
         if self.contrastive_alpha:
             _check(self, "top_k", self.top_k >= 2, "must be at least 2 for contrastive search (4 to 8 are usual)")
             _check(self, "temperature", self.temperature == 0, "must be 0 for contrastive search, which draws nothing")
+
+
+# What texts that are written together may each have of their own.
+_OWN = ("max_new_tokens", "stop", "seed")
+
+
+def common_options(config: GenerationConfig) -> GenerationConfig:
+    """The configuration without what texts that are written together may each have of their own."""
+    plain = GenerationConfig()
+    own = {name: getattr(plain, name) for name in _OWN} | {"max_new_tokens": max(1, config.min_new_tokens)}
+    return dataclasses.replace(config, **own)
 
 
 def _check(config: GenerationConfig, name: str, right: bool, problem: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxft.generation import sampling
 from jaxft.generation.automaton import Automaton
+from jaxft.generation.choice import ask
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 
 
@@ -21,6 +24,7 @@ class Written:
       lengths: int32 `(batch,)`: of prompt and text.
       limits: int32 `(batch,)`: that `lengths` does not go beyond.
       states: int32 `(batch,)`: where the rows are in the automaton of a constraint.
+      numbers: int32 `(batch,)`: of the prompts that the rows come from, below 0 for rows that fill the batch.
     """
 
     token_ids: jax.Array
@@ -28,6 +32,11 @@ class Written:
     lengths: jax.Array
     limits: jax.Array
     states: jax.Array
+    numbers: jax.Array
+
+    def newest(self) -> jax.Array:
+        """The last token of each row, int32 `(batch,)`."""
+        return jnp.take_along_axis(self.token_ids, self.lengths[:, None] - 1, axis=1)[:, 0]
 
     def put(self, token_ids: jax.Array, running: jax.Array, automaton: Automaton | None) -> Written:
         """With one more token in the rows that are `running`."""
@@ -45,8 +54,7 @@ class Written:
 
     def ended(self, end_ids: jax.Array) -> jax.Array:
         """Rows that have just written an end token, or are full; bool `(batch,)`."""
-        last = jnp.take_along_axis(self.token_ids, self.lengths[:, None] - 1, axis=1)
-        return (last == end_ids).any(-1) | (self.lengths >= self.limits)
+        return (self.newest()[:, None] == end_ids).any(-1) | (self.lengths >= self.limits)
 
 
 @flax.struct.dataclass
@@ -58,10 +66,11 @@ class Controls:
       top_k: see `GenerationConfig`; static, as `no_repeat_ngram` is.
       no_repeat_ngram: likewise.
       temperature: float32, or None for the likeliest token. As the fields below, see `GenerationConfig`.
-      forced_first: int32, or None.
+      forced: int32 `(tokens,)`: what each text begins with, below 0 where nothing is forced; or None.
       forced_last: int32, or None.
       suppressed: bool `(vocab,)`: tokens that are never written, or None.
       automaton: of a regular expression, or None.
+      chosen_by: number of a function of the host that says what may come next (`jaxft.generation.choice`), or None.
     """
 
     end_ids: jax.Array
@@ -75,10 +84,11 @@ class Controls:
     presence_penalty: jax.Array | None = None
     frequency_penalty: jax.Array | None = None
     min_new_tokens: jax.Array | None = None
-    forced_first: jax.Array | None = None
+    forced: jax.Array | None = None
     forced_last: jax.Array | None = None
     suppressed: jax.Array | None = None
     automaton: Automaton | None = None
+    chosen_by: jax.Array | None = None
 
     def allowed(self, logits: jax.Array, written: Written) -> jax.Array:
         """Logits after penalties and rules, in the order of transformers."""
@@ -103,8 +113,14 @@ class Controls:
             left = written.limits - written.lengths
             fits = self.automaton.allowed(written.states, left, is_end)
             logits = jnp.where(fits, logits, sampling.RULED_OUT)
-        if self.forced_first is not None:
-            logits = sampling.only(logits, self.forced_first, new == 0)
+        if self.chosen_by is not None:
+            going = ~written.ended(self.end_ids) | (new == 0)
+            fits = ask(self.chosen_by, written.numbers, written.token_ids, written.prompt_lengths, new, going, vocab)
+            logits = jnp.where(fits, logits, sampling.RULED_OUT)
+        if self.forced is not None:
+            place = jnp.minimum(new, self.forced.shape[0] - 1)
+            is_forced = (new < self.forced.shape[0]) & (self.forced[place] >= 0)
+            logits = sampling.only(logits, self.forced[place], is_forced)
         if self.forced_last is not None:
             logits = sampling.only(logits, self.forced_last, written.lengths == written.limits - 1)
         if self.suppressed is not None:
@@ -134,8 +150,9 @@ class Controls:
 
 
 def make_controls(
-    config: GenerationConfig, special: SpecialTokens, vocab: int, automaton: Automaton | None = None
-) -> Controls:
+    config: GenerationConfig, special: SpecialTokens, vocab: int, automaton: Automaton | None = None,
+    forced: Sequence[int] = (), chosen_by: int | None = None,
+) -> Controls:  # fmt: skip
     """The controls of a configuration.
 
     Args:
@@ -143,6 +160,8 @@ def make_controls(
       special: ids of the model.
       vocab: number of tokens.
       automaton: of the configuration's constraint.
+      forced: ids that each text begins with.
+      chosen_by: number of a function that says what may come next.
     """
 
     def unless(none: float, value: float) -> jax.Array | None:
@@ -167,8 +186,17 @@ def make_controls(
         presence_penalty=jnp.float32(config.presence_penalty) if uses else None,
         frequency_penalty=jnp.float32(config.frequency_penalty) if uses else None,
         min_new_tokens=None if config.min_new_tokens == 0 else jnp.int32(config.min_new_tokens),
-        forced_first=id_of(special.forced_first),
+        forced=_forced(forced),
         forced_last=id_of(special.forced_last),
         suppressed=suppressed,
         automaton=automaton,
+        chosen_by=id_of(chosen_by),
     )
+
+
+def _forced(token_ids: Sequence[int]) -> jax.Array | None:
+    """Ids, filled up to few lengths."""
+    if not token_ids:
+        return None
+    size = 1 << (len(token_ids) - 1).bit_length()
+    return jnp.asarray([*token_ids, *[-1] * (size - len(token_ids))], jnp.int32)

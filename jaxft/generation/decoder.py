@@ -25,12 +25,14 @@ class Prompts:
       lengths: int32 `(batch,)`: without padding, each at least 1.
       source_ids: int32 `(batch, source_length)`: what the encoder of an encoder-decoder reads, or None.
       source_lengths: int32 `(batch,)`, or None.
+      numbers: int32 `(batch,)`: of the prompts, below 0 for rows that fill the batch; 0, 1, ... where None.
     """
 
     token_ids: jax.Array
     lengths: jax.Array
     source_ids: jax.Array | None = None
     source_lengths: jax.Array | None = None
+    numbers: jax.Array | None = None
 
     def sources(self) -> Sequences | None:
         """The encoder's input."""

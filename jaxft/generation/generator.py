@@ -14,6 +14,7 @@ import numpy as np
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
 from jaxft.generation.beam import BeamRules, beam_search
+from jaxft.generation.choice import AllowedTokens, callable_by_number
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.constraints.tokens import compile_constraint
 from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
@@ -41,7 +42,7 @@ class Generated:
       token_ids: int32 `(tokens,)`, with the id that ended it where there is one, without the prompt.
       text: them decoded, without special tokens and up to a stop text; empty where there is no tokenizer.
       log_probability: of the tokens by the model, natural logarithm. Of beam search, where rules have ruled out tokens,
-        a forced token counts as certain.
+        a forced token counts as certain, and penalties for what other groups of beams wrote are in it.
       finished_by: what ended it: an `end` token, a `stop` text, the `length` asked for or the model's `context`.
     """
 
@@ -61,6 +62,7 @@ class Piece:
       copy: which of the texts of that prompt, from 0.
       token_ids: int32 `(tokens,)`, new ones.
       text: new characters; those that are not complete yet, or may be the beginning of a stop text, come later.
+      log_probabilities: float32 `(tokens,)`: of these tokens by the model.
       finished_by: as in `Generated`, or None where there is more to come.
     """
 
@@ -68,7 +70,36 @@ class Piece:
     copy: int
     token_ids: np.ndarray
     text: str
+    log_probabilities: np.ndarray
     finished_by: str | None
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What a prompt may have of its own, among others that are written with the same options.
+
+    Attributes:
+      max_new_tokens: as in `GenerationConfig`.
+      stop: likewise.
+      seed: likewise.
+      number: by which, beside the seed, its texts are drawn: that of the prompt among those of the same seed.
+      is_withdrawn: asked now and then whether nobody waits for its texts any more, which then end.
+    """
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    number: int = 0
+    is_withdrawn: Callable[[], bool] = _never
+
+    @classmethod
+    def of(cls, config: GenerationConfig, number: int = 0) -> Wish:
+        """That of a prompt where a configuration speaks for all."""
+        return cls(config.max_new_tokens, config.stop, config.seed, number)
 
 
 class Generator:
@@ -120,14 +151,16 @@ class Generator:
         return [np.asarray([*before, *ids, *after], np.int32) for ids in self.need_tokenizer().encode(texts)]
 
     def generate(
-        self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None
-    ) -> list[Generated]:
+        self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None,
+        allowed_tokens: AllowedTokens | None = None,
+    ) -> list[Generated]:  # fmt: skip
         """Texts for prompts.
 
         Args:
           parameters: of the model.
           prompts: int `(length,)` each, as `encode` gives them: used as they are.
           config: how to write; greedily where None.
+          allowed_tokens: a function that says before each token which may come, after all other rules but `prefix`.
 
         Returns:
           `num_return_sequences` texts for each prompt, in the prompts' order; of beam search the best first.
@@ -137,21 +170,23 @@ class Generator:
           RecipeError: a configuration that this model can't follow.
         """
         config = config or GenerationConfig()
-        controls = self._controls(prompts, config)
         result: list[Generated] = []
-        for batch in self._batches(prompts, config):
-            if config.beams > 1:
-                result += self._searched(parameters, batch, controls, config)
-                continue
-            every = _STEPS_BETWEEN_LOOKS if config.stop else config.max_new_tokens
-            for rows in self._written(parameters, batch, controls, config, every):
-                done = rows
-            result += [row.generated() for row in done]
+        every = _STEPS_BETWEEN_LOOKS if config.stop else config.max_new_tokens
+        with callable_by_number(allowed_tokens) as chosen_by:
+            controls = self._controls(prompts, config, chosen_by)
+            wishes = [Wish.of(config, number) for number in range(len(prompts))]
+            for batch in self._batches(prompts, config, wishes):
+                if config.beams > 1:
+                    result += self._searched(parameters, batch, controls, config)
+                    continue
+                for rows in self._written(parameters, batch, controls, config, wishes, every):
+                    done = rows
+                result += [row.generated() for row in done]
         return sorted(result, key=lambda one: one.prompt)
 
     def stream(
         self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None,
-        every: int = 4,
+        every: int = 4, wishes: Sequence[Wish] | None = None,
     ) -> Iterator[list[Piece]]:  # fmt: skip
         """Writes as `generate` does, and tells what is new after every few steps.
 
@@ -160,6 +195,7 @@ class Generator:
           prompts: as for `generate`; they are written together where they fit into a batch.
           config: how to write.
           every: so many tokens at a time.
+          wishes: what each prompt has of its own, in place of what the configuration says of all.
 
         Yields:
           A piece for each row that has written something; the last of a row says what ended it.
@@ -170,9 +206,10 @@ class Generator:
         config = config or GenerationConfig()
         if config.beams > 1:
             raise RecipeError("beam search knows its text only at its end; stream with beams = 1")
-        controls = self._controls(prompts, config)
-        for batch in self._batches(prompts, config):
-            for rows in self._written(parameters, batch, controls, config, every):
+        controls = self._controls(prompts, config, None)
+        wishes = wishes or [Wish.of(config, number) for number in range(len(prompts))]
+        for batch in self._batches(prompts, config, wishes):
+            for rows in self._written(parameters, batch, controls, config, wishes, every):
                 if pieces := [row.piece for row in rows if row.piece is not None]:
                     yield pieces
 
@@ -195,30 +232,33 @@ class Generator:
             )
 
     def _written(
-        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig, every: int
-    ) -> Iterator[list[_Row]]:
+        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig,
+        wishes: Sequence[Wish], every: int,
+    ) -> Iterator[list[_Row]]:  # fmt: skip
         """The rows of a batch after every so many steps, until all have ended."""
         copies = config.num_return_sequences
         rows = [
-            _Row(self._transcript(batch, row, config), number, copy)
+            _Row(self._transcript(batch, row, config, wishes[number]), number, copy, wishes[number])
             for row, number in enumerate(batch.numbers)
             for copy in range(copies)
         ]
         count = batch.prompts.lengths.shape[0] * copies
-        numbers = [row.prompt * copies + row.copy for row in rows] + [0] * (count - len(rows))
+        more = [0] * (count - len(rows))
+        # By the number of the text, so that it does not matter what else is in the batch.
+        numbers = [row.wish.number * copies + row.copy for row in rows] + more
         with self._on_mesh():
-            # By the number of the text, so that it does not matter what else is in the batch.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(
-                jax.random.key(config.seed), jnp.asarray(numbers, jnp.uint32)
-            )
+            keys = _keys(
+                np.asarray([row.wish.seed for row in rows] + more, np.uint32), np.asarray(numbers, np.uint32)
+            )  # fmt: skip
             state, go_on_until = self._way(parameters, batch, controls, config, keys)
         until = every
         while True:
             with self._on_mesh():
                 state = go_on_until(state, jnp.int32(until))
             decoding = state if isinstance(state, Decoding) else state.decoding
-            is_finished = _read(rows, decoding)
+            _read(rows, decoding)
             yield rows
+            is_finished = np.asarray([row.is_done for row in rows])
             if is_finished.all():
                 return
             stopped = np.concatenate([is_finished, np.ones(count - len(rows), bool)])
@@ -263,7 +303,7 @@ class Generator:
         result, starts = [], np.asarray(batch.prompts.lengths)
         for row, number in enumerate(batch.numbers):
             for copy in range(config.num_return_sequences):
-                transcript = self._transcript(batch, row, config)
+                transcript = self._transcript(batch, row, config, Wish.of(config, number))
                 transcript.read(token_ids[row, copy, starts[row] : lengths[row, copy]], True)
                 found_by = transcript.finished_by
                 result.append(
@@ -271,17 +311,19 @@ class Generator:
                 )
         return result
 
-    def _transcript(self, batch: Batch, row: int, config: GenerationConfig) -> Transcript:
-        is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < config.max_new_tokens
-        return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], config.stop, is_cut)
+    def _transcript(self, batch: Batch, row: int, config: GenerationConfig, wish: Wish) -> Transcript:
+        is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < wish.max_new_tokens
+        return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], wish.stop, is_cut)
 
-    def _controls(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> Controls:
+    def _controls(
+        self, prompts: Sequence[np.ndarray], config: GenerationConfig, chosen_by: int | None
+    ) -> Controls:  # fmt: skip
         """How tokens are chosen, after a look at what was asked for."""
         vocab = self.decoder.model.config.vocab_size
         check_prompts(prompts, self.decoder.model.config, self.special)
         if self._draft is not None:
             check_prompts(prompts, self._draft[0].model.config, self.special)
-            _check_drafting(config, self.special)
+            _check_drafting(config, self.special, chosen_by)
         if config.stop:
             self.need_tokenizer()
         for token_id in config.stop_token_ids:
@@ -293,11 +335,25 @@ class Generator:
                 raise RecipeError("a constraint needs a model with an end token")
             automaton = compile_constraint(config, self.need_tokenizer(), vocab)
             check_room(prompts, self.decoder.model.config, self.special, int(automaton.remaining[0]))
-        return make_controls(config, self.special, vocab, automaton)
+        return make_controls(config, self.special, vocab, automaton, self._forced(config), chosen_by)
 
-    def _batches(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> Iterator[Batch]:
+    def _forced(self, config: GenerationConfig) -> list[int]:
+        """Ids that each text begins with."""
+        first = [] if self.special.forced_first is None else [self.special.forced_first]
+        if not config.prefix:
+            return first
+        (ids,) = self.need_tokenizer().encode([config.prefix])
+        forced = [*first, *ids.tolist()]
+        if len(forced) > config.max_new_tokens:
+            raise RecipeError(f"prefix: has {len(forced)} tokens, max_new_tokens is {config.max_new_tokens}")
+        return forced
+
+    def _batches(
+        self, prompts: Sequence[np.ndarray], config: GenerationConfig, wishes: Sequence[Wish]
+    ) -> Iterator[Batch]:
         rows = max(1, self.batch_size // max(config.beams, config.num_return_sequences))
-        return batches_of(prompts, self.decoder.model.config, self.special, config.max_new_tokens, rows, self._mesh)
+        room = [wish.max_new_tokens for wish in wishes]
+        return batches_of(prompts, self.decoder.model.config, self.special, room, rows, self._mesh)
 
     def need_tokenizer(self) -> Tokenizer:
         """The tokenizer, or a RecipeError where there is none."""
@@ -309,14 +365,22 @@ class Generator:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
 
-def _check_drafting(config: GenerationConfig, special: SpecialTokens) -> None:
+@jax.jit
+def _keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
+    """A random key for each seed and number, both uint32 `(batch,)`."""
+    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seeds, numbers)
+
+
+def _check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by: int | None) -> None:
     """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
     plain = GenerationConfig()
     names = ("min_new_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram",
-             "beams", "contrastive_alpha", "regex", "json_schema")  # fmt: skip
+             "beams", "contrastive_alpha", "regex", "json_schema", "prefix")  # fmt: skip
     for name in names:
         if getattr(config, name) != getattr(plain, name):
             raise RecipeError(f"{name} can't be used with a draft model")
+    if chosen_by is not None:
+        raise RecipeError("allowed_tokens can't be used with a draft model")
     if special.forced_last is not None or special.suppressed:
         raise RecipeError("a model with tokens that are forced or never written can't be used with a draft model")
 
@@ -328,18 +392,26 @@ class _Row:
     transcript: Transcript
     prompt: int
     copy: int
+    wish: Wish
     log_probability: float = 0.0
     piece: Piece | None = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is to be written."""
+        return self.transcript.finished_by is not None or self.wish.is_withdrawn()
+
     def read(self, token_ids: np.ndarray, log_probabilities: np.ndarray, is_finished: bool) -> None:
         """Takes all that the row has written."""
-        if self.transcript.finished_by:
+        if self.is_done:
             self.piece = None
             return
         new, text = self.transcript.read(token_ids, is_finished)
         # Tokens after a stop text are not the row's.
-        self.log_probability = float(log_probabilities[: len(self.transcript.token_ids)].sum(dtype=np.float64))
-        self.piece = Piece(self.prompt, self.copy, new, text, self.transcript.finished_by)
+        count = len(self.transcript.token_ids)
+        self.log_probability = float(log_probabilities[:count].sum(dtype=np.float64))
+        logs = log_probabilities[count - len(new) : count]
+        self.piece = Piece(self.prompt, self.copy, new, text, logs, self.transcript.finished_by)
 
     def generated(self) -> Generated:
         """What it wrote."""
@@ -349,8 +421,8 @@ class _Row:
         )
 
 
-def _read(rows: list[_Row], state: Decoding) -> np.ndarray:
-    """Brings rows up to the state of the device, and returns which of them are finished, bool `(rows,)`."""
+def _read(rows: list[_Row], state: Decoding) -> None:
+    """Brings rows up to the state of the device."""
     written = state.written
     token_ids, starts, lengths, finished, logs = jax.device_get(
         (written.token_ids, written.prompt_lengths, written.lengths, state.finished, state.log_probabilities)
@@ -358,7 +430,6 @@ def _read(rows: list[_Row], state: Decoding) -> np.ndarray:
     for i, row in enumerate(rows):
         text = slice(starts[i], lengths[i])
         row.read(token_ids[i, text], logs[i, text], bool(finished[i]))
-    return np.asarray([row.transcript.finished_by is not None for row in rows])
 
 
 def decoder_of(model: Model) -> Decoder:

@@ -53,14 +53,15 @@ class Decoding:
 
     def newest(self) -> jax.Array:
         """The last token of each row, int32 `(batch,)`."""
-        return jnp.take_along_axis(self.written.token_ids, self.written.lengths[:, None] - 1, axis=1)[:, 0]
+        return self.written.newest()
 
 
 def begin_written(prompts: Prompts, limits: jax.Array, width: int) -> Written:
     """Prompts in rows of `width` tokens, with room for what comes after them."""
     length = prompts.token_ids.shape[1]
     token_ids = jnp.pad(prompts.token_ids, ((0, 0), (0, max(0, width - length))))
-    return Written(token_ids, prompts.lengths, prompts.lengths, limits, jnp.zeros_like(prompts.lengths))
+    numbers = jnp.arange(len(prompts.lengths)) if prompts.numbers is None else prompts.numbers
+    return Written(token_ids, prompts.lengths, prompts.lengths, limits, jnp.zeros_like(prompts.lengths), numbers)
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "slots", "copies", "undone"))

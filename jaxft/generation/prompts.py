@@ -92,23 +92,24 @@ def check_room(prompts: Sequence[np.ndarray], config: ModelConfig, special: Spec
 
 
 def batches_of(
-    prompts: Sequence[np.ndarray], config: ModelConfig, special: SpecialTokens, max_new_tokens: int, batch_size: int,
-    mesh: jax.sharding.Mesh | None,
+    prompts: Sequence[np.ndarray], config: ModelConfig, special: SpecialTokens, max_new_tokens: Sequence[int],
+    batch_size: int, mesh: jax.sharding.Mesh | None,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Batches of prompts of like lengths."""
+    """Batches of prompts of like lengths, each with its own number of tokens to write."""
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     for start in range(0, len(order), batch_size):
         numbers = tuple(int(number) for number in order[start : start + batch_size])
-        yield _batch([prompts[number] for number in numbers], numbers, config, special, max_new_tokens, mesh)
+        room = [max_new_tokens[number] for number in numbers]
+        yield _batch([prompts[number] for number in numbers], numbers, config, special, room, mesh)
 
 
-def _batch(rows, numbers, config: ModelConfig, special: SpecialTokens, max_new_tokens: int, mesh) -> Batch:
+def _batch(rows, numbers, config: ModelConfig, special: SpecialTokens, room: Sequence[int], mesh) -> Batch:
     has_encoder = config.family == "encoder_decoder"
     read = [np.asarray(special.start, np.int32)] * len(rows) if has_encoder else rows
     lengths = [len(row) for row in read]
     context = context_of(config)
-    limits = [length + max_new_tokens if context is None else min(length + max_new_tokens, context)
-              for length in lengths]  # fmt: skip
+    limits = [length + new if context is None else min(length + new, context)
+              for length, new in zip(lengths, room, strict=True)]  # fmt: skip
     count = bucket(len(rows), 1)
     if mesh is not None:
         count = -(-count // batch_shards(mesh)) * batch_shards(mesh)
@@ -118,6 +119,7 @@ def _batch(rows, numbers, config: ModelConfig, special: SpecialTokens, max_new_t
     arrays = {
         "token_ids": padded([*read, *[read[0]] * more], width, special.pad),
         "lengths": np.asarray([*lengths, *[lengths[0]] * more], np.int32),
+        "numbers": np.asarray([*numbers, *[-1] * more], np.int32),
     }
     if has_encoder:
         arrays["source_ids"] = padded([*rows, *[rows[0]] * more], bucket(max(map(len, rows))), special.pad)

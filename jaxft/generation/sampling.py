@@ -84,8 +84,14 @@ def forbid_repeated_ngrams(logits: jax.Array, token_ids: jax.Array, lengths: jax
 
 
 def only(logits: jax.Array, token_id: jax.Array, where: jax.Array) -> jax.Array:
-    """Rules out all tokens but one, with the log-probability 0, in rows `where`, bool `(batch,)`."""
-    chosen = jnp.arange(logits.shape[-1]) == token_id
+    """Rules out all tokens but one, with the log-probability 0, in rows `where`, bool `(batch,)`.
+
+    Args:
+      logits: float32 `(batch, vocab)`.
+      token_id: int32, or int32 `(batch,)`.
+      where: bool `(batch,)`.
+    """
+    chosen = jnp.arange(logits.shape[-1]) == jnp.reshape(token_id, (-1, 1))
     return jnp.where(where[:, None], jnp.where(chosen, 0.0, RULED_OUT), logits)
 
 

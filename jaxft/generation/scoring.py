@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -35,6 +36,12 @@ class Score:
     def log_probability(self) -> float:
         """Of the whole continuation."""
         return float(self.log_probabilities.sum(dtype=np.float64))
+
+    @property
+    def perplexity(self) -> float:
+        """Of its tokens; infinite where that is beyond any number."""
+        mean = -self.log_probability / len(self.log_probabilities)
+        return math.exp(mean) if mean < 700 else math.inf
 
     @property
     def is_greedy(self) -> bool:

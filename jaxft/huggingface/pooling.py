@@ -81,6 +81,13 @@ def read_pooling(directory: pathlib.Path) -> SentencePooling | None:
     return SentencePooling(modes[0], "Normalize" in kinds)
 
 
+def longest_sentence(directory: pathlib.Path) -> int | None:
+    """Most tokens that a sentence encoder reads by its sentence_bert_config.json; None where that says nothing."""
+    settings = _read(directory / "sentence_bert_config.json")
+    longest = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    return longest if isinstance(longest, int) and longest > 2 else None
+
+
 def write_pooling(directory: pathlib.Path, pooling: SentencePooling, embed_dim: int, max_length: int) -> None:
     """Writes the files from which sentence-transformers makes the same vectors.
 

@@ -37,7 +37,8 @@ from jaxft.workflows.low_rank_adapters import write_run_adapter
 from jaxft.workflows.pretrained import open_pretrained, resolve
 from jaxft.workflows.run_directory import RunDirectory
 
-_POOLINGS = {"first": "cls", "mean": "mean", "last": "last"}
+# How an objective and how sentence-transformers call the same pooling.
+POOLINGS = {"first": "cls", "mean": "mean", "last": "last"}
 _PROBLEMS = {RegressionConfig: "regression", MultiLabelClassificationConfig: "multi_label_classification"}
 
 
@@ -108,11 +109,11 @@ def export_model(
     """
     run, found = _run_and_step(pathlib.Path(path), step)
     loaded = _loaded(run, found, "float32", None)
-    sentences = _sentences(run) if head is None else None
+    sentences = sentence_objective(run) if head is None else None
     chosen = None if sentences is not None else _chosen_head(loaded, head)
     origin = run.huggingface()
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
-    extra = _labels(run, chosen) | (_special_ids(loaded) if origin is None else {})
+    extra = label_settings(run, chosen) | (_special_ids(loaded) if origin is None else {})
     form = form_for(loaded.config, chosen, origin, extra, shapes)
     form = dataclasses.replace(form, directory=run.settings)
     left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
@@ -128,7 +129,7 @@ def export_model(
     if isinstance(objective, ImageClassificationConfig):
         write_preprocessing(pathlib.Path(output), loaded.config, objective.mean, objective.deviation)
     if sentences is not None:
-        pooling = SentencePooling(_POOLINGS[sentences.pooling], normalize=True)
+        pooling = SentencePooling(POOLINGS[sentences.pooling], normalize=True)
         length = sentences.length or loaded.config.max_length
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     count = sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())
@@ -141,7 +142,7 @@ def labelled_origin(loaded: LoadedModel, run: RunDirectory) -> HuggingFaceConfig
     if origin is None or not loaded.heads:
         return origin
     head = next((name, config) for name, config in loaded.model.heads if name == loaded.heads[0])
-    return HuggingFaceConfig({**origin.values, **_labels(run, head)}, origin.source)
+    return HuggingFaceConfig({**origin.values, **label_settings(run, head)}, origin.source)
 
 
 def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> LoadedModel:
@@ -151,7 +152,9 @@ def loaded_checkpoint(directory: pathlib.Path, dtype: str, mesh: jax.sharding.Me
     heads = loaded.heads and next((name, head) for name, head in loaded.model.heads if name == loaded.heads[0])
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
     try:
-        form: Form | None = form_for(loaded.config, heads or None, run.huggingface(), _labels(run, heads), shapes)
+        form: Form | None = form_for(
+            loaded.config, heads or None, run.huggingface(), label_settings(run, heads), shapes
+        )
         form = dataclasses.replace(form, directory=run.settings)
     except CheckpointError:
         form = None
@@ -206,7 +209,7 @@ def _chosen_head(loaded: LoadedModel, name: str | None) -> tuple[str, HeadConfig
     return name, heads[name]
 
 
-def _labels(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str, Any]:
+def label_settings(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str, Any]:
     """`id2label`, `label2id` and `problem_type` of a classifier or a regression."""
     if not head or head[1].kind in ("masked_lm", "causal_lm", "pooled", "multiple_choice", "question_answering"):
         return {}
@@ -225,7 +228,7 @@ def _labels(run: RunDirectory, head: tuple[str, HeadConfig] | None) -> dict[str,
     return {"id2label": labels, "label2id": {n: i for i, n in enumerate(names)}, **problem}
 
 
-def _sentences(run: RunDirectory) -> ContrastiveConfig | SentenceSimilarityConfig | None:
+def sentence_objective(run: RunDirectory) -> ContrastiveConfig | SentenceSimilarityConfig | None:
     """The objective of a run whose first stream makes vectors of sentences; None where it is another."""
     if not (run.path / "recipe.yaml").is_file():
         return None

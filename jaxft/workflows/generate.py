@@ -12,8 +12,10 @@ import numpy as np
 
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
+from jaxft.generation.choice import AllowedTokens
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generated, Generator
+from jaxft.generation.scoring import Score
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.models.config import ModelConfig
 from jaxft.objectives.denoising import decoder_start_id
@@ -40,9 +42,11 @@ class Writer:
     generator: Generator
     parameters: Any
 
-    def texts(self, prompts: Sequence[str], config: GenerationConfig) -> list[Generated]:
+    def texts(
+        self, prompts: Sequence[str], config: GenerationConfig, allowed_tokens: AllowedTokens | None = None
+    ) -> list[Generated]:
         """What `Generator.generate` gives for prompts of text."""
-        return self.generator.generate(self.parameters, self.encode(prompts), config)
+        return self.generator.generate(self.parameters, self.encode(prompts), config, allowed_tokens)
 
     def token_ids(self, tokens: Sequence[str]) -> tuple[int, ...]:
         """Ids of entries of the vocabulary, for `stop_token_ids`.
@@ -57,6 +61,30 @@ class Writer:
         if unknown := [token for token in tokens if token not in ids]:
             raise RecipeError(f"stop token {unknown[0]!r} is not in the vocabulary; --stop takes any text")
         return tuple(ids[token] for token in tokens)
+
+    def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Score]:
+        """What `Generator.score` gives for texts; see `split`."""
+        pairs = [self.split(*pair) for pair in zip(prompts, continuations, strict=True)]
+        return self.generator.score(self.parameters, [one for one, _ in pairs], [two for _, two in pairs])
+
+    def split(self, prompt: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of a prompt and of what follows it, which are encoded as one text where one decoder reads both.
+
+        Space at the end of a prompt belongs to what follows, as tokens begin with the space before a word. An empty
+        prompt is the model's start token, or where it has none its end token.
+        """
+        generator = self.generator
+        tokenizer = generator.need_tokenizer()
+        if generator.decoder.has_encoder:
+            (ids,) = tokenizer.encode([continuation])
+            return generator.encode([prompt])[0], ids
+        kept = prompt.rstrip()
+        if not kept:
+            start = (*generator.special.start, *generator.special.end)[:1]
+            (ids,) = tokenizer.encode([prompt + continuation])
+            return np.asarray(start, np.int32), ids
+        before, whole = generator.encode([kept, prompt + continuation])
+        return whole[: len(before)], whole[len(before) :]
 
     def encode(self, prompts: Sequence[str]) -> list[np.ndarray]:
         """Their ids.
@@ -93,7 +121,7 @@ def open_writer(
         loaded, values, own = source, {}, None
     else:
         loaded = load_pretrained(source, dtype, devices)
-        values, own = _settings(resolve(source))
+        values, own = settings_of(resolve(source))
     special = special_tokens(loaded.config, loaded.tokenizer, values, own)
     helper = None
     if draft is not None:
@@ -103,13 +131,15 @@ def open_writer(
 
 
 def generate(
-    source: str | pathlib.Path | LoadedModel | Writer, prompts: str | Sequence[str], **options: Any
-) -> list[Generated]:
+    source: str | pathlib.Path | LoadedModel | Writer, prompts: str | Sequence[str],
+    allowed_tokens: AllowedTokens | None = None, **options: Any,
+) -> list[Generated]:  # fmt: skip
     """Writes on from prompts, or from the sources of an encoder-decoder.
 
     Args:
       source: a directory in Hugging Face layout, the id of one on the hub, a run, or what `load_pretrained` gave.
       prompts: texts.
+      allowed_tokens: a function of a prompt's number and the ids written so far that gives those that may come next.
       **options: fields of `jaxft.generation.config.GenerationConfig`, such as `max_new_tokens=50, temperature=0.8`.
 
     Returns:
@@ -122,7 +152,7 @@ def generate(
     """
     config = make_config(options)
     writer = source if isinstance(source, Writer) else open_writer(source)
-    return writer.texts([prompts] if isinstance(prompts, str) else prompts, config)
+    return writer.texts([prompts] if isinstance(prompts, str) else prompts, config, allowed_tokens)
 
 
 def make_config(options: dict[str, Any]) -> GenerationConfig:
@@ -142,8 +172,12 @@ def make_config(options: dict[str, Any]) -> GenerationConfig:
         raise RecipeError(f"{error.field}: {error.problem}") from None
 
 
-def _settings(directory: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path | None]:
-    """What files beside a model say of its special tokens, and where its tokenizer's own file is."""
+def settings_of(directory: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path | None]:
+    """What files beside a model say of its special tokens, and where its tokenizer's own file is.
+
+    Raises:
+      RecipeError: one is no JSON.
+    """
     values: dict[str, Any] = {}
     if (directory / "config.json").is_file():
         files, tokenizer = [directory / "config.json", directory / "generation_config.json"], directory
@@ -216,14 +250,14 @@ def _around_text(path: pathlib.Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(encoded.ids[: is_text[0]]), tuple(encoded.ids[is_text[-1] + 1 :])
 
 
-def read_prompts(file: Iterable[str], name: str, is_json: bool) -> Iterator[str]:
-    """Prompts of a file: each line is one, or is a JSON object with the column `prompt`.
+def read_prompts(file: Iterable[str], name: str, column: str | None) -> Iterator[str]:
+    """Texts of a file: each line is one, or is a JSON object with a column for it where that is named.
 
     Raises:
       DataError: a line is no such object.
     """
     for number, line in enumerate(file, 1):
-        if not is_json:
+        if column is None:
             yield line.rstrip("\n")
             continue
         if not line.strip():
@@ -232,9 +266,11 @@ def read_prompts(file: Iterable[str], name: str, is_json: bool) -> Iterator[str]
             row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{name}, line {number}: not JSON: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise DataError(f'{name}, line {number}: must be an object with a text "prompt", like {{"prompt": "Once"}}')
-        yield row["prompt"]
+        if not isinstance(row, dict) or not isinstance(row.get(column), str):
+            raise DataError(
+                f'{name}, line {number}: must be an object with a text "{column}", like {{"{column}": "Once"}}'
+            )
+        yield row[column]
 
 
 def write_texts(

@@ -1,0 +1,56 @@
+"""Where verbs that are given texts read them, and where they write what they say of them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from jaxft.errors import DataError, RecipeError
+
+
+def given_texts(given: Sequence[str] | None, path: str | None, column: str) -> list[str]:
+    """Texts of options, of a file or of standard input; JSON lines have them in a column.
+
+    Raises:
+      DataError: there are none, or they cannot be read.
+    """
+    from jaxft.workflows.generate import read_prompts
+
+    if given is not None:
+        return list(given)
+    if path is None:
+        return list(read_prompts(sys.stdin, "standard input", None))
+    return list(read_prompts(io.StringIO(text_of(path)), path, column if path.endswith(".jsonl") else None))
+
+
+def text_of(path: str) -> str:
+    """A file's text.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8: {error}") from error
+
+
+@contextlib.contextmanager
+def output_to(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that is there only when all of it is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = pathlib.Path(f"{path}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written: {error.strerror}") from error
+    partial.replace(path)
