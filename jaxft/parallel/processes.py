@@ -6,7 +6,6 @@ Without a start there is one process, which is the first; then nothing here wait
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import logging
 import os
@@ -70,26 +69,22 @@ def start(config: ProcessesConfig = ProcessesConfig()) -> None:
     _here.channel = channel
     sys.excepthook = _end_by_defect
     channel.moved(config.start_timeout)
-    with _output_to_standard_error():
-        _initialize(place, port, config.start_timeout)
+    _set_output_apart(channel.is_first)
+    _initialize(place, port, config.start_timeout)
     channel.moved(None)
     if not channel.is_first:
-        sys.stdout = pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
         logging.getLogger("jaxft").setLevel(logging.ERROR)
 
 
-@contextlib.contextmanager
-def _output_to_standard_error() -> Iterator[None]:
-    """Keeps results apart from what libraries print that know nothing of Python's files."""
+def _set_output_apart(is_first: bool) -> None:
+    """Keeps standard output for the results of the first process: libraries print there, past Python's own files."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    if is_first:
+        own = sys.stdout
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding=own.encoding, errors=own.errors, buffering=1)
+    else:
+        sys.stdout = pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the process ends)
     os.dup2(2, 1)
-    try:
-        yield
-        ctypes.CDLL(None).fflush(None)  # what C has kept back would come out later
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _initialize(place: Place, port: int, timeout: float) -> None:
