@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxft.parallel.platform import target_platform
+
 
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0, focal_gamma: float = 0.0
@@ -23,7 +25,7 @@ def cross_entropy(
     """
     logits = logits.astype(jnp.float32)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
-    target = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    target = _of_labels(logits, labels)
     # Not quite 0, where a power below 1 has no finite slope.
     factor = jnp.maximum(-jnp.expm1(target - normalizer), 1e-6) ** focal_gamma if focal_gamma else 1.0
     if label_smoothing:
@@ -74,5 +76,17 @@ def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       float32 `(...)`.
     """
-    target = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    target = _of_labels(logits, labels)[..., None]
     return ((logits >= target).sum(-1) == 1).astype(jnp.float32)
+
+
+def _of_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The logit of each label, `(...)`.
+
+    Accelerators sum what they mask, in the pass in which they read the logits anyway: a gather would want all of them
+    in memory in float32, and its gradient an array of zeros beside them.
+    """
+    if target_platform() == "cpu":
+        return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    return jnp.where(classes == labels[..., None], logits, 0).sum(-1)

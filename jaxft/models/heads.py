@@ -79,6 +79,9 @@ class VocabularyProjection(nn.Module):
                 (config.vocab_size,), ("embed",), ("vocab",), dtype=jnp.dtype(self.compute.precision),
                 initializer_range=config.initializer_range, name="vocabulary",
             )(x)  # fmt: skip
+        if logits.dtype != jnp.float32:
+            # Or the compiler keeps them in float32 as well, as the product sums: twice the largest array of a step more.
+            logits = jax.lax.optimization_barrier(logits)
         logits = logits.astype(jnp.float32)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))

@@ -6,6 +6,10 @@ import importlib.util
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # JAX is imported after its platform is chosen
+    import jax
 
 # Not TPU_SKIP_MDS_QUERY: importing JAX sets it where there is no TPU.
 _TPU_ENVIRONMENT = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
@@ -54,6 +58,18 @@ def target_platform() -> str:
     if mesh.empty or mesh.abstract_device is None:
         return jax.default_backend()
     return "gpu" if mesh.abstract_device.platform in ("cuda", "rocm") else mesh.abstract_device.platform
+
+
+def step_options(mesh: jax.sharding.Mesh) -> dict[str, str]:
+    """Options of the compiler for train steps on the devices of a mesh.
+
+    On TPUs, parameters are gathered before the products that read them: the compiler's own choice, to send them in
+    parts while products of parts go on, has more instructions than it saves (1.7 times as many cycles by its own
+    account, for a Llama of 1.2B on v5e 4x4 with libtpu 0.0.41).
+    """
+    if mesh.devices.flat[0].platform != "tpu":
+        return {}
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def usable_cores() -> int:

@@ -74,12 +74,14 @@ def by_formula(
     """
     passes, chip = tuple(passes), topology.chip
     flops = training_flops(config, passes, masked=False)
-    again = {"none": 0.0, "dots": flops.attention, "full": flops.layers + flops.attention}[compute.remat] / 3
+    again = {
+        "none": 0.0, "dots": 0.0, "attention": flops.layers, "full": flops.layers + flops.attention,
+    }[compute.remat] / 3  # fmt: skip
     peak = chip.peak_flops if compute.precision == "bfloat16" else chip.peak_flops / 2
     products = (flops.total + again) / topology.devices / (peak * _PRODUCT_EFFICIENCY)
     # An optimizer reads and writes all of the state, and reads the gradients, which were written before.
     moved = 2 * (memory.parameters + memory.optimizer + memory.gradients)
-    moved += sum(layer_traffic(one, config, compute, mesh) for one in passes)
+    moved += sum(layer_traffic(one, config, compute, mesh, topology.platform) for one in passes)
     overlapped, exposed = _sent(passes, config, compute, memory, mesh, micro_batches)
     overlapped, exposed = overlapped / chip.ring_bandwidth, exposed / chip.ring_bandwidth
     exposed += _between_slices(topology, memory.gradients)
@@ -101,13 +103,13 @@ def _sent(passes, config: ModelConfig, compute: ComputeConfig, memory: Memory, m
     overlapped = exposed = 0.0
     if mesh["fsdp"] > 1:
         # The parameters of each layer are gathered for every pass over it, their gradients scattered.
-        gathers = 3 if compute.remat == "full" else 2
+        gathers = 3 if compute.remat in ("full", "attention") else 2
         overlapped += memory.parameters * mesh["fsdp"] * micro_batches * (gathers * size / 4 + 1)
     if mesh["data"] > 1:
         overlapped += 2 * memory.gradients
     if mesh["tensor"] > 1:
         # Twice in a layer, forward and backward, the shares of all heads and widths are summed.
-        sums = 2 * (3 if compute.remat == "full" else 2)
+        sums = 2 * (3 if compute.remat in ("full", "attention") else 2)
         layers = config.num_layers + (config.decoder_layers if config.family == "encoder_decoder" else 0)
         tokens = sum(one.tokens * one.streams for one in passes) / mesh["data"] / mesh["fsdp"] / mesh["context"]
         exposed += 2 * sums * layers * tokens * config.embed_dim * size

@@ -26,6 +26,7 @@ class Pass:
       places: tokens of each whose logits are computed, where that is not all of them.
       heads: that are read.
       causal: whether the only stack reads from left to right.
+      prefix: whether some of its tokens are read both ways all the same.
       streams: 2 where queries follow the content in a stream of their own (XLNet), else 1.
       trained: whether gradients flow back through it.
     """
@@ -36,6 +37,7 @@ class Pass:
     places: int | None = None
     heads: tuple[HeadConfig, ...] = ()
     causal: bool = False
+    prefix: bool = False
     streams: int = 1
     trained: bool = True
 

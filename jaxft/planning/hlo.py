@@ -124,7 +124,7 @@ def parse_program(text: str) -> Program:
             if line.endswith("{") and (line.startswith("ENTRY") or line.startswith("%")):
                 name, instructions, root = _NAME.search(line)[1], {}, ""
                 entry = name if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # attributes of kernels, too, run over lines that begin with one
             computations[name] = Computation(name, instructions, root or next(reversed(instructions)))
             name = None
         elif (one := _instruction(line.strip())) is not None:

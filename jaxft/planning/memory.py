@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.planning.attention import attention_uses
 from jaxft.planning.flops import Pass
 from jaxft.training.state import TrainState
 
@@ -99,7 +100,7 @@ class Memory:
 
 def memory_of(
     state: TrainState, trained: Any, passes: Mapping[str, Iterable[Pass]], config: ModelConfig, compute: ComputeConfig,
-    mesh: Mapping[str, int], micro_batches: int,
+    mesh: Mapping[str, int], micro_batches: int, platform: str,
 ) -> Memory:  # fmt: skip
     """Memory of a run by formula.
 
@@ -111,45 +112,48 @@ def memory_of(
       compute: how it is computed.
       mesh: sizes of the axes.
       micro_batches: parts that each batch is computed in.
+      platform: `cpu`, `gpu` or `tpu`, by which kernels are chosen.
     """
     kept = [state.parameters, state.origin, state.average]
     gradient = device_bytes(trained)
     # The streams' gradients meet at the end of a step; parts of a batch add theirs to those before.
     copies = len(passes) + (micro_batches > 1)
     largest = max(
-        sum(activation_bytes(one, config, compute, mesh, micro_batches) for one in own if one.trained)
+        sum(activation_bytes(one, config, compute, mesh, micro_batches, platform) for one in own if one.trained)
         for own in passes.values()
     )
     return Memory(sum(map(device_bytes, kept)), device_bytes(state.optimizer), gradient * copies, largest)
 
 
 def activation_bytes(
-    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], micro_batches: int
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], micro_batches: int, platform: str
 ) -> int:  # fmt: skip
     """Bytes of a device that a pass needs at its largest, either in a layer or where the logits are.
 
     As in "Reducing activation recomputation" (Korthikanti et al. 2022, arXiv 2205.05198), section 4, for the blocks
-    here, whose norms are computed in float32 and whose attention keeps its scores.
+    here, whose norms are computed in float32, and with the scores that their kernels of attention keep.
     """
     rows = _device_rows(one, mesh, micro_batches)
     saved, working = 0.0, 0.0
-    for layers, carried, dots, inner in _layers(one, config, compute, mesh, rows):
-        saved += layers * {"full": carried, "dots": carried + dots, "none": carried + dots + inner}[compute.remat]
+    for layers, carried, mixed, dots, inner in _layers(one, config, compute, mesh, rows, platform):
+        everything = carried + mixed + dots + inner
+        kept = {"full": carried, "attention": carried + mixed, "dots": carried + mixed + dots, "none": everything}
+        saved += layers * kept[compute.remat]
         # The gradients of the projections' results; where these are not saved, they themselves are computed again.
-        again = {"full": dots + inner, "dots": inner, "none": 0}[compute.remat]
+        again = everything - kept[compute.remat]
         working = max(working, dots + again)
     return int(saved + max(working, _logits_bytes(one, config, mesh, rows)))
 
 
-def layer_traffic(one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int]) -> float:
+def layer_traffic(
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], platform: str
+) -> float:
     """Bytes that a device reads and writes in the layers and heads of a pass, forward and backward.
 
     Whatever is computed is written once and read once on the way forward, and again on the way back.
     """
     rows = _device_rows(one, mesh, 1)
-    layers = sum(
-        count * (carried + dots + inner) for count, carried, dots, inner in _layers(one, config, compute, mesh, rows)
-    )
+    layers = sum(count * sum(parts) for count, *parts in _layers(one, config, compute, mesh, rows, platform))
     times = 2 if not one.trained else 4 if compute.remat == "none" else 6
     return times * layers + (3 if one.trained else 1) * _logits_bytes(one, config, mesh, rows)
 
@@ -159,21 +163,33 @@ def _device_rows(one: Pass, mesh: Mapping[str, int], micro_batches: int) -> int:
     return max(1, math.ceil(one.rows / (mesh["data"] * mesh["fsdp"] * micro_batches)))
 
 
-def _layers(one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int):
+def _layers(
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str
+):  # fmt: skip
     """For each stack its number of layers and the bytes of one of them, as of `_of_layer`."""
+    uses = attention_uses(config, compute, one, mesh, platform)
     sides = [(config, config.num_layers, one.length * one.streams, one.length, 0)]
     if config.family == "encoder_decoder":
         target = one.target_length
         sides.append((config.of_decoder(), config.decoder_layers, target, target, one.length))
-    for side, layers, *lengths in sides:
-        yield layers, *_of_layer(side, compute, mesh, rows, *lengths)
+    for (side, layers, *lengths), own in zip(sides, uses, strict=True):
+        scores = sum(use.layers * use.scores for use in own) / layers
+        yield layers, *_of_layer(side, compute, mesh, rows, *lengths, scores)
 
 
 def _of_layer(
     config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int,
-    source: int,
-) -> tuple[float, float, float]:  # fmt: skip
-    """Bytes of a layer's input, of its projections' results, and of what is computed between these."""
+    source: int, scores: float,
+) -> tuple[float, float, float, float]:  # fmt: skip
+    """Bytes of a layer's input, of what attention found, of other projections' results, and of what is between these.
+
+    Args:
+      config, compute, mesh, rows: as above.
+      queries: tokens of a row.
+      keys: tokens that its attention reads.
+      source: tokens that its cross attention reads, or 0.
+      scores: of a row and head that are in memory.
+    """
     size, tensor = (2 if compute.precision == "bfloat16" else 4), mesh["tensor"]
     tokens = rows * queries / mesh["context"]
     attentions = 2 if source else 1
@@ -181,12 +197,13 @@ def _of_layer(
     keys_width = config.kv_heads * config.width_of_head / tensor
     mlp = config.mlp_dim / tensor * (2 if config.gated else 1)
     carried = tokens * width * size
+    mixed = tokens * size * attentions * inner
     dots = tokens * size * (mlp + width + attentions * (inner + width))
     dots += size * 2 * keys_width * rows * (keys + source) / mesh["context"]
-    # Scores and probabilities of all pairs, in float32 and once in the dtype of the values.
-    pairs = rows * queries * (keys + source) / mesh["context"] * config.num_heads / tensor
+    # Scores and probabilities in float32 and once in the dtype of the values.
+    pairs = rows * scores / mesh["context"] * config.num_heads / tensor
     norms = tokens * width * (size + 4) * (1 + attentions)
-    return carried, dots, pairs * (4 + size) + norms + tokens * size * (mlp + attentions * inner)
+    return carried, mixed, dots, pairs * (4 + size) + norms + tokens * size * mlp
 
 
 def _logits_bytes(one: Pass, config: ModelConfig, mesh: Mapping[str, int], rows: int) -> float:

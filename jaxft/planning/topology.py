@@ -96,6 +96,11 @@ class Topology:
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
+    def platform(self) -> str:
+        """As JAX names what its devices are."""
+        return "tpu" if self.chip.dimensions else "gpu"
+
+    @property
     def compiles(self) -> bool:
         """Whether programs can be compiled for it without it."""
         return self.chip.dimensions > 0

@@ -80,7 +80,7 @@ class Blueprint:
     def lowered(self) -> jax.stages.Lowered:
         """The train step, ready for the compiler of the mesh's devices."""
         with jax.set_mesh(self.assembly.mesh):
-            return jax.jit(self.tactics.train_step(), donate_argnums=0).lower(self.state, self.batches)
+            return self.tactics.jitted_step().lower(self.state, self.batches)
 
 
 def _bare(tree: Any) -> Any:

@@ -7,13 +7,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jaxft.kernels.attention import choose
+from jaxft.planning.attention import attention_uses, kernel_names
 from jaxft.planning.estimate import Estimate, of_program
 from jaxft.planning.flops import training_flops
 from jaxft.planning.memory import by_part
 from jaxft.planning.topology import parse_topology
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.blueprint import Blueprint
 from jaxft.workflows.plan_candidates import ways_to_fit
 from jaxft.workflows.plan_compilation import compiled
 from jaxft.workflows.plan_sketch import Sketch, make_sketch
@@ -90,7 +89,7 @@ def told(sketch: Sketch, found: dict[str, Any] | None, price_per_hour: float | N
         "hbm_bytes": place.chip.hbm_bytes,
         "fits": fits,
         "ways_to_fit": [] if fits else ways_to_fit(sketch, needed / memory.total),
-        "attention": _attention(sketch.blueprint),
+        "attention": _attention(sketch),
         "compiled": cost,
         "compile_seconds": None if found is None else found["compile_seconds"],
         **_speed(sketch, estimate, price_per_hour),
@@ -110,12 +109,17 @@ def _stream(sketch: Sketch, name: str) -> dict[str, Any]:
     }
 
 
-def _attention(blueprint: Blueprint) -> str:
-    """The kernel that computes attention in training."""
-    model = blueprint.assembly.model
-    return choose(
-        model.compute.attention, soft_cap=model.config.attention_soft_cap, dropout_rate=model.config.attention_dropout
-    )[0]
+def _attention(sketch: Sketch) -> str:
+    """The kernels that compute attention in training, those of most layers first."""
+    model, mesh = sketch.blueprint.assembly.model, sketch.blueprint.assembly.mesh.shape
+    uses = [
+        use
+        for passes in sketch.passes.values()
+        for one in passes
+        for stack in attention_uses(model.config, model.compute, one, mesh, sketch.topology.platform)
+        for use in stack
+    ]
+    return kernel_names(uses)
 
 
 def _speed(sketch: Sketch, estimate: Estimate, price_per_hour: float | None) -> dict[str, Any]:

@@ -63,7 +63,9 @@ def sketched(
     # A stream that takes part in every third step costs a third in the mean.
     shares = {name: 1 / streams[name].every for name in passes}
     flops = [training_flops(model.config, own).times(shares[name]) for name, own in passes.items()]
-    memory = memory_of(blueprint.state, blueprint.trained, passes, model.config, compute, mesh, micro_batches)
+    memory = memory_of(
+        blueprint.state, blueprint.trained, passes, model.config, compute, mesh, micro_batches, topology.platform
+    )
     every = [one for own in passes.values() for one in own]
     return Sketch(
         blueprint,

@@ -22,6 +22,7 @@ from jaxft.finetuning.naming import depth, layer_names
 from jaxft.finetuning.policy import Policy, PolicyConfig, make_policy
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.objective import Objective
+from jaxft.parallel.platform import step_options
 from jaxft.parallel.sharding import own_rows, put_batch
 from jaxft.training.importance import fisher_information
 from jaxft.training.optimizer import make_optimizer
@@ -66,8 +67,11 @@ class Tactics:
             average=config.averaging is not None,
         )
 
-    def train_step(self):
-        """The step, to be compiled with the state donated."""
+    def jitted_step(self) -> jax.stages.Wrapped:
+        """The train step, which takes the place of the state that it is given."""
+        return jax.jit(self._train_step(), donate_argnums=0, compiler_options=step_options(self.assembly.mesh))
+
+    def _train_step(self):
         recipe, config = self.assembly.recipe, self.assembly.recipe.finetuning
         weights = {
             name: stream_weight(stream.weight, stream.schedule, stream.every, self.total_steps)

@@ -189,7 +189,7 @@ class _Training:
             state = self._restored(step, target)
         if is_first():
             truncate_after(self._run.metrics, step or 0)
-        return step or 0, state, jax.jit(tactics.train_step(), donate_argnums=0)
+        return step or 0, state, tactics.jitted_step()
 
     def _restored(self, step: int, target: TrainState) -> TrainState:
         checkpoints = self._run.checkpoints

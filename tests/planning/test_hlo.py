@@ -73,6 +73,16 @@ def test_elements_have_their_size(dtype, size):
     assert parse_program(text).computations["main"].instructions["x0"].shapes[0].bytes == 128 * size
 
 
+def test_attributes_that_run_over_lines_end_no_computation():
+    """As the metadata of TPU kernels do, the second line of which begins with the braces that close them."""
+    kernel = '  %k = f32[8,16] custom-call(%x), frontend_attributes={kernel={\n"size":"{1}"\n}}, metadata={}'
+    lines = LOOP.splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("  %next"))
+    program = parse_program("\n".join([*lines[:place], kernel, *lines[place:]]))
+    assert program.computations["body"].root == "out"
+    assert list(program.computations["body"].instructions) == ["b", "i", "n", "x", "k", "next", "out"]
+
+
 def test_a_counter_is_followed_through_fusions_and_a_carried_bound():
     assert turns(LOOP) == [5]  # 3, 5, 7, 9, 11
 
