@@ -89,8 +89,15 @@ def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
     """Columns of a source that an objective reads text from, lists of words or conversations."""
     if getattr(config, "messages", None) is not None:
         return (config.messages,)
-    names = ("text", "pair", "source", "target", "prompt", "response", "question", "context", "tokens")
-    return tuple(column for name in names if (column := getattr(config, name, None)) is not None)
+    names = ["text", "pair", "negative", "source", "target", "prompt", "response", "chosen", "rejected", "question"]
+    names += ["context", "tokens", "choices"]
+    if isinstance(config, RegressionConfig):
+        names.remove("target")  # which holds numbers
+    columns = []
+    for name in names:
+        found = getattr(config, name, None)
+        columns += [] if found is None else [found] if isinstance(found, str) else found
+    return tuple(columns)
 
 
 def make_objective(config: ObjectiveConfig, setting: Setting) -> Objective:

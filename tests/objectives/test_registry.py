@@ -6,8 +6,13 @@ import pytest
 from settings import setting_of
 
 from jaxft.errors import RecipeError
+from jaxft.objectives.contrastive import ContrastiveConfig
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
-from jaxft.objectives.registry import make_objective
+from jaxft.objectives.multiple_choice import MultipleChoiceConfig
+from jaxft.objectives.preference import PreferenceConfig
+from jaxft.objectives.registry import make_objective, text_columns
+from jaxft.objectives.regression import RegressionConfig
+from jaxft.objectives.seq2seq import Seq2SeqConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 
 LABELS = ("a", "b")
@@ -17,6 +22,21 @@ def test_each_config_makes_its_objective(tokenizer):
     assert isinstance(make_objective(MaskedLMConfig(), setting_of(tokenizer, 64, "replay")), MaskedLM)
     made = make_objective(SequenceClassificationConfig(labels=LABELS), setting_of(tokenizer, 64, "reviews"))
     assert isinstance(made, SequenceClassification) and made.labels == LABELS and made.heads["reviews"].num_labels == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "columns"),
+    [
+        (RegressionConfig(pair="other", target=("stars",)), ("text", "other")),
+        (MultipleChoiceConfig(question="asked", choices=("a", "b")), ("text", "asked", "a", "b")),
+        (MultipleChoiceConfig(), ("text", "choices")),
+        (ContrastiveConfig(pair="near", negative="far"), ("text", "near", "far")),
+        (PreferenceConfig(), ("prompt", "chosen", "rejected")),
+        (Seq2SeqConfig(), ("source", "target")),
+    ],
+)
+def test_a_vocabulary_is_made_of_all_texts_and_of_no_numbers(config, columns):
+    assert text_columns(config) == columns
 
 
 @pytest.mark.parametrize("config", [MaskedLMConfig, lambda **o: SequenceClassificationConfig(labels=LABELS, **o)])

@@ -40,7 +40,7 @@ def digits(tmp_path_factory) -> Path:
 def trained(digits) -> Path:
     """A short run of the recipe."""
     words = ["model.num_layers=2", "training.epochs=6", "training.evaluate_every=150", f"data.directory={digits}"]
-    mix = ["streams.task.objective.mixup=0.1", "streams.task.objective.label_smoothing=0.05"]
+    mix = ["streams.digits.objective.mixup=0.1", "streams.digits.objective.label_smoothing=0.05"]
     words += ["mesh={data: 1}", "checkpoint.best=null", *mix]
     assert run(["train", "finetune/digits", "--run-dir", str(digits / "run"), "--quiet", *words]) == 0
     return digits / "run"
@@ -111,7 +111,7 @@ data: {{directory: {digits}}}
 """)
     assert run(["train", str(recipe), "--run-dir", str(tmp_path / "run"), "--quiet"]) == 0
     recipe, _ = load_recipe(tmp_path / "run" / "recipe.yaml")
-    assert recipe.streams["task"].objective.mean == (0.4, 0.5, 0.6)
+    assert recipe.streams["digits"].objective.mean == (0.4, 0.5, 0.6)
     assert run(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert written["image_mean"] == [0.4, 0.5, 0.6] and written["size"] == {"height": 12, "width": 12}
@@ -120,13 +120,13 @@ data: {{directory: {digits}}}
 @pytest.mark.parametrize(
     ("override", "status", "message"),
     [
-        ("streams.task.objective.mean=[0.5,0.5,0.5]", 2, "deviation"),
-        ("streams.task.objective={kind: image_classification, mean: [0, 0, 0], deviation: [1, 1, 1]}", 2, "3 channels"),
-        ("streams.task.objective={kind: sequence_classification}", 2, "decoder or encoder, not vision"),
-        ("streams.task.objective.image=picture", 3, "there is no column 'picture'"),
-        ("streams.task.objective.labels=[a, b]", 3, "label '.' was not seen in training, which has 'a', 'b'"),
+        ("streams.digits.objective.mean=[0.5,0.5,0.5]", 2, "deviation"),
+        ("streams.digits.objective={kind: image_classification, mean: [0,0,0], deviation: [1,1,1]}", 2, "3 channels"),
+        ("streams.digits.objective={kind: sequence_classification}", 2, "decoder or encoder, not vision"),
+        ("streams.digits.objective.image=picture", 3, "there is no column 'picture'"),
+        ("streams.digits.objective.labels=[a, b]", 3, "label '.' was not seen in training, which has 'a', 'b'"),
         ("model={preset: encoder-tiny}", 2, "tokenizer"),
-        ("streams.task.objective.crop=0", 2, "crop: must lie between 0 and 1"),
+        ("streams.digits.objective.crop=0", 2, "crop: must lie between 0 and 1"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(digits, tmp_path, capsys, monkeypatch, override, status, message):
