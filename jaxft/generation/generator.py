@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
+from jaxft.generation.automaton import Automaton
 from jaxft.generation.beam import BeamRules, beam_search
 from jaxft.generation.choice import AllowedTokens, callable_by_number
 from jaxft.generation.config import GenerationConfig, SpecialTokens
-from jaxft.generation.constraints.tokens import compile_constraint
+from jaxft.generation.constraints.tokens import check_length, compile_constraint
 from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
 from jaxft.generation.controls import Controls, make_controls
 from jaxft.generation.decoder import Decoder, Parameters
@@ -29,6 +30,7 @@ from jaxft.models.model import Model
 
 _State = Decoding | Contrasting | Drafting
 
+_AUTOMATA = 8
 # Steps between two looks at the texts, where their characters decide when they end.
 _STEPS_BETWEEN_LOOKS = 8
 
@@ -117,6 +119,7 @@ class Generator:
       tokenizer: for texts; only ids go in and out where None.
       mesh: devices on which the parameters lie; those of JAX's default where None.
       batch_size: most rows that are written at once.
+      smallest_batch: rows that a batch is filled up to, a power of two: with more of them fewer programs are compiled.
       draft: a smaller model with the same vocabulary and its parameters, which writes ahead (speculative decoding):
         what comes out is distributed as without it. Rules that look at what was written can't be used with it.
 
@@ -127,9 +130,12 @@ class Generator:
     def __init__(
         self, model: Model, special: SpecialTokens, tokenizer: Tokenizer | None = None,
         mesh: jax.sharding.Mesh | None = None, batch_size: int = 16, draft: tuple[Model, Parameters] | None = None,
+        smallest_batch: int = 1,
     ):  # fmt: skip
         self.decoder = decoder_of(model)
         self.special, self.tokenizer, self.batch_size = special, tokenizer, batch_size
+        self._smallest = smallest_batch
+        self._automata: dict[tuple[str | None, str | None], Automaton] = {}
         if tokenizer is not None:
             # Rows of the vocabulary that stand for nothing: there to make it divide.
             nothing = range(tokenizer.vocab_size, model.config.vocab_size)
@@ -315,9 +321,11 @@ class Generator:
         is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < wish.max_new_tokens
         return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], wish.stop, is_cut)
 
-    def _controls(
-        self, prompts: Sequence[np.ndarray], config: GenerationConfig, chosen_by: int | None
-    ) -> Controls:  # fmt: skip
+    def check(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> None:
+        """Raises what `generate` would raise of these prompts and this configuration, and computes nothing else."""
+        self._controls(prompts, config, None)
+
+    def _controls(self, prompts: Sequence[np.ndarray], config: GenerationConfig, chosen_by: int | None) -> Controls:
         """How tokens are chosen, after a look at what was asked for."""
         vocab = self.decoder.model.config.vocab_size
         check_prompts(prompts, self.decoder.model.config, self.special)
@@ -333,9 +341,21 @@ class Generator:
         if config.regex is not None or config.json_schema is not None:
             if not self.special.end:
                 raise RecipeError("a constraint needs a model with an end token")
-            automaton = compile_constraint(config, self.need_tokenizer(), vocab)
+            automaton = self._automaton(config)
             check_room(prompts, self.decoder.model.config, self.special, int(automaton.remaining[0]))
         return make_controls(config, self.special, vocab, automaton, self._forced(config), chosen_by)
+
+    def _automaton(self, config: GenerationConfig) -> Automaton:
+        """That of the configuration's constraint; the last few are kept, as they take long to make."""
+        key = config.regex, config.json_schema
+        automaton = self._automata.get(key)
+        if automaton is None:
+            automaton = compile_constraint(config, self.need_tokenizer(), self.decoder.model.config.vocab_size)
+            for old in list(self._automata)[: max(0, len(self._automata) - _AUTOMATA + 1)]:
+                self._automata.pop(old, None)
+            self._automata[key] = automaton
+        check_length(config, automaton)
+        return automaton
 
     def _forced(self, config: GenerationConfig) -> list[int]:
         """Ids that each text begins with."""
@@ -353,7 +373,7 @@ class Generator:
     ) -> Iterator[Batch]:
         rows = max(1, self.batch_size // max(config.beams, config.num_return_sequences))
         room = [wish.max_new_tokens for wish in wishes]
-        return batches_of(prompts, self.decoder.model.config, self.special, room, rows, self._mesh)
+        return batches_of(prompts, self.decoder.model.config, self.special, room, rows, self._mesh, self._smallest)
 
     def need_tokenizer(self) -> Tokenizer:
         """The tokenizer, or a RecipeError where there is none."""

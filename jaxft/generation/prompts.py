@@ -93,24 +93,26 @@ def check_room(prompts: Sequence[np.ndarray], config: ModelConfig, special: Spec
 
 def batches_of(
     prompts: Sequence[np.ndarray], config: ModelConfig, special: SpecialTokens, max_new_tokens: Sequence[int],
-    batch_size: int, mesh: jax.sharding.Mesh | None,
+    batch_size: int, mesh: jax.sharding.Mesh | None, smallest: int = 1,
 ) -> Iterator[Batch]:  # fmt: skip
     """Batches of prompts of like lengths, each with its own number of tokens to write."""
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     for start in range(0, len(order), batch_size):
         numbers = tuple(int(number) for number in order[start : start + batch_size])
         room = [max_new_tokens[number] for number in numbers]
-        yield _batch([prompts[number] for number in numbers], numbers, config, special, room, mesh)
+        yield _batch([prompts[number] for number in numbers], numbers, config, special, room, mesh, smallest)
 
 
-def _batch(rows, numbers, config: ModelConfig, special: SpecialTokens, room: Sequence[int], mesh) -> Batch:
+def _batch(
+    rows, numbers, config: ModelConfig, special: SpecialTokens, room: Sequence[int], mesh, smallest: int
+) -> Batch:
     has_encoder = config.family == "encoder_decoder"
     read = [np.asarray(special.start, np.int32)] * len(rows) if has_encoder else rows
     lengths = [len(row) for row in read]
     context = context_of(config)
     limits = [length + new if context is None else min(length + new, context)
               for length, new in zip(lengths, room, strict=True)]  # fmt: skip
-    count = bucket(len(rows), 1)
+    count = bucket(len(rows), smallest)
     if mesh is not None:
         count = -(-count // batch_shards(mesh)) * batch_shards(mesh)
     width = max(lengths) if has_encoder else bucket(max(lengths))

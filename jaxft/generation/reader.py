@@ -27,6 +27,8 @@ MASKS = ("[MASK]", "<mask>")
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 Pooling = Callable[[jax.Array, jax.Array], jax.Array]
 Text = str | tuple[str, str]
+# Ids and token types of a text, int32 `(tokens,)`.
+Row = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +134,8 @@ class Reader:
           RecipeError: the model has no labels for texts.
           DataError: a text is empty or too long.
         """
-        if self.classifier is None:
-            raise RecipeError(f"this model has no head with labels for whole texts; {self._has()}")
-        head, problem = self.classifier.head, self.classifier.problem
-        rows = self._rows(texts, truncate)
-        scores = self._run(rows, functools.partial(_classified, self.model, head, problem))
-        return [self._said(row, len(ids)) for row, (ids, _) in zip(scores, rows, strict=True)]
+        self.need_classifier()
+        return self.classified(self.rows(texts, truncate))
 
     def embed(self, texts: Sequence[Text], truncate: bool = False) -> list[Embedded]:
         """Vectors of texts.
@@ -146,11 +144,8 @@ class Reader:
           RecipeError: the model makes no vectors of texts.
           DataError: a text is empty or too long.
         """
-        if self.pooling is None:
-            raise RecipeError(f"this model makes no vectors of texts; {self._has()}")
-        rows = self._rows(texts, truncate)
-        vectors = self._run(rows, functools.partial(_embedded, self.model, self.pooling))
-        return [Embedded(vector, len(ids)) for vector, (ids, _) in zip(vectors, rows, strict=True)]
+        self.need_pooling()
+        return self.embedded(self.rows(texts, truncate))
 
     def fill(self, texts: Sequence[str], top: int = 5, truncate: bool = False) -> list[Filled]:
         """What stands behind the masks of texts, spelled as the model's own, `[MASK]` or `<mask>`.
@@ -164,19 +159,64 @@ class Reader:
           RecipeError: the model fills no masks, or `top` is impossible.
           DataError: a text has no mask, or is too long.
         """
-        mask = self.tokenizer.mask_id
-        if self.masked_lm is None or mask is None:
+        return self.filled(self.masked_rows(texts, top, truncate), top)
+
+    def need_classifier(self) -> Classifier:
+        """The head with labels, or a RecipeError where there is none."""
+        if self.classifier is None:
+            raise RecipeError(f"this model has no head with labels for whole texts; {self._has()}")
+        return self.classifier
+
+    def need_pooling(self) -> Pooling:
+        """What makes vectors, or a RecipeError where there is nothing."""
+        if self.pooling is None:
+            raise RecipeError(f"this model makes no vectors of texts; {self._has()}")
+        return self.pooling
+
+    def need_mask(self) -> int:
+        """The id of the mask, or a RecipeError where the model fills none."""
+        if self.masked_lm is None or self.tokenizer.mask_id is None:
             raise RecipeError(f"this model fills no masks; {self._has()}")
+        return self.tokenizer.mask_id
+
+    def rows(self, texts: Sequence[Text], truncate: bool = False) -> list[Row]:
+        """Texts as the model reads them; raises as `classify` does of texts."""
+        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        first = self.tokenizer.encode([one for one, _ in pairs])
+        second = iter(self.tokenizer.encode([two for _, two in pairs if two is not None]))
+        return [
+            self.layout.row(f"text {number}", ids, None if two is None else next(second), truncate)
+            for number, (ids, (_, two)) in enumerate(zip(first, pairs, strict=True), 1)
+        ]
+
+    def masked_rows(self, texts: Sequence[str], top: int = 5, truncate: bool = False) -> list[Row]:
+        """Texts with masks as the model reads them; raises as `fill` does."""
+        mask = self.need_mask()
         if not 1 <= top <= self.tokenizer.vocab_size:
             raise RecipeError(f"top must be from 1 to {self.tokenizer.vocab_size}, found {top}")
-        rows = [
-            self.layout.row(f"text {number}", ids, None, truncate)
-            for number, ids in enumerate(self._masked(texts), 1)
-        ]  # fmt: skip
+        (own,) = self.tokenizer.tokens([mask])
+        encoded = self.tokenizer.encode_parts([_parts(text, own) for text in texts])
+        rows = [self.layout.row(f"text {number}", ids, None, truncate) for number, (ids, _) in enumerate(encoded, 1)]
+        for number, (ids, _) in enumerate(rows, 1):
+            if mask not in ids:
+                raise DataError(f"text {number} has no mask; write {own} where one is")
+        return rows
+
+    def classified(self, rows: Sequence[Row]) -> list[Classified]:
+        """What the classifier says of rows that `rows` gave."""
+        head, problem = self.classifier.head, self.classifier.problem
+        scores = self._run(rows, functools.partial(_classified, self.model, head, problem))
+        return [self._said(row, len(ids)) for row, (ids, _) in zip(scores, rows, strict=True)]
+
+    def embedded(self, rows: Sequence[Row]) -> list[Embedded]:
+        """The vectors of rows that `rows` gave."""
+        vectors = self._run(rows, functools.partial(_embedded, self.model, self.pooling))
+        return [Embedded(vector, len(ids)) for vector, (ids, _) in zip(vectors, rows, strict=True)]
+
+    def filled(self, rows: Sequence[Row], top: int = 5) -> list[Filled]:
+        """What stands behind the masks of rows that `masked_rows` gave."""
+        mask = self.need_mask()
         places = [np.flatnonzero(ids == mask).astype(np.int32) for ids, _ in rows]
-        for number, found in enumerate(places, 1):
-            if not len(found):
-                raise DataError(f"text {number} has no mask; write {self.tokenizer.tokens([mask])[0]} where one is")
         run = functools.partial(_filled, self.model, self.masked_lm, bucket(top, 4), self.tokenizer.vocab_size)
         found = self._run(rows, run, places)
         return [
@@ -209,22 +249,7 @@ class Reader:
         heads = ", ".join(f"{name} ({head.kind})" for name, head in self.model.heads) or "no head"
         return f"it is of family {self.model.config.family.replace('_', '-')}, with {heads}"
 
-    def _rows(self, texts: Sequence[Text], truncate: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-        first = self.tokenizer.encode([one for one, _ in pairs])
-        second = iter(self.tokenizer.encode([two for _, two in pairs if two is not None]))
-        return [
-            self.layout.row(f"text {number}", ids, None if two is None else next(second), truncate)
-            for number, (ids, (_, two)) in enumerate(zip(first, pairs, strict=True), 1)
-        ]
-
-    def _masked(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of texts with masks in them."""
-        (own,) = self.tokenizer.tokens([self.tokenizer.mask_id])
-        parts = [_parts(text, own) for text in texts]
-        return [ids for ids, _ in self.tokenizer.encode_parts(parts)]
-
-    def _run(self, rows: Sequence[tuple[np.ndarray, np.ndarray]], run, places: Sequence[np.ndarray] | None = None):
+    def _run(self, rows: Sequence[Row], run, places: Sequence[np.ndarray] | None = None):
         """What `run` computes for each row, in batches of like lengths."""
         order = np.argsort([len(ids) for ids, _ in rows], kind="stable")
         result: dict[int, Any] = {}
@@ -242,7 +267,7 @@ class Reader:
                 result[number] = jax.tree.map(lambda x, row=row: x[row], found)
         return [result[number] for number in range(len(rows))]
 
-    def _arrays(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _arrays(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         """A batch; rows that fill it up are copies of the first."""
         count = bucket(len(rows), 1)
         if self._mesh is not None:

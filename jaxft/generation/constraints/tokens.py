@@ -33,20 +33,24 @@ def compile_constraint(config: GenerationConfig, tokenizer: Tokenizer, vocab: in
       vocab: rows of the model's vocabulary, which may be more than the tokenizer's.
 
     Raises:
-      RecipeError: it can't be followed, by itself or by the vocabulary, within `max_new_tokens`.
+      RecipeError: it can't be followed, by itself or by the vocabulary.
     """
     name = "regex" if config.regex is not None else "json_schema"
     tree = parse(config.regex) if config.regex is not None else parse_schema(config.json_schema)
     spelled = token_bytes(tokenizer)
     automaton = compile_tokens(*compile_bytes(tree), spelled + [None] * (vocab - len(spelled)))
-    needed = int(automaton.remaining[0])
-    if needed >= NEVER:
+    if int(automaton.remaining[0]) >= NEVER:
         raise RecipeError(f"{name}: no text that this vocabulary can write matches")
+    return automaton
+
+
+def check_length(config: GenerationConfig, automaton: Automaton) -> None:
+    """Raises RecipeError where no text that a configuration's constraint allows is short enough for it."""
+    name, needed = "regex" if config.regex is not None else "json_schema", int(automaton.remaining[0])
     if needed > config.max_new_tokens:
         raise RecipeError(
             f"{name}: the shortest text that matches has {needed} tokens, max_new_tokens is {config.max_new_tokens}"
         )
-    return automaton
 
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:

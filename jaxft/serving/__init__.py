@@ -1,0 +1,1 @@
+"""Models behind HTTP: the endpoints of OpenAI's interface, and a page to try a model by hand."""

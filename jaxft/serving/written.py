@@ -1,0 +1,134 @@
+"""Texts that have been written, whole or piece by piece, in the form of OpenAI's answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from jaxft.data.tokenizers import Tokenizer
+from jaxft.generation.generator import Piece
+from jaxft.serving.parsing import Wanted
+
+_ENDS = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
+
+
+@dataclasses.dataclass
+class _Choice:
+    """A text that grows."""
+
+    text: str = ""
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logs: list[float] = dataclasses.field(default_factory=list)
+    finished_by: str | None = None
+
+
+class Answer:
+    """What one request has had written.
+
+    Args:
+      model: its name.
+      is_chat: whether it answers a conversation.
+      wanted: what was asked for.
+      prompt_lengths: tokens of each prompt.
+      tokenizer: of the model, or None.
+    """
+
+    def __init__(
+        self, model: str, is_chat: bool, wanted: Wanted, prompt_lengths: Sequence[int], tokenizer: Tokenizer | None
+    ):
+        self._model, self._is_chat, self._wanted, self._tokenizer = model, is_chat, wanted, tokenizer
+        self._copies = wanted.config.num_return_sequences
+        self._prompt_tokens = sum(prompt_lengths)
+        self._choices = [_Choice() for _ in range(len(prompt_lengths) * self._copies)]
+        self._id = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+
+    @property
+    def written_tokens(self) -> int:
+        """Tokens of all texts so far."""
+        return sum(len(choice.tokens) for choice in self._choices)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every text has ended by itself."""
+        return all(choice.finished_by for choice in self._choices)
+
+    def take(self, piece: Piece) -> int:
+        """Adds a piece, and returns the number of its text."""
+        number = piece.prompt * self._copies + piece.copy
+        choice = self._choices[number]
+        choice.text += piece.text
+        choice.tokens += piece.token_ids.tolist()
+        choice.logs += piece.log_probabilities.tolist()
+        choice.finished_by = piece.finished_by
+        return number
+
+    def whole(self) -> dict[str, Any]:
+        """All of it."""
+        choices = []
+        for number, one in enumerate(self._choices):
+            said = {"message": {"role": "assistant", "content": one.text}} if self._is_chat else {"text": one.text}
+            logs = self._logs(one.tokens, one.logs)
+            choices.append({"index": number, **said, "logprobs": logs, "finish_reason": _ENDS[one.finished_by]})
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        return {**self._head(kind), "choices": choices, "usage": self._usage(), "seed": self._wanted.config.seed}
+
+    def first_events(self) -> list[bytes]:
+        """What a stream begins with."""
+        if not self._is_chat:
+            return []
+        delta = {"role": "assistant", "content": ""}
+        return [self._event(number, {"delta": delta}, None, None) for number in range(len(self._choices))]
+
+    def event(self, piece: Piece) -> bytes:
+        """A piece as an event of a stream."""
+        number = self.take(piece)
+        said = {"delta": {"content": piece.text} if piece.text else {}} if self._is_chat else {"text": piece.text}
+        logs = self._logs(piece.token_ids.tolist(), piece.log_probabilities.tolist())
+        return self._event(number, said, logs, piece.finished_by)
+
+    def last_events(self) -> list[bytes]:
+        """What a stream ends with."""
+        last = [b"data: [DONE]\n\n"]
+        if self._wanted.tells_usage:
+            kind = "chat.completion.chunk" if self._is_chat else "text_completion"
+            last.insert(0, as_event({**self._head(kind), "choices": [], "usage": self._usage()}))
+        return last
+
+    def _event(self, number: int, said: dict[str, Any], logs: Any, finished_by: str | None) -> bytes:
+        choice = {"index": number, **said, "logprobs": logs, "finish_reason": _ENDS.get(finished_by)}
+        return as_event(
+            {**self._head("chat.completion.chunk" if self._is_chat else "text_completion"), "choices": [choice]}
+        )
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+    def _usage(self) -> dict[str, int]:
+        written = self.written_tokens
+        return {
+            "prompt_tokens": self._prompt_tokens, "completion_tokens": written,
+            "total_tokens": self._prompt_tokens + written,
+        }  # fmt: skip
+
+    def _logs(self, tokens: Sequence[int], logs: Sequence[float]) -> dict[str, Any] | None:
+        if not self._wanted.tells_logs or self._tokenizer is None:
+            return None
+        # Beam search keeps the sum alone.
+        known = [None if log != log else log for log in logs]
+        named = self._tokenizer.tokens(tokens)
+        if self._is_chat:
+            return {"content": [
+                {"token": token, "logprob": log, "bytes": None, "top_logprobs": []}
+                for token, log in zip(named, known, strict=True)
+            ]}  # fmt: skip
+        return {"tokens": named, "token_logprobs": known, "top_logprobs": None, "text_offset": None}
+
+
+def as_event(value: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
