@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxft import __version__
-from jaxft.cli import chat, generation, planning, reading, serving, verbs
+from jaxft.cli import chat, generation, launching, planning, reading, serving, verbs
 from jaxft.errors import JaxftError
 from jaxft.parallel.processes import ProcessesConfig, joined, leave
 
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_training_verbs(verb)
     _add_compare(verb)
     _add_plan(verb)
+    launching.add_options(verb("launch", launching.launch, "Run a recipe on a cloud, a cluster or a host, until done."))
     _add_data_verbs(verb, subparsers)
     _add_using_verbs(verb)
     _add_weight_verbs(verb)

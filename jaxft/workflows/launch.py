@@ -1,0 +1,195 @@
+"""Launching a recipe on machines that are elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from jaxft import __version__
+from jaxft.errors import JaxftError, RecipeError
+from jaxft.launching.job import Hardware, Job, Launch
+from jaxft.launching.targets import BY_REFERENCE, TARGETS
+from jaxft.parallel.mesh import AXES
+from jaxft.planning.topology import Topology, parse_topology
+from jaxft.recipe.library import load_recipe
+from jaxft.recipe.reading import Document
+from jaxft.recipe.schema import Recipe
+
+_TOOLS = {
+    "gcloud": "the Google Cloud CLI", "kubectl": "Kubernetes' command line", "docker": "Docker",
+    "sbatch": "SLURM's; launch from a login node", "sky": "SkyPilot: pip install skypilot", "bash": "a shell",
+}  # fmt: skip
+# What scripts call that are run here.
+_CALLED = {"tpu-vm": ("gcloud",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchOptions:
+    """How a recipe is launched; see `jaxft.launching.job.Job`.
+
+    Attributes:
+      topology: like `v5e-16` or `h100-8`; None: that of the recipe's mesh, or what is there.
+      slices: TPU slices.
+      storage: what all machines share; None: the working directory.
+      output: directory for the files; `launches/<name>/<target>` where None.
+      install: what pip installs for jaxft; None: this version, with the extra that the hardware needs.
+      image: of a container.
+      secrets: `NAME` or `NAME=REFERENCE` each.
+      env_file: on the machines.
+      spot: machines that may be taken away.
+      service_account: as which they act.
+      restarts: at most.
+      options: of the target, `key=value` each.
+    """
+
+    topology: str | None = None
+    slices: int = 1
+    storage: str | None = None
+    output: str | None = None
+    install: str | None = None
+    image: str | None = None
+    secrets: tuple[str, ...] = ()
+    env_file: str | None = None
+    spot: bool = False
+    service_account: str | None = None
+    restarts: int = 100
+    options: tuple[str, ...] = ()
+
+
+def plan_launch(
+    target: str, recipe: str | pathlib.Path, overrides: Sequence[str] = (), options: LaunchOptions = LaunchOptions()
+) -> tuple[pathlib.Path, Launch]:
+    """What launches a recipe on a target, without doing any of it.
+
+    Args:
+      target: one of `jaxft.launching.targets.TARGETS`.
+      recipe: a file, or the name of a recipe that comes with jaxft.
+      overrides: like `mesh.fsdp=8`.
+      options: how.
+
+    Returns:
+      The directory for the files, and the files and commands.
+
+    Raises:
+      RecipeError: the words are wrong, or do not suit the target.
+    """
+    parsed, document = load_recipe(recipe, overrides)
+    hardware = _hardware(target, parsed, options)
+    storage = options.storage or str(pathlib.Path.cwd())
+    if "://" not in storage and target != "gke":
+        storage = str(pathlib.Path(storage).absolute())
+    job = Job(
+        name=parsed.name, recipe=_recipe_text(document), hardware=hardware, storage=storage,
+        install=options.install or _requirement(hardware), image=options.image,
+        secrets=_secrets(target, options), env_file=options.env_file, spot=options.spot,
+        service_account=options.service_account, restarts=options.restarts,
+    )  # fmt: skip
+    _check(job)
+    directory = pathlib.Path(options.output or pathlib.Path("launches") / job.slug / target).absolute()
+    return directory, TARGETS[target](job, directory, _pairs(options.options))
+
+
+def _hardware(target: str, recipe: Recipe, options: LaunchOptions) -> Hardware | None:
+    if options.topology is not None:
+        return _of_topology(parse_topology(options.topology, options.slices))
+    if target == "slurm":
+        sizes = [getattr(recipe.mesh, axis) for axis in AXES]
+        if -1 in sizes:
+            raise RecipeError("slurm needs --topology, like h100-16: the recipe's mesh takes as many GPUs as there are")
+        return _of_topology(parse_topology(f"h100-{math.prod(sizes)}"))
+    return None
+
+
+def _of_topology(place: Topology) -> Hardware:
+    return Hardware(place.chip.name, place.compiles, place.shape, math.prod(place.shape), place.slices)
+
+
+def _requirement(hardware: Hardware | None) -> str:
+    extra = "tpu" if hardware is not None and hardware.is_tpu else "cuda12"
+    return f"jaxft[{extra}]=={__version__}"
+
+
+def _recipe_text(document: Document) -> str:
+    """The recipe with its overrides, whose data lies in the storage where it does not say where."""
+    value = dict(document.value)
+    data = dict(value.get("data") or {})
+    data.setdefault("directory", "data")
+    return yaml.safe_dump({**value, "data": data}, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _secrets(target: str, options: LaunchOptions) -> dict[str, str]:
+    if options.secrets and target not in BY_REFERENCE:
+        raise RecipeError(f"{target} takes secrets from a file of variables on its machines: --env-file FILE")
+    if options.env_file is not None and target in BY_REFERENCE:
+        raise RecipeError(f"{target} takes secrets by reference: --secret NAME=REFERENCE")
+    found = {}
+    for word in options.secrets:
+        name, _, reference = word.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise RecipeError(f"--secret {name!r} is not the name of a variable")
+        if not re.fullmatch(r"[A-Za-z0-9_.:/-]*", reference):
+            raise RecipeError(f"--secret {name}: give where its value is kept, not the value")
+        found[name] = reference or name
+    return found
+
+
+def _check(job: Job) -> None:
+    """Whether words that stand in files of other tools are single lines."""
+    for name in ("storage", "install", "image", "env_file", "service_account"):
+        value = getattr(job, name)
+        if value is not None and (not value or any(ord(character) < 32 for character in value)):
+            raise RecipeError(f"--{name.replace('_', '-')} must be a line of text, found {value!r}")
+    if job.bucket is not None and not re.fullmatch(r"gs://[a-z0-9._-]+(/[\w. =-]+)*/?", job.storage):
+        raise RecipeError(f"--storage {job.storage!r} is not like gs://BUCKET/DIRECTORY, in letters, digits, - and _")
+    if job.restarts < 0:
+        raise RecipeError(f"--restarts must not be negative, found {job.restarts}")
+
+
+def _pairs(words: Sequence[str]) -> Mapping[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or any(ord(character) < 32 for character in value):
+            raise RecipeError(f"--option {word!r} is not like partition=gpu")
+        pairs[name] = value
+    return pairs
+
+
+def describe(directory: pathlib.Path, launch: Launch) -> str:
+    """All files and commands, as they will be written and run."""
+    files = [f"# {directory / name}\n{text}" for name, text in launch.files.items()]
+    commands = "".join(f"$ {shlex.join(command)}\n" for command in launch.commands)
+    return "\n".join([*files, commands + (f"# {launch.advice}\n" if launch.advice else "")]).rstrip("\n")
+
+
+def carry_out(target: str, directory: pathlib.Path, launch: Launch) -> None:
+    """Writes the files and runs the commands.
+
+    Raises:
+      JaxftError: a tool is missing, or a command fails; with its exit status where that is one of jaxft's.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in launch.files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+            if name.endswith(".sh"):
+                (directory / name).chmod(0o755)
+    except OSError as error:
+        raise RecipeError(f"{directory} cannot be written: {error.strerror}; choose another with --output") from error
+    for tool in (*_CALLED.get(target, ()), *(command[0] for command in launch.commands)):
+        if shutil.which(tool) is None:
+            raise JaxftError(f"{tool} is not here ({_TOOLS[tool]}); what it should run is in {directory}")
+    for command in launch.commands:
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            error = JaxftError(f"{shlex.join(command)} ended with status {status}")
+            error.exit_status = status if status in (2, 3, 4, 5) else 1
+            raise error
