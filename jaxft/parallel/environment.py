@@ -42,7 +42,13 @@ def found_place(
     if launcher == "SLURM":
         return _slurm_place(environment)
     if launcher is not None:
-        return _detected_place("mpi4py" if importlib.util.find_spec("mpi4py") else "ompi", launcher, environment)
+        method = "ompi" if "OMPI_MCA_orte_hnp_uri" in environment else "mpi4py"
+        if method == "mpi4py" and importlib.util.find_spec("mpi4py") is None:
+            raise RecipeError(
+                f"{launcher} started {environment[_LAUNCHERS[launcher][0]]} processes but does not say where the first "
+                "runs; give --coordinator HOST:PORT, or install mpi4py"
+            )
+        return _detected_place(method, launcher, environment)
     return _tpu_place(environment) if tpu_present() else None
 
 
@@ -128,9 +134,7 @@ def _detected_place(method: str | None, said: str, environment: Mapping[str, str
     if address is None or count is None or index is None:
         if said == "Cloud TPU":  # a TPU outside of Google's cloud, or in a container without its metadata
             return None
-        raise RecipeError(
-            f"{said} started several processes but does not say where the first runs; give --coordinator HOST:PORT"
-        )
+        raise RecipeError(f"{said} does not say where the first process runs; give --coordinator HOST:PORT")
     host, _, port = address.rpartition(":")
     devices = None if said == "Cloud TPU" else _own_devices(said, environment)
     return Place(host.strip("[]"), int(port), int(count), int(index), devices)
