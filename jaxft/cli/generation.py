@@ -41,6 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", action="append", help="text to go on from, or to read; may be given several times")
     what.add_argument("--file", help=".jsonl with the column prompt, or text with a prompt in each line")
+    what.add_argument(
+        "--unprompted", type=int, metavar="N", help="draw N texts that begin with nothing, as data for replay"
+    )
     parser.add_argument("--output", help="JSON lines to write (default: standard output)")
     parser.add_argument("--stream", action="store_true", help="print the text of one prompt as it is written")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; may be given several times")
@@ -57,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """`jaxft generate`"""
-    from jaxft.workflows.generate import make_config, open_writer, write_texts
+    from jaxft.workflows.generate import make_config, open_writer, write_texts, write_unprompted
 
     given = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
     if options.early_stopping:
@@ -68,10 +71,17 @@ def generate(options: argparse.Namespace) -> None:
     config = make_config(given | {"stop": tuple(options.stop or ())})
     if options.batch_size < 1:
         raise RecipeError(f"--batch-size: must be at least 1, found {options.batch_size}")
-    prompts = given_texts(options.prompt, options.file, "prompt")
-    if not prompts:
+    number = options.unprompted
+    if number is not None and (number < 1 or options.stream):
+        found = "cannot be streamed" if number >= 1 else f"must be at least 1, found {number}"
+        raise RecipeError(f"--unprompted: {found}")
+    prompts = [] if number else given_texts(options.prompt, options.file, "prompt")
+    if not prompts and not number:
         raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")
     writer = open_writer(options.model, options.dtype, batch_size=options.batch_size, draft=options.draft)
     config = dataclasses.replace(config, stop_token_ids=writer.token_ids(options.stop_token or ()))
     with output_to(options.output) as file:
-        write_texts(writer, prompts, config, file, file if options.stream else None)
+        if number:
+            write_unprompted(writer, number, config, file)
+        else:
+            write_texts(writer, prompts, config, file, file if options.stream else None)

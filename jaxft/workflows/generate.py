@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
@@ -22,6 +23,8 @@ from jaxft.objectives.denoising import decoder_start_id
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.workflows.pretrained import load_pretrained, resolve
 from jaxft.workflows.run_directory import RunDirectory
+
+_logger = logging.getLogger("jaxft")
 
 # Keys of generation_config.json, and of config.json in older models.
 _KEYS = (
@@ -61,6 +64,19 @@ class Writer:
         if unknown := [token for token in tokens if token not in ids]:
             raise RecipeError(f"stop token {unknown[0]!r} is not in the vocabulary; --stop takes any text")
         return tuple(ids[token] for token in tokens)
+
+    def unprompted(self, number: int) -> list[np.ndarray]:
+        """So many prompts without text: the start token, or, where a model knows none, the one that ends texts.
+
+        Raises:
+          RecipeError: the model reads a text before it writes, or has neither token.
+        """
+        special = self.generator.special
+        if self.generator.decoder.has_encoder:
+            raise RecipeError("an encoder-decoder writes nothing unprompted: it reads a text first")
+        if not (ids := special.start or special.end[:1]):
+            raise RecipeError("this model has no token that begins or ends texts, so it cannot write unprompted")
+        return [np.asarray(ids, np.int32)] * number
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Score]:
         """What `Generator.score` gives for texts; see `split`."""
@@ -301,9 +317,41 @@ def write_texts(
         return 1
     found = writer.texts(prompts, config)
     for one in found:
-        row = {
-            "prompt": prompts[one.prompt], "text": one.text, "tokens": one.token_ids.tolist(),
-            "finished_by": one.finished_by, "log_probability": one.log_probability,
-        }  # fmt: skip
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(_line({"prompt": prompts[one.prompt]}, one))
     return len(found)
+
+
+def write_unprompted(writer: Writer, number: int, config: GenerationConfig, file: TextIO) -> int:
+    """Writes JSON lines of texts that the model begins by itself, like rows of its own pretraining data: replay.
+
+    Draws that ended before any text are left out, and their number is told.
+
+    Args:
+      writer: what writes.
+      number: of texts that are drawn.
+      config: how to write.
+      file: for the JSON lines: `text`, `tokens`, `finished_by` and `log_probability`.
+
+    Returns:
+      Number of texts that were written.
+
+    Raises:
+      RecipeError: the model cannot, or would write the same text every time.
+    """
+    if not config.temperature:
+        raise RecipeError("--unprompted writes one text again and again unless it draws; give --temperature 1")
+    found = writer.generator.generate(writer.parameters, writer.unprompted(number), config)
+    written = [one for one in found if one.text.strip()]
+    for one in written:
+        file.write(_line({}, one))
+    if len(written) < len(found):
+        _logger.warning(
+            "%d of %d texts ended before they began and were left out", len(found) - len(written), len(found)
+        )
+    return len(written)
+
+
+def _line(given: dict[str, str], one: Generated) -> str:
+    said = {"text": one.text, "tokens": one.token_ids.tolist()}
+    said |= {"finished_by": one.finished_by, "log_probability": one.log_probability}
+    return json.dumps(given | said, ensure_ascii=False) + "\n"
