@@ -27,6 +27,7 @@ from jaxft.generation.scoring import Score, score_pairs
 from jaxft.generation.speculative import Drafting, begin_drafting, go_on_drafting
 from jaxft.generation.transcript import Transcript
 from jaxft.models.model import Model
+from jaxft.parallel.sharding import host_copies
 
 _State = Decoding | Contrasting | Drafting
 
@@ -305,8 +306,8 @@ class Generator:
                 self.decoder, parameters, batch.prompts, controls, batch.limits,
                 BeamRules.of(config), slots=batch.slots,
             )  # fmt: skip
-        token_ids, lengths, sums = jax.device_get((found.token_ids, found.lengths, found.sums))
-        result, starts = [], np.asarray(batch.prompts.lengths)
+        token_ids, lengths, sums = host_copies((found.token_ids, found.lengths, found.sums))
+        result, starts = [], host_copies(batch.prompts.lengths)
         for row, number in enumerate(batch.numbers):
             for copy in range(config.num_return_sequences):
                 transcript = self._transcript(batch, row, config, Wish.of(config, number))
@@ -444,7 +445,7 @@ class _Row:
 def _read(rows: list[_Row], state: Decoding) -> None:
     """Brings rows up to the state of the device."""
     written = state.written
-    token_ids, starts, lengths, finished, logs = jax.device_get(
+    token_ids, starts, lengths, finished, logs = host_copies(
         (written.token_ids, written.prompt_lengths, written.lengths, state.finished, state.log_probabilities)
     )
     for i, row in enumerate(rows):

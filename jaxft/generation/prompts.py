@@ -13,7 +13,7 @@ from jaxft.generation.config import SpecialTokens
 from jaxft.generation.decoder import Prompts
 from jaxft.models.config import ModelConfig
 from jaxft.parallel.mesh import batch_shards
-from jaxft.parallel.sharding import put_batch
+from jaxft.parallel.sharding import put_whole_batch
 
 _SMALLEST = 16
 
@@ -127,7 +127,7 @@ def _batch(
         arrays["source_ids"] = padded([*rows, *[rows[0]] * more], bucket(max(map(len, rows))), special.pad)
         arrays["source_lengths"] = np.asarray([len(row) for row in [*rows, *[rows[0]] * more]], np.int32)
     arrays["limits"] = np.asarray([*limits, *[lengths[0]] * more], np.int32)
-    placed = arrays if mesh is None else put_batch(arrays, mesh)
+    placed = arrays if mesh is None else put_whole_batch(arrays, mesh)
     limit = placed.pop("limits")
     return Batch(numbers, Prompts(**placed), limit, max(width, bucket(max(limits))))
 

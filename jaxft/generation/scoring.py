@@ -17,7 +17,7 @@ from jaxft.generation.decoder import Decoder, Parameters
 from jaxft.generation.prompts import bucket, context_of, padded
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import batch_shards
-from jaxft.parallel.sharding import put_batch
+from jaxft.parallel.sharding import host_copies, put_whole_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ def score_pairs(
     for start in range(0, len(order), batch_size):
         numbers = [int(number) for number in order[start : start + batch_size]]
         arrays = _arrays([pairs[number] for number in numbers], decoder, special, mesh)
-        placed = arrays if mesh is None else put_batch(arrays, mesh)
-        logs, greedy = jax.device_get(_score(decoder, parameters, placed))
+        placed = arrays if mesh is None else put_whole_batch(arrays, mesh)
+        logs, greedy = host_copies(_score(decoder, parameters, placed))
         for row, number in enumerate(numbers):
             length = len(pairs[number][1])
             scores[number] = Score(logs[row, :length], greedy[row, :length])

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft.errors import RecipeError
@@ -185,6 +186,17 @@ def put_batch(batch, mesh: jax.sharding.Mesh):
 def put_whole_batch(batch, mesh: jax.sharding.Mesh):
     """As `put_batch`, of arrays with all rows of the batch in every process."""
     return put_batch(jax.tree.map(lambda x: x[own_rows(mesh, len(x))], batch), mesh)
+
+
+def host_copies(tree):
+    """Arrays of the whole mesh as numpy arrays, also what only devices of other processes hold; all processes ask."""
+
+    def copied(x):
+        if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
+            return x
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.device_get(jax.tree.map(copied, tree))
 
 
 def _own_blocks(mesh: jax.sharding.Mesh, rows: int) -> list[tuple[int, int]]:
