@@ -52,7 +52,8 @@ class ReplacedToken(MaskedObjective):
     """
 
     families = frozenset({"encoder"})
-    metrics = ("loss", "f1", "accuracy", "discriminator_loss", "generator_loss", "generator_accuracy")
+    # `replaced` is the share of tokens that are not the original ones, which tells what a constant guess is worth.
+    metrics = ("loss", "f1", "accuracy", "replaced", "discriminator_loss", "generator_loss", "generator_accuracy")
     default_metrics = metrics
     lower_is_better = frozenset({"loss", "discriminator_loss", "generator_loss"})
 
@@ -94,6 +95,7 @@ class ReplacedToken(MaskedObjective):
         ratios = {
             "f1": Ratio(2 * agreed, ((said + replaced) * seen).sum()),
             "accuracy": Ratio(((said == replaced) * seen).sum(), count),
+            "replaced": Ratio((replaced * seen).sum(), count),
             "discriminator_loss": Ratio(discriminator, count),
             "generator_loss": Ratio(generator.loss, generator.weight),
             "generator_accuracy": generator.ratios["accuracy"],

@@ -36,18 +36,26 @@ _BOTH = f"{{preset: encoder-decoder-tiny, {_SIZE}}}"
 _BART = f"{{preset: bart-base, num_decoder_layers: 2, {_SMALL}}}"
 # Norms before the sub-layers, since a few hundred steps are few for norms after them.
 _XLNET = f"{{preset: xlnet-base, norm_placement: pre, final_norm: true, {_SMALL}}}"
+# Rotary positions soon tell neighbours from others, without which no replaced token is found; word pieces of a small
+# vocabulary occur often enough.
+_FINDER = f"{{preset: encoder-tiny, {_SIZE}}}"
 _ELECTRA = f"{{preset: electra-small, embedding_dim: 64, {_SMALL.replace('num_heads: 2', 'num_heads: 4')}}}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An objective and the model it trains; `metric` tells more than the loss."""
+    """An objective and the model it trains; `metric` tells more than the loss.
+
+    Where `steps` is given it takes at least so many, and `vocab_size` is of the English vocabulary.
+    """
 
     name: str
     model: str
     objective: str
     metric: str = "accuracy"
     constant: float | None = None
+    vocab_size: int = 8000
+    steps: int = 0
 
 
 _CASES = (
@@ -62,6 +70,7 @@ _CASES = (
     Case("text_infilling", _BART, "{kind: text_infilling}"),
     Case("permutation_lm", _XLNET, "{kind: permutation_lm}"),
     Case("replaced_token", _ELECTRA, "{kind: replaced_token}", "f1"),
+    Case("replaced_token, found", _FINDER, "{kind: replaced_token}", "f1", vocab_size=1000, steps=1000),
     Case("masked_next_token", _DECODER, "{kind: masked_next_token}"),
     Case(
         "contrastive", _ENCODER.replace("dropout: 0,", "dropout: 0.1,"), "{kind: contrastive, length: 64}",
@@ -83,9 +92,10 @@ def _texts(language: str, data: pathlib.Path, directory: pathlib.Path) -> None:
         (directory / f"{name}.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")
 
 
-def _recipe(case: Case, options: argparse.Namespace) -> str:
+def _recipe(case: Case, language: str, options: argparse.Namespace) -> str:
+    steps = max(case.steps, options.steps)
     start = f"""model: {case.model}
-tokenizer: {{train: {{vocab_size: 8000, sentinels: 60}}}}"""
+tokenizer: {{train: {{vocab_size: {case.vocab_size if language == "English" else 8000}, sentinels: 60}}}}"""
     if options.pretrained:
         start = f"model: {{pretrained: {options.pretrained}, dropout: 0, attention_dropout: 0}}"
     return f"""
@@ -97,22 +107,26 @@ evaluation:
   heldout: {{stream: text, source: {{jsonl: heldout.jsonl}}}}
 optimizer: {{name: adamw, learning_rate: {options.learning_rate}, b2: 0.98}}
 schedule: {{name: cosine, warmup: 0.1}}
-training: {{steps: {options.steps}, evaluate_every: {options.steps}}}
+training: {{steps: {steps}, evaluate_every: {steps}}}
 """
 
 
 def _measure(case: Case, language: str, options: argparse.Namespace, directory: pathlib.Path) -> dict[str, Any]:
     _texts(language, pathlib.Path(options.data), directory)
     recipe = directory / "recipe.yaml"
-    recipe.write_text(_recipe(case, options), encoding="utf-8")
+    recipe.write_text(_recipe(case, language, options), encoding="utf-8")
     started = time.time()
     train(recipe, (), directory / "run", quiet=True)
     rows = [row for row in read_rows(directory / "run" / "metrics.jsonl") if row["kind"] == "evaluation"]
     loss = "masked_lm_loss" if "heldout.masked_lm_loss" in rows[0] else "loss"
+    baseline = case.constant
     if case.name == "replaced_token":
         loss = "generator_loss"
+    elif case.name == "replaced_token, found":
+        # A constant guess knows how many tokens are replaced at the end.
+        loss, share = "discriminator_loss", rows[-1]["heldout.replaced"]
+        baseline = -share * math.log(share) - (1 - share) * math.log(1 - share)
     opened = open_run(directory / "run")
-    baseline = case.constant
     if baseline is None:
         training, heldout = opened.assembly.batches()["text"], opened.assembly.evaluators()["heldout"].batches
         seen = [training.batch(step) for step in range(100)]
