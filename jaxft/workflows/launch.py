@@ -148,7 +148,9 @@ def _check(job: Job) -> None:
         if value is not None and (not value or any(ord(character) < 32 for character in value)):
             raise RecipeError(f"--{name.replace('_', '-')} must be a line of text, found {value!r}")
     if job.bucket is not None and not re.fullmatch(r"gs://[a-z0-9._-]+(/[\w. =-]+)*/?", job.storage):
-        raise RecipeError(f"--storage {job.storage!r} is not like gs://BUCKET/DIRECTORY, in letters, digits, - and _")
+        raise RecipeError(
+            f"--storage {job.storage!r} is not like gs://my-bucket/team: names of small letters, digits, - and _"
+        )
     if job.restarts < 0:
         raise RecipeError(f"--restarts must not be negative, found {job.restarts}")
 

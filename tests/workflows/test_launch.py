@@ -49,7 +49,7 @@ def test_commands_are_run_and_their_status_is_told(recipe, tmp_path, monkeypatch
     [
         (["slurm"], "slurm needs --topology"), (["slurm", "--topology", "x-1"], "is not known"),
         (["tpu-vm", "--topology", "v5e-16", "--storage", "gs://b"], "needs --option zone=ZONE"),
-        (["tpu-vm", "--topology", "v5e-16", "--storage", "gs://b,x/$(y)"], "is not like gs://"),
+        (["tpu-vm", "--topology", "v5e-16", "--storage", "gs://b,x/$(y)"], "is not like gs://my-bucket"),
         (["slurm", "--secret", "A=b", "--topology", "h100-8"], "--env-file"),
         (["gke", "--secret", "A=sk-$ecret!", "--topology", "h100-8", "--image", "i"], "not the value"),
         (["gke", "--env-file", "f", "--topology", "h100-8", "--image", "i"], "--secret NAME=REFERENCE"),
