@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from jaxft.errors import RecipeError
 from jaxft.kernels import attention as kernels
-from jaxft.kernels.attention import choose
 from jaxft.kernels.masks import AttentionMask
 
 attention = jax.jit(kernels.attention, static_argnames=("scale", "soft_cap", "dropout_rate", "implementation"))
@@ -175,19 +175,13 @@ def test_dropout_zeroes_probabilities_and_rescales_the_others():
     np.testing.assert_array_equal(run(dropout_rate=0.25), kept)
 
 
-def test_auto_takes_xla_unless_only_the_reference_can():
-    assert choose("auto", soft_cap=None, dropout_rate=0.0)[0] == "xla"
-    assert choose("auto", soft_cap=30.0, dropout_rate=0.0)[0] == "reference"
-    assert choose("auto", soft_cap=None, dropout_rate=0.1)[0] == "reference"
-
-
 def test_what_a_kernel_cannot_express_is_refused():
     run = functools.partial(attention, *arrays(3, 3), AttentionMask(), scale=1.0)
-    with pytest.raises(ValueError, match=r"soft cap.*'reference'"):
+    with pytest.raises(RecipeError, match=r"soft cap.*'reference'"):
         run(soft_cap=5.0, implementation="xla")
-    with pytest.raises(ValueError, match=r"dropout.*'reference'"):
+    with pytest.raises(RecipeError, match=r"dropout.*'reference'"):
         run(dropout_rate=0.1, dropout_key=jax.random.key(0), implementation="xla")
-    with pytest.raises(ValueError, match=r"'flash' is not one of .*xla"):
+    with pytest.raises(RecipeError, match=r"'flash' is not one of .*xla"):
         run(implementation="flash")
     # Without a key there is no dropout, and nothing to refuse.
     np.testing.assert_array_equal(run(dropout_rate=0.1, implementation="xla"), run(implementation="xla"))

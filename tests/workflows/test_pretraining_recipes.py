@@ -8,8 +8,8 @@ import pathlib
 import shlex
 
 import pytest
-from processes import finish
 
+from jaxft.cli.main import run
 from jaxft.huggingface.exporting import expressing
 from jaxft.models.config import ModelConfig
 from jaxft.recipe.library import load_recipe, path_of
@@ -41,18 +41,19 @@ def test_most_recipes_have_a_tiny_form():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
-def test_a_recipe_learns_on_a_cpu(name, tmp_path):
-    run = tmp_path / "run"
-    summary = json.loads(
-        finish("train", f"pretrain/{name}", "--run-dir", str(run), "--json", "--quiet", *tiny_overrides(name))
-    )
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def test_a_recipe_learns_on_a_cpu(name, tmp_path, capsys):
+    directory = tmp_path / "run"
+    words = ["train", f"pretrain/{name}", "--run-dir", str(directory), "--json", "--quiet"]
+    assert run([*words, *tiny_overrides(name)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first = next(row for row in rows if row["kind"] == "evaluation")
     for evaluation, metrics in summary["evaluation"].items():
         assert math.isfinite(metrics["loss"])
         assert metrics["loss"] < first[f"{evaluation}.loss"] - 0.3
     # What was trained can leave.
-    exported = json.loads(finish("export", str(run), str(tmp_path / "exported"), "--json"))
+    assert run(["export", str(directory), str(tmp_path / "exported"), "--json"]) == 0
+    exported = json.loads(capsys.readouterr().out)
     assert (pathlib.Path(exported["output"]) / "model.safetensors").is_file()
 
 
