@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxft import __version__
-from jaxft.cli import chat, generation, launching, planning, reading, serving, verbs
+from jaxft.cli import chat, generation, harness, launching, planning, reading, serving, verbs
 from jaxft.errors import JaxftError
 from jaxft.parallel.processes import ProcessesConfig, joined, leave
 
@@ -211,6 +211,7 @@ def _add_using_verbs(verb) -> None:
     reading.add_classify(verb("classify", reading.classify, "Labels of texts, by a classifier."))
     reading.add_embed(verb("embed", reading.embed, "Vectors of texts."))
     reading.add_fill_mask(verb("fill-mask", reading.fill_mask, "What stands behind the masks of texts."))
+    harness.add_options(verb("harness", harness.harness, "Score a model by tasks of lm-evaluation-harness."))
     reading.add_score(verb("score", reading.score, "How likely a model finds given continuations."))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 # Options that are fields of `jaxft.serving.limits.Limits`: type and help.
 _LIMITS: dict[str, tuple[type, str]] = {
@@ -35,6 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """`jaxft serve`"""
+    # Programs are kept on disk. XLA calls it an error that one was compiled for features that no processor has, though
+    # it made them up.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from jaxft.workflows.serve import serve
 
     limits = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}

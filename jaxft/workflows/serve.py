@@ -15,6 +15,7 @@ from jaxft.generation.talking import form_for_chat
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.serving.limits import Limits
 from jaxft.serving.model import ServedModel
+from jaxft.workflows.compiled import keep_compiled
 from jaxft.workflows.generate import settings_of, special_tokens
 from jaxft.workflows.pretrained import load_pretrained, resolve
 from jaxft.workflows.read import reader_of
@@ -59,6 +60,7 @@ def serve(
             f"--host {host}: others can reach this address, so clients must show a token; write one of at least "
             f"{_SHORTEST_TOKEN} characters to a file and name it with --token-file, or put it into {TOKEN_VARIABLE}"
         )
+    keep_compiled()
     listening = _listen(host, port)
     with listening:
         model = open_served(source, name, chat_template, dtype, bounds)
