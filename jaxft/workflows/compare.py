@@ -15,9 +15,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from jaxft.data.embedded import cache_directory
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
@@ -32,11 +29,12 @@ from jaxft.training.start_divergence import held_to_start
 from jaxft.workflows.assembly import Assembly, assemble
 from jaxft.workflows.compare_report import write_comparison
 from jaxft.workflows.comparison import Trial, check_comparison, recipe_of, trials
+from jaxft.workflows.compiled import keep_compiled
 from jaxft.workflows.findings import Finding, findings_of
 from jaxft.workflows.fitting import lower_is_better
 from jaxft.workflows.opened import open_run
 from jaxft.workflows.pretrained import open_pretrained
-from jaxft.workflows.streams import store_source
+from jaxft.workflows.streams import good_rows, store_source
 from jaxft.workflows.train import train_recipe
 
 _logger = logging.getLogger("jaxft")
@@ -91,7 +89,7 @@ def compare(
     parsed, document = load_recipe(recipe, overrides)
     check_comparison(parsed, document)
     base = pathlib.Path(directory or pathlib.Path("runs") / f"{parsed.name}-compare")
-    _compile_once()
+    keep_compiled()  # what several runs share is compiled by the first
     planned = list(trials(parsed))
     assembly = assemble(*recipe_of(planned[0], document))
     _check_metrics(assembly, parsed.compare)
@@ -134,13 +132,6 @@ def _is_ready(trial: Trial, base: pathlib.Path) -> bool:
         return True
     _logger.warning("%s waits for a run of another part; start this part again then", trial.directory(base))
     return False
-
-
-def _compile_once() -> None:
-    """Programs that several runs share are compiled by the first."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str((cache_directory() / "compiled").absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _share(recipe, overrides: Sequence[str], base: pathlib.Path, part: tuple[int, int], jobs: int) -> None:
@@ -206,12 +197,16 @@ def _tokens(metrics: pathlib.Path, streams: Sequence[str]) -> dict[str, float]:
 
 def _divergence(assembly: Assembly, parameters, start) -> float | None:
     """Mean `KL(start || now)` in nats of the pretraining objective's predictions on the task's held-out texts, which
-    tells how much is forgotten (Shenfeld et al. 2025, arXiv 2509.04259); None where no stream is replayed."""
+    tells how much is forgotten (Shenfeld et al. 2025, arXiv 2509.04259); None where no stream is replayed, or the task
+    has no column of texts, as images, lists of words and conversations have none."""
     task, *others = assembly.recipe.streams
     section = next((section for section in assembly.recipe.evaluation.values() if section.stream == task), None)
-    if not others or section is None:
+    column = next(iter(text_columns(assembly.recipe.streams[task].objective)), None)
+    if not others or section is None or column is None:
         return None
-    replay, column = assembly.recipe.streams[others[0]], text_columns(assembly.recipe.streams[task].objective)[0]
+    if not isinstance(next(good_rows(section.source, assembly.recipe)).values.get(column), str):
+        return None
+    replay = assembly.recipe.streams[others[0]]
     (read,) = text_columns(replay.objective)[:1]
     sources = tuple(
         dataclasses.replace(source, columns={read: (source.columns or {}).get(column, column)})

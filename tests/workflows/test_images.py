@@ -136,3 +136,26 @@ def test_a_recipe_that_cannot_be_is_refused(digits, tmp_path, capsys, monkeypatc
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert found == status and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_ways_to_learn_images_are_compared(trained, digits, capsys):
+    """The divergence from the start is measured on texts; images have none, and are compared without it."""
+    recipe = digits / "compare.yaml"
+    recipe.write_text(f"""
+name: images
+model: {{pretrained: {trained}}}
+streams:
+  again: {{source: {{arrays: digits_train.npz, limit: 128}}, objective: {{kind: image_classification}}, batch_size: 32}}
+  digits: {{source: {{arrays: digits_train.npz}}, objective: {{kind: image_classification}}, batch_size: 8}}
+evaluation:
+  task: {{stream: again, source: {{arrays: digits_test.npz}}}}
+  kept: {{stream: digits, source: {{arrays: digits_test.npz}}}}
+training: {{steps: 2}}
+mesh: {{data: 1}}
+compare: {{task: task.accuracy, retained: kept.loss, arms: {{one-way: {{replay: 0}}}}, seeds: [0]}}
+""")
+    assert run(["compare", str(recipe), "--run-dir", str(digits / "compared"), "--quiet"]) == 0
+    assert "one-way" in capsys.readouterr().out
+    (result,) = (digits / "compared").rglob("result.json")
+    assert json.loads(result.read_text())["divergence"] is None

@@ -39,6 +39,7 @@ def written(start: Path, name: str, *words: str) -> list[dict]:
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_what_a_model_writes_by_itself_is_a_stream_beside_a_task(start):
     rows = written(start, "own.jsonl")
     texts = [row["text"] for row in rows]
