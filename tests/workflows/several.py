@@ -1,0 +1,108 @@
+"""Several processes of one run on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+# Without the compiler's optimizations, which take longer than these programs run.
+_FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
+
+
+def device_flags(devices: int) -> str:
+    """XLA_FLAGS of a process with so many devices."""
+    return f"{_FLAGS}{devices}"
+
+
+def free_port() -> int:
+    """A port with a free one behind it, most likely."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(
+    count: int, *words: str, devices: int = 1, of_last: tuple[str, ...] = ()
+) -> Iterator[list[subprocess.Popen]]:
+    """Starts `jaxft` as so many processes with so many devices each; those that are left are killed at the end.
+
+    Args:
+      count: processes.
+      words: of the command of each.
+      devices: of each.
+      of_last: further words of the last process.
+    """
+    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count), "--start-timeout", "120")
+    environment = {**os.environ, "XLA_FLAGS": device_flags(devices)}
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "jaxft", *words, *(of_last if index + 1 == count else ()), *where,
+                "--index", str(index),
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for index in range(count)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+SRUN = """#!/bin/bash
+# Stands in for SLURM's: starts the command twice, tells each where it is, and notes their numbers.
+while [[ "$1" == --* ]]; do shift; done
+export SLURM_JOB_ID=@JOB@ SLURM_STEP_NODELIST=127.0.0.1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=2
+for index in 0 1; do
+  SLURM_PROCID=$index SLURM_LOCALID=$index "$@" >out.$index 2>err.$index &
+  echo $! >>pids
+done
+status=0
+for pid in $(cat pids); do wait "$pid" || status=$?; done
+exit $status
+"""
+
+
+def slurm_tools(directory: pathlib.Path) -> str:
+    """Makes `srun`, `scontrol` and `jaxft`; the path to find them, before all others, on."""
+    directory.mkdir()
+    tools = {
+        "srun": SRUN.replace("@JOB@", str(free_port())),
+        "scontrol": '#!/bin/bash\necho "$@" >>scontrol.calls\n',
+        "jaxft": f'#!/bin/bash\nexec {sys.executable} -m jaxft "$@"\n',
+    }
+    for name, text in tools.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    return f"{directory}{os.pathsep}{os.environ['PATH']}"
+
+
+def ended(processes: list[subprocess.Popen], timeout: float = 30) -> list[tuple[int, str, str]]:
+    """Exit status, standard output and standard error of each; fails where one does not end in time."""
+    deadline, told = time.monotonic() + timeout, []
+    for process in processes:
+        out, err = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+        told.append((process.returncode, out, err))
+    return told
+
+
+def wait_for_step(directory: pathlib.Path, step: int, processes: list[subprocess.Popen]) -> None:
+    """Waits until the metrics of a run tell of this step."""
+    metrics = directory / "metrics.jsonl"
+    while True:
+        rows = metrics.read_text().splitlines() if metrics.exists() else []
+        if any(json.loads(row)["step"] >= step for row in rows if row.endswith("}")):
+            return
+        if any(process.poll() is not None for process in processes):
+            raise AssertionError([process.communicate() for process in processes])
+        time.sleep(0.02)
