@@ -33,7 +33,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     options = _parsed(arguments)
-    _log_to_standard_error()
+    _log_to_standard_error(logging.WARNING if getattr(options, "quiet", True) else logging.INFO)
     try:
         with _as_one_of_several(options):
             options.verb(options)
@@ -68,13 +68,13 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _log_to_standard_error() -> None:
+def _log_to_standard_error(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("jaxft")
     logger.handlers = [handler]
     logger.propagate = False  # other libraries put handlers on the root, which would say everything twice
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(level)
     # Orbax tells at length what it does; its errors arrive as exceptions.
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

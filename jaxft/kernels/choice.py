@@ -90,9 +90,11 @@ def _best(asked: Situation) -> tuple[str, str]:
     """The fastest that expresses all that is asked; of those that do not, what they lack."""
     passed = []
     for name, worth in _PREFERENCES[asked.platform]:
+        if name == "local" and asked.window is None:
+            continue
         lack = _LACKS[name](asked) or worth(asked)
         if not lack:
-            return name, "; ".join(passed) or "it expresses all that is asked"
+            return name, "; ".join(passed) or "the fastest here"
         passed.append(f"{name} has no {lack}")
     return "reference", "; ".join(passed)
 

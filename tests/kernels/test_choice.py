@@ -42,8 +42,9 @@ def test_auto_takes_the_fastest_that_expresses_all(asked, chosen):
 
 
 def test_auto_says_what_the_faster_ones_lack():
-    reason = choose("auto", Situation(platform="tpu", bias=True, **LONG))[1]
-    assert "splash has no bias" in reason and "local has no attention without a window" in reason
+    assert choose("auto", Situation(platform="tpu", bias=True, **LONG)) == ("xla", "splash has no bias")
+    reason = choose("auto", Situation(platform="tpu", dropout=True, window=(1024, 1024), **LONG))[1]
+    assert "splash has no dropout of probabilities" in reason and "local has no use at 2048 tokens" in reason
 
 
 ASKS = {
