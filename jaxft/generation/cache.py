@@ -88,25 +88,42 @@ def fill_cache(
     return Cache(_mapped(fill, _of_decoder(kept)), lengths, source_segments, slots)
 
 
-def append(cache: Cache, kept: Layers, advance: jax.Array) -> Cache:
+def append(cache: Cache, kept: Layers, advance: jax.Array, offset: jax.Array | int = 0) -> Cache:
     """The cache with the keys and values of new tokens.
 
     Args:
       cache: the cache.
       kept: collection `keys_values` of a pass over the new tokens: `(layers, batch, new, kv_heads, head_dim)`.
       advance: int32 `(batch,)`: how many of the new tokens stay; those after them are as if never written.
+      offset: int32 `(batch,)`: added to the slots that are written. It is 0 of every row that matters, but XLA does not
+        know: computed from what the cache was read for, it has the writing come after all reading, in place.
     """
 
     def write(path: tuple[str, ...], old: jax.Array) -> jax.Array:
         if _is_cross(path):
             return old
         new = _at(kept, path)
-        slots = (cache.lengths[:, None] + jnp.arange(new.shape[2], dtype=jnp.int32)) % old.shape[2]
-        # Row by row, so that a mesh that splits the rows need not gather them.
-        written = jax.vmap(lambda row, to, values: row.at[:, to].set(values), (1, 0, 1), 1)(old, slots, new)
-        return constrain(written, *_AXES)
+        first = (cache.lengths + offset)[:, None]
+        slots = (first + jnp.arange(new.shape[2], dtype=jnp.int32)) % old.shape[2]
+        return constrain(_put(old, slots, new), *_AXES)
 
     return cache.replace(layers=_mapped(write, cache.layers), lengths=cache.lengths + advance)
+
+
+def _put(old: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
+    """`(layers, batch, slots, kv_heads, head_dim)` with `new` in the slots, int32 `(batch, new)`, of its rows.
+
+    Rows are a dimension that writing goes along, so that a mesh that splits them need not gather them; said to XLA in
+    its own words, as `vmap` would turn the whole cache around for it, at every step.
+    """
+    dimensions = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(0, 3, 4), inserted_window_dims=(2,), scatter_dims_to_operand_dims=(2,),
+        operand_batching_dims=(1,), scatter_indices_batching_dims=(0,),
+    )  # fmt: skip
+    return jax.lax.scatter(
+        old, slots[..., None], new.astype(old.dtype), dimensions, indices_are_sorted=False,
+        mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )  # fmt: skip
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:

@@ -127,4 +127,7 @@ class Decoder:
           Logits `(batch, vocab)` and the cache.
         """
         step = self.step(parameters, cache, token_ids[:, None])
-        return step.logits[:, 0], append(cache, step.kept, moves.astype(jnp.int32))
+        logits = step.logits[:, 0]
+        # Of a row whose logits are not numbers it does not matter where its keys go; see `append`.
+        late = jnp.isnan(logits[:, 0]).astype(jnp.int32)
+        return logits, append(cache, step.kept, moves.astype(jnp.int32), late)

@@ -77,7 +77,7 @@ def main() -> None:
 def cache_parts(generator: Generator, parameters, prompts, mesh: jax.sharding.Mesh) -> list[int]:
     """In how many parts each array of a cache lies."""
     config, on = GenerationConfig(max_new_tokens=8), None if mesh.size == 1 else mesh
-    (batch,) = batches_of(prompts, generator.decoder.model.config, SPECIAL, 8, 8, on)
+    (batch,) = batches_of(prompts, generator.decoder.model.config, SPECIAL, [8] * len(prompts), 8, on)
     with jax.set_mesh(mesh):
         keys = jax.random.split(jax.random.key(0), 8)
         controls = make_controls(config, SPECIAL, VOCABULARY)
