@@ -80,7 +80,7 @@ class VocabularyProjection(nn.Module):
                 initializer_range=config.initializer_range, name="vocabulary",
             )(x)  # fmt: skip
         if logits.dtype != jnp.float32:
-            # Or the compiler keeps them in float32 as well, as the product sums: twice the largest array of a step more.
+            # Or the compiler keeps them in float32 as well, as the product sums them, at twice their size.
             logits = jax.lax.optimization_barrier(logits)
         logits = logits.astype(jnp.float32)
         if self.use_bias:

@@ -80,8 +80,29 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
         **_DECODER, "embed_dim": 2048, "num_layers": 16, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 8192,
         "max_length": 8192, "rotary_base": 500000.0,
     },
+    "llama-8b": {
+        **_DECODER, "embed_dim": 4096, "num_layers": 32, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 14336,
+        "max_length": 8192, "rotary_base": 500000.0, "tied_embeddings": False,
+    },
+    "llama-70b": {
+        **_DECODER, "embed_dim": 8192, "num_layers": 80, "num_heads": 64, "num_kv_heads": 8, "mlp_dim": 28672,
+        "max_length": 8192, "rotary_base": 500000.0, "tied_embeddings": False,
+    },
+    # Llama 2 (Touvron et al. 2023).
+    "llama2-7b": {
+        **_DECODER, "embed_dim": 4096, "num_layers": 32, "num_heads": 32, "mlp_dim": 11008, "max_length": 4096,
+        "tied_embeddings": False,
+    },
     # T5 1.1; T5's rate of dropout while pretraining is 0.
     "t5-base": {**_ENCODER_DECODER, **_BASE, "mlp_dim": 2048},
+    "t5-xl": {
+        **_ENCODER_DECODER, "embed_dim": 2048, "num_layers": 24, "num_heads": 32, "head_dim": 64, "mlp_dim": 5120,
+        "max_length": 512,
+    },
+    "ul2-20b": {
+        **_ENCODER_DECODER, "embed_dim": 4096, "num_layers": 32, "num_heads": 16, "head_dim": 256, "mlp_dim": 16384,
+        "max_length": 512, "activation": "silu",
+    },
     "ul2-base": {**_ENCODER_DECODER, **_BASE, "mlp_dim": 2048, "activation": "silu"},
     # Small images, as those of CIFAR; for others say image_size, patch_size and channels.
     "vit-tiny": {

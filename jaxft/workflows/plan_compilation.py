@@ -102,7 +102,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     topology = parse_topology(request["topology"], request["slices"])
     recipe, document = load_recipe(request["recipe"], request["overrides"])
-    mesh = make_mesh(recipe.mesh, _devices(topology))
+    mesh = make_mesh(recipe.mesh, topology_devices(topology))
     lowered = make_blueprint(recipe, document, mesh).lowered()
     start = time.perf_counter()
     try:
@@ -119,7 +119,8 @@ def main() -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def _devices(topology: Topology):
+def topology_devices(topology: Topology) -> list[jax.Device]:
+    """The devices of TPUs that are not here, for the compiler alone."""
     chip = topology.chip.name
     # Both cores of these work as one device.
     options = {"chip_config_name": "megacore"} if chip in ("v4", "v5p") else {}
