@@ -36,8 +36,8 @@ _BOTH = f"{{preset: encoder-decoder-tiny, {_SIZE}}}"
 _BART = f"{{preset: bart-base, num_decoder_layers: 2, {_SMALL}}}"
 # Norms before the sub-layers, since a few hundred steps are few for norms after them.
 _XLNET = f"{{preset: xlnet-base, norm_placement: pre, final_norm: true, {_SMALL}}}"
-# Which tokens were replaced is learned slowly, since a generator leaves likely ones. Spelling is learned first: letters,
-# and rotary positions, by which neighbours are soon told from others.
+# Which tokens were replaced is learned slowly, since a generator leaves likely ones. Spelling is learned first: letters
+# (and 60 sentinels), and rotary positions, by which neighbours are soon told from others.
 _FINDER = f"{{preset: encoder-tiny, {_SIZE}}}"
 _ELECTRA = f"{{preset: electra-small, embedding_dim: 64, {_SMALL.replace('num_heads: 2', 'num_heads: 4')}}}"
 
@@ -70,7 +70,7 @@ _CASES = (
     Case("text_infilling", _BART, "{kind: text_infilling}"),
     Case("permutation_lm", _XLNET, "{kind: permutation_lm}"),
     Case("replaced_token", _ELECTRA, "{kind: replaced_token}", "f1"),
-    Case("replaced_token, found", _FINDER, "{kind: replaced_token}", "f1", vocab_size=120, steps=1000),
+    Case("replaced_token, found", _FINDER, "{kind: replaced_token}", "f1", vocab_size=180, steps=1000),
     Case("masked_next_token", _DECODER, "{kind: masked_next_token}"),
     Case(
         "contrastive", _ENCODER.replace("dropout: 0,", "dropout: 0.1,"), "{kind: contrastive, length: 64}",
