@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxft.errors import RecipeError
@@ -13,7 +13,7 @@ from jaxft.workflows.plan import told
 from jaxft.workflows.plan_candidates import Candidate, candidates
 from jaxft.workflows.plan_compilation import compiled
 
-# A formula may be wrong by as much; what is still larger is not compiled.
+# A formula may overstate memory by as much; what is still larger is not compiled.
 _SLACK = 1.5
 
 
@@ -47,11 +47,12 @@ def search(
     found = sorted(candidates(parsed, document, place), key=lambda one: one.sketch.estimate.step)
     if not found:
         raise RecipeError(f"no mesh of {place.devices} devices divides the batches and parameters of {parsed.name}")
-    chosen = [one for one in found if one.sketch.memory.total <= place.chip.hbm_bytes * _SLACK]
+    judged = _Judged(found, tries, 1 / _SLACK if compile and place.compiles else 1.0)
     plans = []
-    for one in _varied(chosen, tries):
+    for one in judged:
         answer = compiled(recipe, [*overrides, *one.overrides], place, again) if compile and place.compiles else None
         plans.append({**told(one.sketch, answer, price_per_hour), "overrides": list(one.overrides)})
+        judged.judge(plans[-1])
     fitting = [one for one in plans if one["fits"]]
     if not fitting:
         least = min(found, key=lambda one: one.sketch.memory.total)
@@ -70,11 +71,34 @@ def search(
     return {**best, "candidates": rows}
 
 
-def _varied(found: list[Candidate], tries: int) -> list[Candidate]:
-    """The best few: of every mesh at most two, as neighbours differ little."""
-    taken: list[Candidate] = []
-    for one in found:
-        mesh = one.overrides[:3]
-        if sum(other.overrides[:3] == mesh for other in taken) < 2 and len(taken) < tries:
-            taken.append(one)
-    return taken
+class _Judged:
+    """Candidates to look at more closely, the best by formula first, those left out that lack memory.
+
+    Of every mesh at most two, as neighbours differ little. What lacks memory says how far the formula falls short, and
+    does not count before something fits.
+
+    Attributes:
+      found: all candidates, the best first.
+      tries: how many are looked at, twice as many where none of them fits.
+      share: of a formula's bytes that are at least needed, as far as is known.
+    """
+
+    def __init__(self, found: list[Candidate], tries: int, share: float):
+        self._found, self._tries, self._share = found, tries, share
+        self._fits = False
+
+    def judge(self, plan: dict[str, Any]) -> None:
+        """Takes notice of what a closer look at the last candidate has shown."""
+        self._fits |= plan["fits"]
+        if not plan["fits"]:
+            self._share = max(self._share, plan["bytes_per_device"] / plan["memory_by_formula"]["total"])
+
+    def __iter__(self) -> Iterator[Candidate]:
+        taken: list[Candidate] = []
+        for one in self._found:
+            if len(taken) >= self._tries * (1 if self._fits else 2):
+                return
+            likely = one.sketch.memory.total * self._share <= one.sketch.topology.chip.hbm_bytes
+            if likely and sum(other.overrides[:3] == one.overrides[:3] for other in taken) < 2:
+                taken.append(one)
+                yield one
