@@ -134,6 +134,14 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     return Topology(chip, shape, slices)
 
 
+def larger_topologies(topology: Topology) -> list[Topology]:
+    """Those of the same kind with more chips, the smallest first."""
+    shapes = _SHAPES[topology.chip.dimensions].values()
+    return [
+        dataclasses.replace(topology, shape=shape) for shape in shapes if math.prod(shape) > math.prod(topology.shape)
+    ]
+
+
 def _is_wired(shape: tuple[int, ...], chip: Chip) -> bool:
     """Whether slices come in this shape: the listed ones, and any torus of cubes of 4x4x4."""
     cubes = chip.dimensions == 3 == len(shape) and all(size % 4 == 0 and size for size in shape)

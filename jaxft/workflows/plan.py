@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jaxft.planning.attention import attention_uses, kernel_names
+from jaxft.planning.attention import AttentionUse, attention_uses, kernel_names
 from jaxft.planning.estimate import Estimate, of_program
 from jaxft.planning.flops import training_flops
 from jaxft.planning.memory import by_part
@@ -68,7 +68,7 @@ def told(sketch: Sketch, found: dict[str, Any] | None, price_per_hour: float | N
     cost = None if found is None else found.get("cost")
     estimate = sketch.estimate if cost is None else of_program(cost, place, memory.gradients)
     fits = needed <= place.chip.hbm_bytes and (found is None or found["fits"])
-    recipe, table = sketch.blueprint.assembly.recipe, sketch.table
+    recipe, table, uses = sketch.blueprint.assembly.recipe, sketch.table, _attention(sketch)
     return {
         "recipe": recipe.name,
         "topology": place.name,
@@ -89,7 +89,10 @@ def told(sketch: Sketch, found: dict[str, Any] | None, price_per_hour: float | N
         "hbm_bytes": place.chip.hbm_bytes,
         "fits": fits,
         "ways_to_fit": [] if fits else ways_to_fit(sketch, needed / memory.total),
-        "attention": _attention(sketch),
+        "attention": kernel_names(use for own in uses.values() for use in own),
+        "attention_uses": [
+            {"stream": name, **dataclasses.asdict(use)} for name, own in uses.items() for use in dict.fromkeys(own)
+        ],
         "compiled": cost,
         "compile_seconds": None if found is None else found["compile_seconds"],
         **_speed(sketch, estimate, price_per_hour),
@@ -109,17 +112,18 @@ def _stream(sketch: Sketch, name: str) -> dict[str, Any]:
     }
 
 
-def _attention(sketch: Sketch) -> str:
-    """The kernels that compute attention in training, those of most layers first."""
+def _attention(sketch: Sketch) -> dict[str, list[AttentionUse]]:
+    """What computes attention in the layers of each stream's passes."""
     model, mesh = sketch.blueprint.assembly.model, sketch.blueprint.assembly.mesh.shape
-    uses = [
-        use
-        for passes in sketch.passes.values()
-        for one in passes
-        for stack in attention_uses(model.config, model.compute, one, mesh, sketch.topology.platform)
-        for use in stack
-    ]
-    return kernel_names(uses)
+    return {
+        name: [
+            use
+            for one in passes
+            for stack in attention_uses(model.config, model.compute, one, mesh, sketch.topology.platform)
+            for use in stack
+        ]
+        for name, passes in sketch.passes.items()
+    }
 
 
 def _speed(sketch: Sketch, estimate: Estimate, price_per_hour: float | None) -> dict[str, Any]:

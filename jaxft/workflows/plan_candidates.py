@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 from jaxft.errors import RecipeError
 from jaxft.models.config import ComputeConfig
 from jaxft.parallel.mesh import MeshConfig
-from jaxft.planning.topology import Topology
+from jaxft.planning.topology import Topology, larger_topologies
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.plan_sketch import Sketch, make_sketch, sketched
@@ -78,7 +79,7 @@ def ways_to_fit(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
       factor: by which the compiler's figure exceeds the formula's.
 
     Returns:
-      `change` (overrides), and `bytes_per_device` by formula times the factor.
+      `change` (overrides, or another topology with them), and `bytes_per_device` by formula times the factor.
     """
     recipe, hbm = sketch.blueprint.assembly.recipe, sketch.topology.chip.hbm_bytes
     now = recipe.training
@@ -93,7 +94,7 @@ def ways_to_fit(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
         kind = "+".join(change.split("=")[0] for change in changes)
         if changes and kind not in found and memory.total * factor <= hbm and parts >= now.micro_batches:
             found[kind] = {"change": " ".join(changes), "bytes_per_device": int(memory.total * factor)}
-    return list(found.values()) or _ways_by_mesh(sketch, factor)
+    return list(found.values()) or _ways_by_mesh(sketch, factor) or _ways_by_devices(sketch, factor)
 
 
 def _ways_by_mesh(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
@@ -107,3 +108,24 @@ def _ways_by_mesh(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
     if best is None:
         return []
     return [{"change": " ".join(best.overrides), "bytes_per_device": int(best.sketch.memory.total * factor)}]
+
+
+def _ways_by_devices(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
+    """The fewest devices of the kind that fit, sharing the parameters, where no mesh of those at hand does."""
+    assembly = sketch.blueprint.assembly
+    mesh = dataclasses.replace(assembly.recipe.mesh, data=sketch.topology.slices, fsdp=-1)
+    for topology in larger_topologies(sketch.topology):
+        wider = dataclasses.replace(assembly.recipe, mesh=mesh)
+        try:
+            found = make_sketch(wider, assembly.document, topology)
+        except RecipeError:
+            continue  # the batch or the parameters do not divide over so many
+        for parts, remat in _ways(found):
+            memory = sketched(found.blueprint, topology, found.passes, parts, remat).memory
+            if memory.total * factor <= topology.chip.hbm_bytes:
+                change = (
+                    f"--topology {topology.chip.name}-{math.prod(topology.shape)} mesh.data={mesh.data} mesh.fsdp=-1 "
+                )
+                change += f"training.micro_batches={parts} training.remat={remat}"
+                return [{"change": change, "bytes_per_device": int(memory.total * factor)}]
+    return []

@@ -16,7 +16,7 @@ def describe(plan: dict[str, Any], parameters: bool = False) -> str:
       plan: as of `jaxft.workflows.plan.plan` or `jaxft.workflows.plan_search.search`.
       parameters: whether every parameter is listed.
     """
-    parts = [_title(plan), _parameters(plan), _streams(plan), _memory(plan)]
+    parts = [_title(plan), _parameters(plan), _streams(plan), _attention(plan), _memory(plan)]
     if parameters:
         parts.insert(2, _table(plan))
     if plan["compiled"] is not None:
@@ -33,10 +33,8 @@ def _title(plan: dict[str, Any]) -> str:
     kind = plan["topology"].split(":")[0]
     cores = f", which Google Cloud calls {kind}-{plan['chips'] * 2}" if kind in ("v4", "v5p", "tpu7x") else ""
     chosen = f"\nchosen: {' '.join(plan['overrides'])}" if "overrides" in plan else ""
-    return (
-        f"{plan['recipe']} on {plan['topology']}{slices}: {plan['chips']} chips{devices}{cores}\nmesh: {mesh}; "
-        f"attention: {plan['attention']}{chosen}"
-    )
+    chips = f"{plan['chips']} chip{'s' if plan['chips'] > 1 else ''}"
+    return f"{plan['recipe']} on {plan['topology']}{slices}: {chips}{devices}{cores}\nmesh: {mesh}{chosen}"
 
 
 def _parameters(plan: dict[str, Any]) -> str:
@@ -72,6 +70,14 @@ def _streams(plan: dict[str, Any]) -> str:
         f"{table}\n{plan['flops_per_token'] / 1e9:,.4g} GFLOP per token, "
         f"{plan['flops_per_step'] / 1e12:,.4g} TFLOP per step ({shares})"
     )
+
+
+def _attention(plan: dict[str, Any]) -> str:
+    rows = [
+        (use["stream"], use["kernel"], use["layers"], f"{use['queries']:,} x {use['keys']:,}", use["reason"])
+        for use in plan["attention_uses"]
+    ]
+    return text_table(("attention of", "kernel", "layers", "queries x keys", "reason"), rows)
 
 
 def _memory(plan: dict[str, Any]) -> str:
