@@ -111,7 +111,7 @@ data: {{directory: {digits}}}
 """)
     assert run(["train", str(recipe), "--run-dir", str(tmp_path / "run"), "--quiet"]) == 0
     recipe, _ = load_recipe(tmp_path / "run" / "recipe.yaml")
-    assert recipe.streams["digits"].objective.mean == (0.4, 0.5, 0.6)
+    assert recipe.streams["task"].objective.mean == (0.4, 0.5, 0.6)
     assert run(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert written["image_mean"] == [0.4, 0.5, 0.6] and written["size"] == {"height": 12, "width": 12}
