@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -130,6 +131,14 @@ def _config(options: Mapping[str, Any]) -> GenerationConfig:
     return make_config({"max_new_tokens": _NEW, **given, "stop": stop})
 
 
+@functools.cache
+def _task_manager(include: str | None):
+    """What knows the tasks, of which there are thousands of files to be read."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include)
+
+
 def evaluate_tasks(
     source: str | pathlib.Path | LoadedModel | Writer, tasks: Sequence[str | dict[str, Any]], shots: int | None = None,
     limit: int | None = None, include: str | pathlib.Path | None = None, dtype: str = "float32", batch_size: int = 16,
@@ -152,9 +161,8 @@ def evaluate_tasks(
       RecipeError: an unknown task, or a model that can't write.
     """
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if include is None else str(include))
+    manager = _task_manager(None if include is None else str(include))
     if unknown := [name for name in tasks if isinstance(name, str) and not manager.match_tasks([name])]:
         raise RecipeError(f"the harness has no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
     model = HarnessModel(source, dtype, batch_size)
