@@ -25,6 +25,7 @@ from jaxft.kernels.local import local
 from jaxft.kernels.masks import AttentionMask
 from jaxft.kernels.plain import reference, xla
 from jaxft.kernels.splash import splash
+from jaxft.parallel.platform import only_planned
 
 _logger = logging.getLogger("jaxft")
 
@@ -61,21 +62,25 @@ def attention(
     chosen, reason = choose(implementation, situation_of(query, key, mask, soft_cap, rate))
     if implementation == "auto":
         _say_once(chosen, reason)
-    match chosen:
+    # Of what is only planned shapes are wanted, and libraries of devices that are not here give none.
+    match "reference" if only_planned() else chosen:
+        case "reference":
+            return reference(
+                query, key, value, mask, scale=scale, soft_cap=soft_cap, dropout_rate=rate, dropout_key=dropout_key
+            )
         case "splash":
             return splash(query, key, value, mask, scale, soft_cap)
         case "cudnn":
             return cudnn(query, key, value, mask, scale)
         case "xla":
             return xla(query, key, value, mask, scale)
-    plain = functools.partial(reference, scale=scale, soft_cap=soft_cap, dropout_rate=rate)
-    if chosen == "reference":
-        return plain(query, key, value, mask, dropout_key=dropout_key)
 
     def within(query, key, value, mask, dropout_key):
         if soft_cap is None and not rate:
             return xla(query, key, value, mask, scale)
-        return plain(query, key, value, mask, dropout_key=dropout_key)
+        return reference(
+            query, key, value, mask, scale=scale, soft_cap=soft_cap, dropout_rate=rate, dropout_key=dropout_key
+        )
 
     return local(query, key, value, mask, within, dropout_key if rate else None)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import importlib.util
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # JAX is imported after its platform is chosen
@@ -14,6 +17,7 @@ if TYPE_CHECKING:  # JAX is imported after its platform is chosen
 # Not TPU_SKIP_MDS_QUERY: importing JAX sets it where there is no TPU.
 _TPU_ENVIRONMENT = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
 _GOOGLE_PCI_VENDOR = "0x1ae0"
+_PLANNED: contextvars.ContextVar[str | None] = contextvars.ContextVar("planned", default=None)
 
 
 def tpu_present() -> bool:
@@ -47,16 +51,36 @@ def choose_platform() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
 
 
+@contextlib.contextmanager
+def planned_for(platform: str) -> Iterator[None]:
+    """What is traced within is for such devices, although they are not here and nothing will run on them.
+
+    Args:
+      platform: `cpu`, `gpu` or `tpu`.
+    """
+    token = _PLANNED.set(platform)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(token)
+
+
+def only_planned() -> bool:
+    """Whether what is traced now will run nowhere (see `planned_for`)."""
+    return _PLANNED.get() is not None
+
+
 def target_platform() -> str:
     """What a program that is traced now will run on: `cpu`, `gpu` or `tpu`.
 
-    The devices of the mesh in use, which may be elsewhere and only be compiled for, or else those of this process.
+    The devices of the mesh in use, which may be elsewhere and only be compiled for, or else those that are planned for
+    or those of this process.
     """
     import jax  # not before `choose_platform`
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.abstract_device is None:
-        return jax.default_backend()
+        return _PLANNED.get() or jax.default_backend()
     return "gpu" if mesh.abstract_device.platform in ("cuda", "rocm") else mesh.abstract_device.platform
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxft.parallel.mesh import abstract_mesh
+from jaxft.parallel.platform import planned_for
 from jaxft.planning.estimate import Estimate, by_formula
 from jaxft.planning.flops import Flops, Pass, training_flops
 from jaxft.planning.memory import Memory, ParameterRow, memory_of, parameter_table
@@ -39,7 +40,8 @@ class Sketch:
     @property
     def table(self) -> list[ParameterRow]:
         """All parameters."""
-        return parameter_table(self.blueprint.state.parameters, self.blueprint.axes)
+        with planned_for(self.topology.platform):
+            return parameter_table(self.blueprint.state.parameters, self.blueprint.axes)
 
 
 def make_sketch(recipe: Recipe, document: Document, topology: Topology) -> Sketch:
@@ -49,8 +51,9 @@ def make_sketch(recipe: Recipe, document: Document, topology: Topology) -> Sketc
       RecipeError: the recipe is wrong, or does not fit its mesh.
     """
     mesh = abstract_mesh(recipe.mesh, topology.devices, topology.slices)
-    blueprint = make_blueprint(recipe, document, mesh)
-    passes, training = blueprint.passes(), blueprint.assembly.recipe.training
+    with planned_for(topology.platform):
+        blueprint = make_blueprint(recipe, document, mesh)
+        passes, training = blueprint.passes(), blueprint.assembly.recipe.training
     return sketched(blueprint, topology, passes, training.micro_batches, training.remat)
 
 
