@@ -90,10 +90,11 @@ class RunDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise RecipeError(f"run directory {self.path}: another process is writing this run") from None
-            mark = uuid.uuid4().hex
-            lock.write(mark)
-            lock.flush()
-            self._check_seen(gathered(mark)[0])
+            if process_count() > 1:
+                mark = uuid.uuid4().hex
+                lock.write(mark)
+                lock.flush()
+                self._check_seen(gathered(mark)[0])
             yield
 
     def _check_seen(self, mark: str) -> None:
@@ -102,7 +103,7 @@ class RunDirectory:
         for _ in range(20):
             with contextlib.suppress(OSError):
                 seen = (self.path / ".lock").read_text() == mark
-            if seen or process_count() == 1:
+            if seen:
                 break
             time.sleep(0.25)
         blind = [name for name, sees in zip(member_names(), gathered(seen), strict=True) if not sees]
