@@ -24,6 +24,8 @@ def cross_entropy(
       float32 `(...)`.
     """
     logits = logits.astype(jnp.float32)
+    if target_platform() == "tpu" and not label_smoothing and not focal_gamma:
+        return _in_two_passes(logits, labels)[0]
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     target = _of_labels(logits, labels)
     # Not quite 0, where a power below 1 has no finite slope.
@@ -31,6 +33,43 @@ def cross_entropy(
     if label_smoothing:
         target = (1 - label_smoothing) * target + label_smoothing * logits.mean(-1)
     return factor * (normalizer - target)
+
+
+@jax.custom_vjp
+def _in_two_passes(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both of float32 logits, read for the largest and the label's, then for the sum and how many reach the label's.
+
+    Vocabularies are large: each pass over their logits takes a TPU as long as the norms of four layers.
+    """
+    return _in_two_passes_forward(logits, labels)[0]
+
+
+def _in_two_passes_forward(logits, labels):
+    axes, zero = (logits.ndim - 1,), jnp.float32(0)
+    of_label = jnp.where(_is_label(logits, labels), logits, 0)
+    largest, target = jax.lax.reduce((logits, of_label), (jnp.float32(-jnp.inf), zero), _largest_and_sum, axes)
+    shifted = jnp.exp(logits - largest[..., None])
+    reaching = (logits >= target[..., None]).astype(jnp.float32)
+    total, count = jax.lax.reduce((shifted, reaching), (zero, zero), _sums, axes)
+    normalizer = largest + jnp.log(total)
+    return (normalizer - target, (count == 1).astype(jnp.float32)), (logits, labels, normalizer)
+
+
+def _largest_and_sum(left, right):
+    return jnp.maximum(left[0], right[0]), left[1] + right[1]
+
+
+def _sums(left, right):
+    return left[0] + right[0], left[1] + right[1]
+
+
+def _in_two_passes_backward(saved, gradients):
+    logits, labels, normalizer = saved
+    wrong = jnp.exp(logits - normalizer[..., None]) - _is_label(logits, labels)
+    return gradients[0][..., None] * wrong, None
+
+
+_in_two_passes.defvjp(_in_two_passes_forward, _in_two_passes_backward)
 
 
 def binary_cross_entropy(
@@ -64,6 +103,24 @@ def symmetric_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1) / 2
 
 
+def cross_entropy_and_first(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """`cross_entropy` and `is_first`, on TPUs in the same passes over the logits.
+
+    Args:
+      logits: `(..., classes)`, any float dtype; computed in float32.
+      labels: int32 `(...)`, each in `[0, classes)`.
+      label_smoothing: as of `cross_entropy`.
+
+    Returns:
+      Two float32 arrays `(...)`; the second has no gradient.
+    """
+    if target_platform() == "tpu" and not label_smoothing:
+        return _in_two_passes(logits.astype(jnp.float32), labels)
+    return cross_entropy(logits, labels, label_smoothing=label_smoothing), is_first(logits, labels)
+
+
 def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Whether each label alone has the largest logit: 1 or 0; a tie is no right guess.
 
@@ -88,5 +145,9 @@ def _of_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     if target_platform() == "cpu":
         return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    classes = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    return jnp.where(classes == labels[..., None], logits, 0).sum(-1)
+    return jnp.where(_is_label(logits, labels), logits, 0).sum(-1)
+
+
+def _is_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Where each label is, boolean `(..., classes)`."""
+    return jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]

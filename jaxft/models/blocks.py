@@ -17,6 +17,7 @@ from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfi
 from jaxft.models.layers import Dropout, Linear, Norm, activate
 from jaxft.models.positions import rotate
 from jaxft.models.relative import RelativePositions, TransformerXLBias, disentangled_bias
+from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import constrain
 
 Angles = tuple[jax.Array, jax.Array]
@@ -183,7 +184,11 @@ class FeedForward(nn.Module):
 
         inner = linear("input", config.mlp_dim, ("embed", "mlp"))(x)
         if config.gated:
-            inner = inner * activate(config.activation, linear("gate", config.mlp_dim, ("embed", "mlp"))(x))
+            gate = linear("gate", config.mlp_dim, ("embed", "mlp"))(x)
+            if gate.dtype == jnp.bfloat16 and target_platform() == "tpu":
+                # Or the compiler hands it on in float32, as the product sums.
+                gate = jax.lax.optimization_barrier(gate)
+            inner = inner * activate(config.activation, gate)
         else:
             inner = activate(config.activation, inner)
         inner = constrain(inner, "batch", "length", "mlp")

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.cross_entropy import cross_entropy_and_first
 from jaxft.objectives.objective import Ratio, StreamLoss
 
 
@@ -28,9 +28,9 @@ def token_loss(
     Returns:
       With the ratios `accuracy` and, where there are bytes, `bits_per_byte`.
     """
-    loss = (cross_entropy(logits, labels, label_smoothing=label_smoothing) * weights).sum()
-    weight = weights.sum()
-    ratios = {"accuracy": Ratio((is_first(logits, labels) * weights).sum(), weight)}
+    losses, first = cross_entropy_and_first(logits, labels, label_smoothing=label_smoothing)
+    loss, weight = (losses * weights).sum(), weights.sum()
+    ratios = {"accuracy": Ratio((first * weights).sum(), weight)}
     if text_bytes is not None:
         ratios["bits_per_byte"] = Ratio(loss / math.log(2), text_bytes.sum())
     return StreamLoss(loss, weight, jnp.asarray(tokens, jnp.float32), ratios)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, rotate, sinusoidal_table
+from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, rotate, rotate_by_product, sinusoidal_table
 
 
 def heads(*shape, seed=0):
@@ -50,6 +50,17 @@ def test_rotary_keeps_lengths_and_position_zero():
     np.testing.assert_allclose(jnp.linalg.norm(ours, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
     np.testing.assert_array_equal(ours[:, 0], x[:, 0])
     assert rotate(x.astype(jnp.bfloat16), angles).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("rotary_dim", [8, 6, 2])
+def test_a_product_turns_as_well_and_back(rotary_dim):
+    """How TPUs turn bfloat16, here in float32, in which CPUs can compute the product, too."""
+    x, gradient = jnp.asarray(heads(2, 5, 3, 8)), jnp.asarray(heads(2, 5, 3, 8, seed=1))
+    angles = rotary_angles(jnp.asarray([[0, 1, 2, 0, 1], [7, 3, 100, 4, 4]]), rotary_dim, 500.0)
+    plain, back = jax.vjp(lambda y: rotate(y, angles), x)
+    product, back_by_product = jax.vjp(lambda y: rotate_by_product(y, *angles), x)
+    np.testing.assert_allclose(product, plain, atol=1e-6)
+    np.testing.assert_allclose(back_by_product(gradient)[0], back(gradient)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
