@@ -17,8 +17,8 @@ from jaxft.parallel.sharding import (
     RULES,
     SMALL_ARRAY,
     constrain,
-    is_split,
     parameter_shardings,
+    parts_of,
     put_batch,
     replicated,
     spec_of,
@@ -124,11 +124,11 @@ def test_constrain_asks_for_the_layout_of_the_table():
     assert equation.params["sharding"].spec == PartitionSpec(("data", "fsdp"), "context", "tensor", None)
 
 
-@pytest.mark.parametrize(("axis", "split"), [("length", False), ("heads", True), ("batch", True), ("features", False)])
-def test_what_the_mesh_in_use_splits(axis, split):
-    assert not is_split(axis)
-    with jax.sharding.use_abstract_mesh(mesh_of(fsdp=2, tensor=2)):
-        assert is_split(axis) == split
+@pytest.mark.parametrize(("axis", "parts"), [("length", 1), ("heads", 2), ("batch", 6), ("features", 1)])
+def test_in_how_many_parts_the_mesh_in_use_splits_an_axis(axis, parts):
+    assert parts_of(axis) == 1
+    with jax.sharding.use_abstract_mesh(mesh_of(data=3, fsdp=2, tensor=2)):
+        assert parts_of(axis) == parts
 
 
 def test_a_batch_arrives_as_it_was():
