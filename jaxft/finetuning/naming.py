@@ -84,8 +84,19 @@ def check_pattern(pattern: str, names: Iterable[str], said: str) -> None:
     except re.error as error:
         raise RecipeError(f"{said}: {pattern!r} is not a regular expression: {error}") from error
     if not found:
-        near = ", ".join(map(repr, difflib.get_close_matches(pattern, known, 2, 0.0)))
+        near = ", ".join(map(repr, _nearest(pattern, known)))
         raise RecipeError(f"{said}: {pattern!r} matches no parameter; the nearest are {near}")
+
+
+def _nearest(pattern: str, names: Iterable[str]) -> list[str]:
+    """The two pieces of names that look most like a pattern, of as many parts as it has."""
+    parts = pattern.strip("^/$").count("/") + 1
+    pieces = dict.fromkeys(
+        "/".join(split[start : start + parts])
+        for split in (name.strip("/").split("/") for name in names)
+        for start in range(max(1, len(split) - parts + 1))
+    )
+    return difflib.get_close_matches(pattern, pieces, 2, 0.0)
 
 
 def by_layer(values: list[np.ndarray], shapes, dtype=np.float32):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -12,8 +11,8 @@ import jax
 import optax
 import optax.contrib
 
-from jaxft.errors import InvalidField, RecipeError
-from jaxft.finetuning.naming import parameter_names
+from jaxft.errors import InvalidField
+from jaxft.finetuning.naming import check_pattern, parameter_names
 from jaxft.finetuning.policy import Policy, add_decay, scale_by_policy
 from jaxft.training.matrices import is_table, matrix_shape, on_matrices
 
@@ -68,13 +67,12 @@ def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[s
       trained_heads: heads that some stream trains; the others get no gradient and must stay exactly as they are.
 
     Raises:
-      RecipeError: a pattern of the user's own that matches no parameter; it names the nearest.
+      RecipeError: a pattern of the user's own that matches no parameter; the nearest are named.
     """
     names = parameter_names(parameters)
     for pattern in no_decay:
-        if pattern not in NO_DECAY and not any(re.search(pattern, name) for name in names):
-            near = difflib.get_close_matches(pattern, names, 1, 0.0)
-            raise RecipeError(f"optimizer.no_decay: {pattern!r} matches no parameter; the nearest is {near[0]!r}")
+        if pattern not in NO_DECAY:
+            check_pattern(pattern, names, "optimizer.no_decay")
     trained = {"trunk", *(f"head_{head}" for head in trained_heads)}
     decayed = [
         name.split("/")[0] in trained and not any(re.search(pattern, name) for pattern in no_decay) for name in names

@@ -102,7 +102,9 @@ def test_a_pattern_that_finds_nothing_is_refused_with_the_nearest_names():
     names = names_of(Model(small_config()))
     check_pattern("layer_1/", names, "finetuning.freeze")
     with pytest.raises(RecipeError, match=r"finetuning.freeze: 'layer_2/atention/query/kernel' matches no parameter; "
-                       r"the nearest are 'trunk/body/layer_\d/attention/query/kernel'"):  # fmt: skip
+                       r"the nearest are 'layer_\d/attention/query/kernel'"):  # fmt: skip
         check_pattern("layer_2/atention/query/kernel", names, "finetuning.freeze")
+    with pytest.raises(RecipeError, match="the nearest are 'trunk/body'"):
+        check_pattern("^trunk/bodi", names, "finetuning.freeze")
     with pytest.raises(RecipeError, match="is not a regular expression"):
         check_pattern("layer_(", names, "finetuning.freeze")
