@@ -1,9 +1,9 @@
-"""Batches of one stream, of one source or of a mixture, as a pure function of the step."""
+"""Batches of one stream, of one source or of a mixture, and of all streams, as a pure function of the step."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -170,6 +170,27 @@ class MixedBatches:
             for place, row in zip(places, self.parts[source].make_rows(indices[places]), strict=True):
                 rows[place] = row
         return collate(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatches:
+    """The batches of all streams by step, which other processes can make too.
+
+    Attributes:
+      streams: batches by stream.
+      every: each takes part in every so many steps.
+      rows: which of its rows are made here.
+    """
+
+    streams: Mapping[str, StreamBatches | MixedBatches]
+    every: Mapping[str, int]
+    rows: Mapping[str, Part]
+
+    def __call__(self, step: int) -> dict[str, Batch]:
+        # A stream that takes part in every third step gives its next batch there; the same once more in between.
+        return {
+            name: batches.batch(step // self.every[name], self.rows[name]) for name, batches in self.streams.items()
+        }
 
 
 def collate(rows: list[Batch]) -> Batch:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from jaxft.data.batches import Batch, MixedBatches, Part, StreamBatches
+from jaxft.data.batches import HostBatches, MixedBatches, StreamBatches
 from jaxft.data.loader import Prefetcher
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import DivergenceError, Interrupted
@@ -238,7 +238,7 @@ class _Training:
         streams, every = self._active()
         rows = {name: own_rows(mesh, stream.batch_size) for name, stream in streams.items()}
         return Prefetcher(
-            _HostBatches(streams, every, rows), first, self._total, workers=self._recipe.data.workers,
+            HostBatches(streams, every, rows), first, self._total, workers=self._recipe.data.workers,
             put=lambda streams: {name: put_batch(batch, mesh) for name, batch in streams.items()},
         )  # fmt: skip
 
@@ -341,27 +341,6 @@ class _Training:
         """Labels of each evaluation of a classifier."""
         objectives = {name: self._assembly.objectives[e.stream or name] for name, e in self._recipe.evaluation.items()}
         return {name: objective.labels for name, objective in objectives.items() if objective.labels}
-
-
-@dataclasses.dataclass(frozen=True)
-class _HostBatches:
-    """The batches of all streams by step, which other processes can make too.
-
-    Attributes:
-      streams: batches by stream.
-      every: each takes part in every so many steps.
-      rows: which of its rows are made here.
-    """
-
-    streams: Mapping[str, StreamBatches | MixedBatches]
-    every: Mapping[str, int]
-    rows: Mapping[str, Part]
-
-    def __call__(self, step: int) -> dict[str, Batch]:
-        # A stream that takes part in every third step gives its next batch there; the same once more in between.
-        return {
-            name: batches.batch(step // self.every[name], self.rows[name]) for name, batches in self.streams.items()
-        }
 
 
 def _by_evaluation(history: Sequence[Mapping[str, Any]], step: int) -> dict[str, dict[str, Any]]:

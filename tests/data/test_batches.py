@@ -8,12 +8,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from settings import setting_of
 
 from jaxft.data.batches import StreamBatches, example_generator
 from jaxft.data.packing import plan_rows
 from jaxft.data.preparing import open_or_build
 from jaxft.data.sources import Row
 from jaxft.data.store import TOKENS, Fields
+from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
 
 LENGTH = 48
 WORDS = [
@@ -85,14 +87,12 @@ def test_asked_again_in_any_order_and_by_another_object(store, pack):
 
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_the_parts_of_all_processes_make_up_the_batch(store, pack, parts):
+def test_the_parts_of_all_processes_make_up_the_padded_batch(store, pack, parts):
     batches = batches_of(store, 8, pack=pack)
     size = 8 // parts
-    for step in range(12):
-        cut = [batches.batch(step, slice(i * size, (i + 1) * size)) for i in range(parts)]
-        assert same(joined(cut), batches.batch(step))
-        cut = [batches.padded_batch(step, slice(i * size, (i + 1) * size)) for i in range(parts)]
-        assert same(joined(cut), batches.padded_batch(step))
+    for number in range(batches.final_batches()):
+        cut = [batches.padded_batch(number, slice(i * size, (i + 1) * size)) for i in range(parts)]
+        assert same(joined(cut), batches.padded_batch(number))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -191,3 +191,17 @@ def test_generators_of_neighbours_are_independent():
         draws = np.array([example_generator(*name).random() for name in names])
         assert draws.mean() == pytest.approx(0.5, abs=4 * (1 / 12 / 4000) ** 0.5)
         assert np.corrcoef(draws[1:], draws[:-1])[0, 1] == pytest.approx(0, abs=4 / 4000**0.5)
+
+
+def test_bytes_of_split_documents_add_up(tokenizer, tmp_path):
+    texts = ["Ein längerer Text, " * 20, "короткий"]
+    objective = CausalLM(CausalLMConfig(), setting_of(tokenizer, 32))
+    rows = [Row({"text": text}, f"t:{i}") for i, text in enumerate(texts)]
+    store = open_or_build(tmp_path / "a", lambda: rows, objective.fields, tokenizer, "t")
+    plan = plan_rows(store.lengths, 32, objective.longest, objective.room, pack=True, truncate=False)
+    batches = StreamBatches(store, plan, objective.make_row, 4, 0, shuffle=False)
+    total = sum(
+        (batch["bytes"] * batch["row_weight"]).sum()
+        for batch in (batches.padded_batch(i) for i in range(batches.final_batches()))
+    )
+    assert total == pytest.approx(sum(len(text.encode()) for text in texts), rel=1e-6)

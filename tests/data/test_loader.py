@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import threading
 
 import pytest
@@ -125,4 +126,28 @@ def test_waited_is_the_time_without_data_and_starts_again():
     assert list(prefetcher) == [0, 1]
     assert prefetcher.take_waited() > 0
     assert prefetcher.take_waited() == 0
+    prefetcher.close()
+
+
+def _squared(step: int) -> int:
+    if step == 13:
+        raise ValueError("step 13 cannot be made")
+    return step * step
+
+
+def test_workers_are_gone_after_closing_early():
+    before = multiprocessing.active_children()
+    prefetcher = Prefetcher(_squared, 3, 10_000, workers=1)
+    assert next(iter(prefetcher)) == 9
+    assert multiprocessing.active_children() != before
+    assert close_within_patience(prefetcher)
+    assert multiprocessing.active_children() == before
+
+
+def test_what_a_worker_raises_reaches_the_consumer():
+    prefetcher = Prefetcher(_squared, 9, 20, workers=1)
+    got = []
+    with pytest.raises(ValueError, match="step 13 cannot be made"):
+        got.extend(iter(prefetcher))
+    assert got == [81, 100, 121, 144]
     prefetcher.close()
