@@ -15,6 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft.kernels.masks import AttentionMask, balanced_order
+from jaxft.kernels.splash_tiles import Tiles, computed_tiles
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import RULES, on_each_device, parts_of, spec_of
 
@@ -52,11 +53,12 @@ def splash(
         queries = queries.with_segments()
     if queries.segments is not None and keys.segments is None:
         keys = keys.with_segments()
-    kernel = _kernel(queries.vectors.shape, keys.vectors.shape[1], mask, soft_cap)
+    groups = _groups(queries.vectors.shape, keys.vectors.shape[2])
+    kernel, tiles = _kernel(queries.vectors.shape, keys.vectors.shape[1], mask, soft_cap, groups)
     heads = spec_of(("batch", "length", "heads", "head_dim"))
     kv_heads, tokens = spec_of(("batch", "length", "kv_heads", "head_dim")), spec_of(("batch", "length"))
     attend = on_each_device(
-        functools.partial(_attend_to_all, devices=devices, balanced=mask.balanced),
+        functools.partial(_attend_to_all, devices=devices, balanced=mask.balanced, groups=groups, name=tiles.name),
         (_kernel_specs(kernel, mask), heads, kv_heads, kv_heads, tokens, tokens),
         heads,
     )
@@ -88,19 +90,29 @@ class _Side:
         return _Side(vectors, jnp.pad(side.segments, ((0, 0), (0, missing))))
 
 
-def _attend_to_all(kernel, query, key, value, query_segments, key_segments, *, devices: int, balanced: int):
+def _attend_to_all(
+    kernel, query, key, value, query_segments, key_segments, *, devices: int, balanced: int, groups: int, name: str
+):
     """What the queries of a device find in the keys and values of all devices that share the length."""
     if devices > 1:
         gather = functools.partial(_gathered, balanced=balanced)
         key, value = gather(key), gather(value)
         key_segments = None if key_segments is None else gather(key_segments)
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    if query_segments is None:
-        output = jax.vmap(kernel)(query, key, value)
-    else:
-        segments = splash_attention_kernel.SegmentIds(query_segments, key_segments)
-        output = jax.vmap(kernel)(query, key, value, segments)
-    return jnp.swapaxes(output, 1, 2)
+    rows, _, heads, _ = query.shape
+    query, key, value = (_grouped(jnp.swapaxes(x, 1, 2), groups) for x in (query, key, value))
+    with jax.named_scope(name):
+        if query_segments is None:
+            output = jax.vmap(kernel)(query, key, value)
+        else:
+            segments = (jnp.repeat(one, groups, axis=0) for one in (query_segments, key_segments))
+            output = jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(*segments))
+    return jnp.swapaxes(output.reshape(rows, heads, *output.shape[2:]), 1, 2)
+
+
+def _grouped(x: jax.Array, groups: int) -> jax.Array:
+    """The heads of each row `(rows, heads, length, head_dim)` in groups: `(rows * groups, heads / groups, ...)`."""
+    rows, heads, *rest = x.shape
+    return x.reshape(rows * groups, heads // groups, *rest)
 
 
 def _gathered(x: jax.Array, balanced: int) -> jax.Array:
@@ -112,25 +124,37 @@ def _gathered(x: jax.Array, balanced: int) -> jax.Array:
     return jnp.concatenate([*parts[::2], *parts[::-2]], axis=1)
 
 
+def _groups(query_shape: tuple[int, ...], kv_heads: int) -> int:
+    """In how many groups the heads of a row are computed as if they were rows.
+
+    Chips of two cores share out rows; of the heads of a single row the backward kernels would use one core alone.
+    """
+    rows, _, heads, _ = query_shape
+    single = rows == parts_of("batch")
+    return 2 if single and all(count // parts_of("heads") % 2 == 0 for count in (heads, kv_heads)) else 1
+
+
 def _kernel(
-    query_shape: tuple[int, ...], key_length: int, mask: AttentionMask, soft_cap: float | None
-) -> splash_attention_kernel.SplashAttentionKernel:
-    """The kernel for the heads of one device, and the queries of all."""
+    query_shape: tuple[int, ...], key_length: int, mask: AttentionMask, soft_cap: float | None, groups: int
+) -> tuple[splash_attention_kernel.SplashAttentionKernel, Tiles]:
+    """The kernel for a group of the heads of one device, and the queries of all; the tiles that it computes."""
     _, query_length, heads, _ = query_shape
     devices = parts_of("length")
     queries, keys = _tile(query_length // devices), _tile(key_length)
+    left, right = mask.window or (None, None)
+    window = left, 0 if mask.causal else right
+    tiles = computed_tiles(balanced_order(query_length, mask.balanced), key_length, (queries, keys), devices, window)
     if mask.window is None and not mask.causal:
         # The same for the queries of each device, which tables of other masks are split by.
         visible, devices = splash_attention_mask.FullMask((query_length // devices, key_length)), 1
     elif mask.window is None:
         visible = splash_attention_mask.CausalMask((query_length, key_length))
     else:
-        left, right = mask.window
-        visible = splash_attention_mask.LocalMask((query_length, key_length), (left, 0 if mask.causal else right), 0)
+        visible = splash_attention_mask.LocalMask((query_length, key_length), window, 0)
     if mask.balanced > 1:
         visible.q_sequence = balanced_order(query_length, mask.balanced)
-    return splash_attention_kernel.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([visible] * (heads // parts_of("heads"))),
+    kernel = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([visible] * (heads // parts_of("heads") // groups)),
         block_sizes=splash_attention_kernel.BlockSizes(
             block_q=queries, block_kv=keys, block_kv_compute=keys, block_q_dkv=queries, block_kv_dkv=keys,
             block_kv_dkv_compute=keys, block_q_dq=queries, block_kv_dq=keys,
@@ -141,6 +165,7 @@ def _kernel(
         residual_checkpoint_name=RESIDUALS,
         interpret=target_platform() != "tpu",
     )  # fmt: skip
+    return kernel, tiles
 
 
 def _tile(length: int) -> int:

@@ -8,11 +8,9 @@ from typing import Any
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.planning.flops import Pass, training_flops
+from jaxft.planning.kernels import KernelCall, kernel_cycles
 from jaxft.planning.memory import Memory, layer_traffic
-from jaxft.planning.topology import SLICE_BANDWIDTH, Topology
-
-# Share of its peak that a real matrix product reaches on a chip: 790 of 989 TFLOP/s on an H200.
-_PRODUCT_EFFICIENCY = 0.8
+from jaxft.planning.topology import PRODUCT_EFFICIENCY, SLICE_BANDWIDTH, Topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +19,17 @@ class Estimate:
 
     Attributes:
       compute: of its matrix products at the peak of the chip, or at what products reach where `method` is `formula`.
+      kernels: of attention's kernels, of which a compiler knows nothing; 0 by formula, as `compute` has them.
       memory: of reading and writing HBM at its bandwidth.
       collectives: of all that is sent.
-      instructions: what the compiler expects of all instructions together; 0 by formula.
+      instructions: what the compiler expects of all instructions other than kernels; 0 by formula.
       exposed: of the collectives that nothing else goes on beside.
       step: of the whole step.
       method: `compiled` or `formula`.
     """
 
     compute: float
+    kernels: float
     memory: float
     collectives: float
     instructions: float
@@ -42,17 +42,21 @@ def of_program(cost: Mapping[str, Any], topology: Topology, gradient_bytes: int)
     """From a compiled program.
 
     Args:
-      cost: `matmul_flops`, `cycles`, `memory_bytes`, and `sent` bytes, `overlapped` and `exposed`.
+      cost: `matmul_flops`, `cycles`, `memory_bytes`, `kernels`, and bytes `on_an_axis` of the network, `overlapped` and
+        `exposed` (see `jaxft.workflows.plan_compilation.as_json`).
       topology: what it is compiled for.
       gradient_bytes: of a device, which cross the network between slices.
     """
     chip = topology.chip
-    compute, memory = cost["matmul_flops"] / chip.peak_flops, cost["memory_bytes"] / chip.hbm_bandwidth
+    calls = [(KernelCall(**call["call"]), call["times"]) for call in cost["kernels"]]
+    kernels = sum(kernel_cycles(call, chip) * times for call, times in calls) / chip.clock
+    flops = cost["matmul_flops"] + sum(call.flops * times for call, times in calls)
+    compute, memory = flops / chip.peak_flops, cost["memory_bytes"] / chip.hbm_bandwidth
     instructions = cost["cycles"] / chip.clock
-    overlapped, exposed = (cost["sent"][name] / chip.ring_bandwidth for name in ("overlapped", "exposed"))
+    overlapped, exposed = (cost["on_an_axis"][name] / chip.ring_bandwidth for name in ("overlapped", "exposed"))
     exposed += _between_slices(topology, gradient_bytes)
-    step = max(instructions, compute, memory, overlapped) + exposed
-    return Estimate(compute, memory, overlapped + exposed, instructions, exposed, step, "compiled")
+    step = max(instructions + kernels, compute, memory, overlapped) + exposed
+    return Estimate(compute, kernels, memory, overlapped + exposed, instructions, exposed, step, "compiled")
 
 
 def by_formula(
@@ -78,7 +82,7 @@ def by_formula(
         "none": 0.0, "dots": 0.0, "attention": flops.layers, "full": flops.layers + flops.attention,
     }[compute.remat] / 3  # fmt: skip
     peak = chip.peak_flops if compute.precision == "bfloat16" else chip.peak_flops / 2
-    products = (flops.total + again) / topology.devices / (peak * _PRODUCT_EFFICIENCY)
+    products = (flops.total + again) / topology.devices / (peak * PRODUCT_EFFICIENCY)
     # An optimizer reads and writes all of the state, and reads the gradients, which were written before.
     moved = 2 * (memory.parameters + memory.optimizer + memory.gradients)
     moved += sum(layer_traffic(one, config, compute, mesh, topology.platform) for one in passes)
@@ -87,7 +91,8 @@ def by_formula(
     exposed += _between_slices(topology, memory.gradients)
     on_chip = products + moved / chip.hbm_bandwidth
     return Estimate(
-        products, moved / chip.hbm_bandwidth, overlapped + exposed, 0.0, exposed, max(on_chip, overlapped) + exposed,
+        products, 0.0, moved / chip.hbm_bandwidth, overlapped + exposed, 0.0, exposed,
+        max(on_chip, overlapped) + exposed,
         "formula",
     )  # fmt: skip
 

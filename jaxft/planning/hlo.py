@@ -117,29 +117,32 @@ def parse_program(text: str) -> Program:
       ValueError: the text has no entry computation.
     """
     computations, entry, name = {}, None, None
-    instructions: dict[str, Instruction] = {}
-    root = ""
+    lines: list[str] = []
     for line in text.splitlines():
         if name is None:
             if line.endswith("{") and (line.startswith("ENTRY") or line.startswith("%")):
-                name, instructions, root = _NAME.search(line)[1], {}, ""
+                name, lines = _NAME.search(line)[1], []
                 entry = name if line.startswith("ENTRY") else entry
-        elif line.rstrip() == "}":  # attributes of kernels, too, run over lines that begin with one
-            computations[name] = Computation(name, instructions, root or next(reversed(instructions)))
+        elif line.rstrip() == "}":
+            computations[name] = _computation(name, lines)
             name = None
-        elif (one := _instruction(line.strip())) is not None:
-            instructions[one.name] = one
-            root = one.name if line.lstrip().startswith("ROOT ") else root
+        elif line.lstrip().startswith(("%", "ROOT %")):
+            lines.append(line.strip())
+        else:  # attributes of kernels run over several lines, some of which begin with a brace
+            lines[-1] += line
     if entry is None:
         raise ValueError("this is not the text of an XLA program: it has no ENTRY computation")
     return Program(computations, entry)
 
 
-def _instruction(line: str) -> Instruction | None:
-    """An instruction; None for a line that is none."""
-    left, equals, right = line.removeprefix("ROOT ").partition(" = ")
-    if not equals or not left.startswith("%"):
-        return None
+def _computation(name: str, lines: list[str]) -> Computation:
+    instructions = {one.name: one for one in map(_instruction, lines)}
+    root = next((line for line in lines if line.startswith("ROOT ")), lines[-1])
+    return Computation(name, instructions, _NAME.search(root)[1])
+
+
+def _instruction(line: str) -> Instruction:
+    left, _, right = line.removeprefix("ROOT ").partition(" = ")
     end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
     shapes, rest = right[:end], right[end:].lstrip()
     opening = rest.index("(")

@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from jaxft.planning.collectives import Collective, collectives_of, scattered_by
 from jaxft.planning.hlo import Computation, Instruction, Program, Shape, parse_program, trip_count
+from jaxft.planning.kernels import KernelCall, kernel_call
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 # What moves no data by itself; control flow is followed instead.
@@ -22,28 +24,6 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
     "partition-id", "replica-id", "optimization-barrier", "async-start", "async-update", "async-done",
 }  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """A collective of a program.
-
-    Attributes:
-      kind: one of `KINDS`.
-      times: how often it runs.
-      bytes: of its result on a device, each time (of its input where it scatters).
-      overlapped: whether other work goes on until it is done.
-    """
-
-    kind: str
-    times: float
-    bytes: int
-    overlapped: bool
-
-    @property
-    def sent(self) -> float:
-        """Bytes that a device sends in all its runs, in a ring of many devices: a sum goes round twice."""
-        return self.times * self.bytes * (2 if self.kind == "all-reduce" else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +35,7 @@ class ProgramCost:
       cycles: what the compiler of TPUs estimates for its instructions; 0 where it says nothing.
       memory_bytes: read from and written to HBM by instructions other than collectives.
       collectives: by what tells them apart.
+      kernels: calls of attention's kernels, and how often; their products and cycles are in none of the above.
       custom_calls: how often each is called whose cost is not known.
       unknown_loops: loops whose turns could not be found out, counted as one.
     """
@@ -63,6 +44,7 @@ class ProgramCost:
     cycles: float = 0.0
     memory_bytes: float = 0.0
     collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    kernels: Mapping[KernelCall, float] = dataclasses.field(default_factory=dict)
     custom_calls: Mapping[str, float] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
 
@@ -73,6 +55,7 @@ class ProgramCost:
             self.cycles * count,
             self.memory_bytes * count,
             {key: dataclasses.replace(one, times=one.times * count) for key, one in self.collectives.items()},
+            {call: calls * count for call, calls in self.kernels.items()},
             {name: calls * count for name, calls in self.custom_calls.items()},
             self.unknown_loops,
         )
@@ -119,18 +102,22 @@ class _Walk:
             return max((self.computation(name) for name in one.called), key=_weight)
         if one.opcode in ("call", "async-start"):
             return _summed(self.computation(name) for name in one.called)
-        if (collective := _collective(computation, one)) is not None:
-            return ProgramCost(collectives=collective)
+        if collectives := collectives_of(self._program, computation, one):
+            return ProgramCost(collectives=collectives)
         cycles = _CYCLES.search(one.attributes)
         own = ProgramCost(
             matmul_flops=_product_flops(computation, one),
             cycles=float(cycles[1]) if cycles else 0.0,
             memory_bytes=self._memory(computation, one),
         )
+        if (call := kernel_call(computation, one)) is not None:
+            return dataclasses.replace(own, kernels={call: 1})
         if one.opcode == "custom-call":
             target = _TARGET.search(one.attributes)
             return dataclasses.replace(own, custom_calls={target[1] if target else "unknown": 1})
         if one.opcode == "fusion":
+            if scattered := scattered_by(self._program.computations[one.called[0]], one):
+                return dataclasses.replace(own, collectives=scattered)
             return _summed([own, *(self._products(name) for name in one.called)])
         return own
 
@@ -139,8 +126,8 @@ class _Walk:
         computation = self._program.computations[name]
         found = []
         for one in computation.instructions.values():
-            collective = _collective(computation, one)
-            found.append(ProgramCost(_product_flops(computation, one), collectives=collective or {}))
+            collectives = collectives_of(self._program, computation, one)
+            found.append(ProgramCost(_product_flops(computation, one), collectives=collectives))
             if one.opcode == "fusion":
                 found += [self._products(inner) for inner in one.called]
         # What a fusion carries on in the background goes on beside it.
@@ -171,7 +158,8 @@ def _summed(costs: Iterable[ProgramCost]) -> ProgramCost:
     """Of several, one after the other."""
     costs = list(costs)
     collectives: dict[str, Collective] = {}
-    calls: dict[str, float] = {}
+    kernels: Counter[KernelCall] = Counter()
+    calls: Counter[str] = Counter()
     for cost in costs:
         for key, one in cost.collectives.items():
             # A collective that goes on through several fusions has a copy of itself in each of them.
@@ -180,14 +168,15 @@ def _summed(costs: Iterable[ProgramCost]) -> ProgramCost:
                 collectives[key] = one
             if known is not None and known.overlapped and not one.overlapped:
                 collectives[key] = dataclasses.replace(collectives[key], overlapped=True)
-        for name, count in cost.custom_calls.items():
-            calls[name] = calls.get(name, 0) + count
+        kernels.update(cost.kernels)
+        calls.update(cost.custom_calls)
     return ProgramCost(
         sum(cost.matmul_flops for cost in costs),
         sum(cost.cycles for cost in costs),
         sum(cost.memory_bytes for cost in costs),
         collectives,
-        calls,
+        dict(kernels),
+        dict(calls),
         sum(cost.unknown_loops for cost in costs),
     )
 
@@ -195,25 +184,6 @@ def _summed(costs: Iterable[ProgramCost]) -> ProgramCost:
 def _overlapped(cost: ProgramCost) -> ProgramCost:
     collectives = {key: dataclasses.replace(one, overlapped=True) for key, one in cost.collectives.items()}
     return dataclasses.replace(cost, collectives=collectives)
-
-
-# --- Collectives ---
-
-
-def _collective(computation: Computation, one: Instruction) -> dict[str, Collective] | None:
-    """The collective that an instruction is or begins; None for others."""
-    kind = one.opcode.removesuffix("-start")
-    if kind not in KINDS:
-        return None
-    inputs = sum(shape.bytes for name in one.operands for shape in computation.instructions[name].shapes)
-    # The results of one that is begun are its inputs, its outputs and its bookkeeping.
-    outputs = sum(shape.bytes for shape in one.shapes)
-    if one.opcode.endswith("-start"):
-        outputs = max(outputs - inputs, inputs) if kind == "all-gather" else inputs
-    size = inputs if kind == "reduce-scatter" else outputs
-    channel = one.attribute("channel_id")
-    key = f"channel {channel}" if channel else f"{computation.name} {one.name}"
-    return {key: Collective(kind, 1, size, one.opcode.endswith("-start"))}
 
 
 # --- Products ---

@@ -51,7 +51,7 @@ def compiled(
 
     Returns:
       `peak_bytes` of a device, `fits`, `compile_seconds`, and, where it fits, `cost` (`matmul_flops`, `cycles`,
-      `memory_bytes`, `sent`, `collectives`, `custom_calls`, `unknown_loops`).
+      `memory_bytes`, `on_an_axis`, `collectives`, `kernels`, `custom_calls`, `unknown_loops`).
 
     Raises:
       RecipeError: the compiler of TPUs is not installed.
@@ -144,11 +144,12 @@ def needed_bytes(message: str) -> int | None:
 
 def as_json(cost: ProgramCost) -> dict[str, Any]:
     """The cost of a program as plain numbers."""
-    sent = {"overlapped": 0.0, "exposed": 0.0}
+    on_an_axis = {"overlapped": 0.0, "exposed": 0.0}
     for one in cost.collectives.values():
-        sent["overlapped" if one.overlapped else "exposed"] += one.sent
+        on_an_axis["overlapped" if one.overlapped else "exposed"] += one.on_an_axis
     fields = {field.name: getattr(cost, field.name) for field in dataclasses.fields(cost)}
-    return {**fields, "collectives": cost.by_kind(), "sent": sent}
+    kernels = [{"call": dataclasses.asdict(call), "times": times} for call, times in cost.kernels.items()]
+    return {**fields, "collectives": cost.by_kind(), "kernels": kernels, "on_an_axis": on_an_axis}
 
 
 if __name__ == "__main__":

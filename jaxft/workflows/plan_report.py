@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+from jaxft.planning.kernels import KernelCall
 from jaxft.planning.topology import GIB
 from jaxft.reporting.progress import format_count, format_duration
 from jaxft.reporting.tables import text_table
@@ -96,8 +98,21 @@ def _program(plan: dict[str, Any]) -> str:
     return (
         f"{table}\ncompiled in {plan['compile_seconds']:.0f} s; on each device {cost['matmul_flops'] / 1e12:.4g} TFLOP "
         f"of matrix products, {cost['cycles']:.4g} cycles, {cost['memory_bytes'] / 1e9:.4g} GB read and "
-        f"written{unknown}"
+        f"written{unknown}{_kernels(cost)}"
     )
+
+
+def _kernels(cost: dict[str, Any]) -> str:
+    """How often each kernel of attention runs, and their products."""
+    calls = [(KernelCall(**one["call"]), one["times"]) for one in cost["kernels"]]
+    if not calls:
+        return ""
+    times: Counter[str] = Counter()
+    for call, count in calls:
+        times[call.phase] += round(count)
+    counted = ", ".join(f"{phase} {count:,}" for phase, count in times.items())
+    flops = sum(call.flops * count for call, count in calls)
+    return f"\nbesides, in kernels of attention {flops / 1e12:.4g} TFLOP of matrix products: {counted} times"
 
 
 def _time(plan: dict[str, Any]) -> str:
@@ -109,7 +124,8 @@ def _time(plan: dict[str, Any]) -> str:
         ("of them exposed", f"{estimate['exposed']:.4g}"),
     ]
     if estimate["method"] == "compiled":
-        rows.insert(0, ("all instructions, by the compiler", f"{estimate['instructions']:.4g}"))
+        rows.insert(0, ("kernels of attention, by their schedules", f"{estimate['kernels']:.4g}"))
+        rows.insert(0, ("all other instructions, by the compiler", f"{estimate['instructions']:.4g}"))
     rows.append(("a step", f"{estimate['step']:.4g}"))
     lines = [
         text_table((f"estimated time ({estimate['method']})", "s"), rows),
