@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from jaxft import __version__
 from jaxft.cli import chat, generation, harness, launching, planning, reading, serving, verbs
 from jaxft.errors import JaxftError
-from jaxft.parallel.processes import ProcessesConfig, joined, leave
+from jaxft.parallel.processes import ProcessesConfig, is_first, joined, leave
+from jaxft.reporting.reading import readings_shown
 
 _EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the data is wrong, 4 a checkpoint is wrong,
 5 training diverged, 1 anything else"""
@@ -35,7 +36,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(arguments)
     _log_to_standard_error(logging.WARNING if getattr(options, "quiet", True) else logging.INFO)
     try:
-        with _as_one_of_several(options):
+        with _as_one_of_several(options), readings_shown(getattr(options, "quiet", False) or not is_first()):
             options.verb(options)
         sys.stdout.flush()
     except JaxftError as error:

@@ -75,7 +75,7 @@ def prepare(options: argparse.Namespace) -> None:
     """`jaxft prepare`"""
     from jaxft.workflows.prepare import prepare
 
-    found = prepare(options.recipe, options.overrides, options.workers, options.shard, options.quiet)
+    found = prepare(options.recipe, options.overrides, options.workers, options.shard)
     if options.json:
         print(_json({"stores": found}))
         return

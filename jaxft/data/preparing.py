@@ -74,13 +74,11 @@ class Preparation:
       bad_rows: what happens to rows that cannot be used.
       workers: processes that tokenize; 0 tokenizes in this one.
       part: `(i, n)`: only every `n`-th chunk, beginning with chunk `i`, is made here; other machines make the others.
-      progress: told how many rows are done.
     """
 
     bad_rows: BadRowsConfig = BadRowsConfig()
     workers: int = 0
     part: tuple[int, int] = (0, 1)
-    progress: Callable[[int], None] = lambda rows: None
 
 
 def open_or_build(
@@ -268,11 +266,10 @@ def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized
         chunk = itertools.islice(rows, SHARD_ROWS)
         if number % parts == part and _read_chunk(building, number) is None:
             batches = iter(lambda chunk=chunk: list(itertools.islice(chunk, _BATCH_ROWS)), [])
-            count = _write_chunk(building, number, tokenized(batches), how, done)
+            count = _write_chunk(building, number, tokenized(batches), how)
         else:
             count = sum(1 for _ in chunk)
         done += count
-        how.progress(done)
         if count < SHARD_ROWS:
             if not done:
                 raise DataError(f"{said}: no examples")
@@ -282,7 +279,7 @@ def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized
 
 
 def _write_chunk(
-    building: pathlib.Path, number: int, batches: Iterable[_Tokenized], how: Preparation, before: int
+    building: pathlib.Path, number: int, batches: Iterable[_Tokenized], how: Preparation
 ) -> int:  # fmt: skip
     """Writes a shard and then, as what says that it is whole, its description; the number of its rows."""
     partial = building / f"{shard_name(number)}.{uuid.uuid4().hex[:8]}.partial"
@@ -301,7 +298,6 @@ def _write_chunk(
                 lengths.append(length)
             bad += batch.bad
             rows += len(batch.records) + len(batch.bad)
-            how.progress(before + rows)
     except BaseException:
         with contextlib.suppress(Exception):
             writer.close()

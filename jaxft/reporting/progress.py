@@ -67,7 +67,7 @@ class Progress:
         stream = sys.stderr if stream is None else stream
         if quiet or stream is None:  # a process without a console has no standard error
             self._display = _NoDisplay()
-        elif _is_terminal(stream):
+        elif is_terminal(stream):
             self._display = _LiveDisplay(title, first_step, total_steps, stream)
         else:
             self._display = _PlainDisplay(title, first_step, total_steps, stream)
@@ -131,7 +131,7 @@ class _Pace:
         return max(self._total_steps - step, 0) * (now - then) / (step - earlier)
 
 
-class _ForgivingStream:
+class ForgivingStream:
     """A text stream that falls silent, once and for all, when nobody reads the real one any more."""
 
     def __init__(self, stream: TextIO):
@@ -147,7 +147,7 @@ class _ForgivingStream:
         self._attempt(self._stream.flush)
 
     def isatty(self) -> bool:
-        return self._alive and _is_terminal(self._stream)
+        return self._alive and is_terminal(self._stream)
 
     def _attempt(self, action: Callable[..., object], *arguments: object) -> None:
         if not self._alive:
@@ -164,7 +164,8 @@ class _ForgivingStream:
             self._stream.write(text.encode("ascii", "replace").decode("ascii"))
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person reads a stream as it is written, on a terminal that can go back over a line."""
     try:
         return stream.isatty() and os.environ.get("TERM") != "dumb"
     except (AttributeError, OSError, ValueError):
@@ -194,7 +195,7 @@ class _PlainDisplay:
         self._title = title
         self._first_step = first_step
         self._total_steps = total_steps
-        self._stream = _ForgivingStream(stream)
+        self._stream = ForgivingStream(stream)
 
     def open(self) -> None:
         start = f", from step {self._first_step}" if self._first_step else ""
@@ -224,7 +225,7 @@ class _LiveDisplay:
         self._state: tuple[int, list[str], float | None] = (first_step, ["starting"], None)
         self._opened_at = time.monotonic()
         self._live = Live(
-            console=Console(file=_ForgivingStream(stream)),
+            console=Console(file=ForgivingStream(stream)),
             get_renderable=self._render,
             refresh_per_second=4,
             # Standard output carries results, perhaps into a pipe, and stays out of this.

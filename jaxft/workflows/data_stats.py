@@ -19,6 +19,7 @@ from jaxft.data.windows import WindowedPlan
 from jaxft.objectives.objective import Objective
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.plots import plot_lengths
+from jaxft.reporting.reading import Reading
 from jaxft.workflows.assembly import Assembly, assemble
 from jaxft.workflows.streams import StoreSource, plan
 
@@ -76,7 +77,7 @@ def _of_store(source: StoreSource, store: TokenStore, tokenizer: Tokenizer) -> d
         "fill": rows.fill if isinstance(rows, WindowedPlan) else _fill(rows, objective),
         "cut": int((lengths > objective.longest).sum()) if objective.truncate else 0,
         "split": 0 if objective.truncate else int((lengths > objective.longest).sum()),
-        "duplicates": _duplicates(store),
+        "duplicates": _duplicates(store, source.where),
         **_of_sample(store, tokenizer),
     }  # fmt: skip
 
@@ -86,12 +87,14 @@ def _fill(rows: RowPlan, objective: Objective) -> float:
     return float(objective.room(rows.lengths).sum() / (len(rows) * objective.length))
 
 
-def _duplicates(store: TokenStore) -> int:
+def _duplicates(store: TokenStore, said: str) -> int:
     """Records whose tokens are those of an earlier one."""
     seen: set[bytes] = set()
-    for start in range(0, len(store), _BLOCK):
-        records = store.read(list(range(start, min(start + _BLOCK, len(store)))))
-        seen.update(_digest(record[TOKENS]) for record in records)
+    with Reading(f"{said}, looking for duplicates", rows=len(store)) as reading:
+        for start in range(0, len(store), _BLOCK):
+            records = store.read(list(range(start, min(start + _BLOCK, len(store)))))
+            seen.update(_digest(record[TOKENS]) for record in records)
+            reading.add_rows(len(records))
     return len(store) - len(seen)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +11,6 @@ from jaxft.data.preparing import Preparation
 from jaxft.errors import RecipeError
 from jaxft.parallel.platform import usable_cores
 from jaxft.recipe.library import load_recipe
-from jaxft.reporting.progress import format_count
 from jaxft.workflows.assembly import assemble
 from jaxft.workflows.streams import StoreSource
 
@@ -23,7 +20,6 @@ def prepare(
     overrides: Sequence[str] = (),
     workers: int | None = None,
     part: tuple[int, int] = (0, 1),
-    quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Builds the token stores of a recipe that are not there yet; a killed build goes on where it was.
 
@@ -33,7 +29,6 @@ def prepare(
       workers: processes that tokenize; one for each core where None.
       part: `(i, n)`: the share of the work that this machine does; with a cache that all see, the last one to finish
         joins the parts.
-      quiet: no progress on standard error.
 
     Returns:
       For each store `source`, `directory`, `status` (`there already`, `prepared`, `waiting for other parts`), `rows`,
@@ -49,13 +44,12 @@ def prepare(
     assembly = assemble(*load_recipe(recipe, overrides))
     count = usable_cores() if workers is None else workers
     how = Preparation(assembly.recipe.data.bad_rows, count, part)
-    return [_prepared(source, how, quiet) for source in assembly.store_sources()]
+    return [_prepared(source, how) for source in assembly.store_sources()]
 
 
-def _prepared(source: StoreSource, how: Preparation, quiet: bool) -> dict[str, Any]:
+def _prepared(source: StoreSource, how: Preparation) -> dict[str, Any]:
     started, there = time.time(), source.exists
-    shown = _Shown(source.where, quiet)
-    whole = there or source.build(dataclasses.replace(how, progress=shown))
+    whole = there or source.build(how)
     result = {
         "source": source.where,
         "directory": str(source.directory),
@@ -67,20 +61,3 @@ def _prepared(source: StoreSource, how: Preparation, quiet: bool) -> dict[str, A
         result |= {"rows": store.rows, "bad": store.bad, "records": len(store), "tokens": tokens}
         store.close()
     return {**result, "seconds": round(time.time() - started, 2)}
-
-
-class _Shown:
-    """Says on standard error how many rows are done, once in a few seconds."""
-
-    def __init__(self, where: str, quiet: bool):
-        self._where, self._quiet = where, quiet
-        self._started = self._last = time.time()
-
-    def __call__(self, rows: int) -> None:
-        now = time.time()
-        if self._quiet or now - self._last < 5:
-            return
-        self._last = now
-        pace = format_count(rows / (now - self._started))
-        sys.stderr.write(f"{self._where}: {format_count(rows)} rows, {pace} rows/s\n")
-        sys.stderr.flush()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
+import shutil
+import sys
 
 import pytest
 
 from jaxft.cli.main import run
+from jaxft.reporting import reading
 
 RECIPE = """
 name: tiny
@@ -77,6 +81,28 @@ def test_preparing_twice_does_it_once(folder, capsys):
     # Training finds them.
     assert run(["train", "recipe.yaml", "--quiet"]) == 0
     assert files.keys() == {path for path in pathlib.Path("cache/stores").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "words", [("prepare", "--workers", "0"), ("train", "--dry-run"), ("data", "stats")], ids=" ".join
+)
+def test_who_waits_at_a_terminal_sees_what_is_read(folder, monkeypatch, words):
+    monkeypatch.setattr(reading, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def told(quiet: bool = False) -> str:
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert run([*words, "recipe.yaml", *(["--quiet"] if quiet else [])]) == 0
+        return terminal.getvalue()
+
+    seen = told()
+    assert "more.jsonl: 40 rows, 100% of 1.79 kB" in seen
+    assert ("looking for duplicates: 100% of 40 rows" in seen) == (words == ("data", "stats"))
+    if words != ("data", "stats"):
+        shutil.rmtree("cache")
+        assert "rows" not in told(quiet=True)
 
 
 def test_parts_of_several_machines(folder, capsys):

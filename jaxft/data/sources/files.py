@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -35,7 +37,39 @@ class RemoteFile:
         return self.url
 
 
-File = Path | RemoteFile
+@dataclass(frozen=True)
+class WatchedFile:
+    """A file that tells how much of it was read.
+
+    Attributes:
+      file: itself.
+      tell: called with further numbers of bytes.
+    """
+
+    file: Path | RemoteFile
+    tell: Callable[[int], None]
+
+
+File = Path | RemoteFile | WatchedFile
+
+
+class _Watched(io.RawIOBase):
+    """A stream that is read from its beginning to its end, and tells of each piece."""
+
+    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]):
+        self._stream, self._tell = stream, tell
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._stream.readinto(buffer)
+        self._tell(count)
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def is_url(written: str) -> bool:
@@ -62,8 +96,18 @@ def remote_file(key: str, url: str) -> RemoteFile:
 
 def compression(file: File) -> str:
     """The suffix by which a file is compressed; empty for any other."""
+    if isinstance(file, WatchedFile):
+        return compression(file.file)
     path = PurePosixPath(urlsplit(file.url).path) if isinstance(file, RemoteFile) else file
     return path.suffix if path.suffix in SUFFIXES else ""
+
+
+def size_of(file: Path | RemoteFile) -> int | None:
+    """Bytes of a file as it lies there; None where that can't be told."""
+    # Each file system has exceptions of its own.
+    with contextlib.suppress(Exception if isinstance(file, RemoteFile) else OSError):
+        return file.filesystem.size(file.path) if isinstance(file, RemoteFile) else file.stat().st_size
+    return None
 
 
 def open_file(file: File, name: str) -> BinaryIO:
@@ -72,6 +116,8 @@ def open_file(file: File, name: str) -> BinaryIO:
     Raises:
       RecipeError: it can't be read.
     """
+    if isinstance(file, WatchedFile):
+        return io.BufferedReader(_Watched(open_file(file.file, name), file.tell), _BUFFER_BYTES)
     # Each file system has exceptions of its own.
     expected = Exception if isinstance(file, RemoteFile) else OSError
     try:

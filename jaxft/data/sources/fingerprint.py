@@ -11,12 +11,13 @@ from pathlib import Path
 
 from jaxft.data.embedded import cache_directory, embedded_rows
 from jaxft.data.sources.config import FORMATS, SourceConfig
-from jaxft.data.sources.files import File, RemoteFile, compression, open_file
+from jaxft.data.sources.files import File, RemoteFile, WatchedFile, compression, open_file, size_of
 from jaxft.data.sources.hf_datasets import hf_identity
 from jaxft.data.sources.images import labelled_files
 from jaxft.data.sources.paths import display_path, resolve_paths
 from jaxft.data.sources.tfds import tfds_identity
 from jaxft.reporting.atomic import write_atomically
+from jaxft.reporting.reading import Reading, is_shown
 
 # Smaller files are read again sooner than their digest is looked up.
 _CACHED_FROM_BYTES = 2**20
@@ -51,8 +52,10 @@ def source_fingerprint(config: SourceConfig, base_directory: Path) -> str:
 
 def _file_digest(file: File, name: str) -> bytes:
     def compute() -> bytes:
-        with open_file(file, name) as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+        with Reading(f"{name}, looking whether it has changed", size_of(file)) as reading:
+            watched = WatchedFile(file, reading.add_bytes) if is_shown() else file
+            with open_file(watched, name) as stream:
+                return hashlib.file_digest(stream, "sha256").digest()
 
     is_small = isinstance(file, RemoteFile) or file.stat().st_size < _CACHED_FROM_BYTES
     return compute() if is_small else _cached_digest([file], compute)

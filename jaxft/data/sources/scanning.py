@@ -10,7 +10,7 @@ from jaxft.data.sources.arrays import array_rows
 from jaxft.data.sources.config import SourceConfig
 from jaxft.data.sources.conll import conll_rows
 from jaxft.data.sources.delimited import csv_rows, tsv_rows
-from jaxft.data.sources.files import File
+from jaxft.data.sources.files import File, WatchedFile, size_of
 from jaxft.data.sources.hf_datasets import hf_rows
 from jaxft.data.sources.images import image_rows
 from jaxft.data.sources.json_lines import jsonl_rows
@@ -22,7 +22,10 @@ from jaxft.data.sources.selection import select
 from jaxft.data.sources.squad import squad_rows
 from jaxft.data.sources.tfds import tfds_rows
 from jaxft.errors import DataError
+from jaxft.reporting.reading import Reading, is_shown
 
+# Formats whose files are read from the beginning to the end, so that bytes tell how far a reader has come.
+_IN_ORDER = ("jsonl", "csv", "tsv", "text", "conll", "squad")
 _READERS: dict[str, Callable[[File, str], Iterator[Scanned]]] = {
     "jsonl": jsonl_rows,
     "csv": csv_rows,
@@ -66,10 +69,30 @@ def scan_rows(config: SourceConfig, base_directory: Path) -> Iterator[Scanned]:
       RecipeError: a file is missing or can't be read (before the first row).
       DataError: a file as a whole is wrong: it is empty, not of its format, or has no header.
     """
-    return select(_all_rows(config, base_directory), config)
+    return _shown(config, base_directory) if is_shown() else select(_all_rows(config, base_directory), config)
 
 
-def _all_rows(config: SourceConfig, base_directory: Path) -> Iterator[Scanned]:
+def _shown(config: SourceConfig, base_directory: Path) -> Iterator[Scanned]:
+    """The rows of a source, whose reader is told how far it has come."""
+    in_order = config.format in _IN_ORDER
+    sizes = [size_of(file) for file in resolve_paths(config, base_directory)] if in_order else [None]
+    size = None if None in sizes else sum(sizes)
+    with Reading(_label(config), size) as reading:
+        for row in select(_all_rows(config, base_directory, reading.add_bytes if in_order else None), config):
+            reading.add_rows(1)
+            yield row
+
+
+def _label(config: SourceConfig) -> str:
+    if not config.paths:
+        return f"{config.format} {getattr(config, config.format)}"
+    return config.paths[0] + (f" and {len(config.paths) - 1} more" if len(config.paths) > 1 else "")
+
+
+def _all_rows(
+    config: SourceConfig, base_directory: Path, tell: Callable[[int], None] | None = None
+) -> Iterator[Scanned]:
+    """All rows; `tell` is told how many further bytes of their files were read."""
     if config.format == "embedded":
         yield from _embedded_rows(config)
     elif config.format == "tfds":
@@ -77,7 +100,8 @@ def _all_rows(config: SourceConfig, base_directory: Path) -> Iterator[Scanned]:
     elif config.format == "hf":
         yield from hf_rows(config, base_directory)
     for file in resolve_paths(config, base_directory):
-        yield from _file_rows(file, display_path(file, base_directory), config)
+        name = display_path(file, base_directory)
+        yield from _file_rows(file if tell is None else WatchedFile(file, tell), name, config)
 
 
 def _file_rows(file: File, name: str, config: SourceConfig) -> Iterator[Scanned]:
