@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import pathlib
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from jaxft.data.packing import RowPlan
 from jaxft.data.preparing import Preparation
+from jaxft.data.scripts import shares_of_scripts
 from jaxft.data.store import TOKENS, TokenStore
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.data.windows import WindowedPlan
@@ -41,8 +40,8 @@ def data_stats(
       `stores`: for each `source`, `rows`, `bad` (by reason), `records`, `tokens`, `lengths` (minimum, median, mean,
       95th percentile, maximum), `packed_rows`, `fill` (share of the places that hold text), `cut` (texts too long),
       `split` (texts in several pieces), `duplicates` (records that repeat an earlier one), `unknown` (share of unknown
-      tokens) and `scripts` (share of letters, by script) of a sample. `streams`: for each `name`, `rows_per_step`,
-      `share_of_rows`, and `epochs` over the run.
+      tokens) and `scripts` (share of the known letters, by script) of a sample. `streams`: for each `name`,
+      `rows_per_step`, `share_of_rows`, and `epochs` over the run.
 
     Raises:
       JaxftError: see `jaxft.errors`.
@@ -107,13 +106,9 @@ def _of_sample(store: TokenStore, tokenizer: Tokenizer) -> dict[str, Any]:
     chosen = np.unique(np.linspace(0, len(store) - 1, min(_SAMPLE, len(store))).astype(int))
     tokens = np.concatenate([record[TOKENS] for record in store.read(chosen.tolist())])
     unknown = 0.0 if tokenizer.unknown_id is None else float((tokens == tokenizer.unknown_id).mean())
-    scripts: collections.Counter[str] = collections.Counter()
-    for letter, count in collections.Counter(tokenizer.decode(tokens.tolist())).items():
-        if letter.isalpha():
-            # Names of letters begin with their script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH-4E00.
-            scripts[unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0].lower()] += count
-    total = max(scripts.total(), 1)
-    return {"unknown": unknown, "scripts": {name: count / total for name, count in scripts.most_common(5)}}
+    # Spelled out, the unknown token would count as letters.
+    known = tokens[tokens != tokenizer.unknown_id]
+    return {"unknown": unknown, "scripts": shares_of_scripts(tokenizer.decode(known.tolist()))}
 
 
 def _of_streams(assembly: Assembly) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from jaxft.cli.main import run
+from jaxft.data.scripts import shares_of_scripts
 from jaxft.reporting import reading
 
 RECIPE = """
@@ -163,6 +164,30 @@ def test_stats_count_and_draw(folder, capsys):
     assert "duplicates" in capsys.readouterr().out
     (quarantine,) = (folder / "cache" / "stores").rglob("quarantine.jsonl")
     assert json.loads(quarantine.read_text())["reason"] == "malformed_json"
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    ["train: {vocab_size: 107, character_coverage: 1.0}", "byte_bpe: {vocab_size: 280}", "wordpiece: {vocab_size: 40}"],
+)
+def test_stats_tell_all_scripts_of_a_mixture(folder, capsys, vocabulary):
+    texts = [
+        "人人生而自由，在尊严和权利上一律平等。", "すべての人間は、生まれながらにして自由であり、", "モーツァルト", "모든 인간은 태어날 때부터",
+        "يولد جميع الناس أحرارا", "Все люди рождаются свободными", "Toate fiinţele umane se nasc libere",
+    ]  # fmt: skip
+    write(folder / "more.jsonl", [{"text": text} for text in texts])
+    streams = "{text: {source: {jsonl: more.jsonl}, objective: {kind: masked_lm}, batch_size: 1}}"
+    words = ("data", "stats", "recipe.yaml", f"tokenizer={{{vocabulary}}}", f"streams={streams}")
+    found = answer(capsys, *words)["stores"][0]
+    if vocabulary.startswith("wordpiece"):  # what it does not know is no text in Latin letters
+        assert 0.2 < found["unknown"] and found["scripts"].get("latin", 0) < 0.25
+        return
+    expected = shares_of_scripts(" ".join(texts))
+    assert set(expected) == {"latin", "cyrillic", "hiragana", "han", "arabic", "hangul", "katakana"}
+    assert found["unknown"] == 0 and found["scripts"] == pytest.approx(expected)
+    assert run([*words]) == 0
+    table = capsys.readouterr().out
+    assert all(f"{script} {share:.0%}" in table for script, share in expected.items())
 
 
 @pytest.mark.parametrize(
