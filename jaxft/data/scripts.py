@@ -17,7 +17,7 @@ _FIRST_OF_TWO = ("OLD", "NEW", "TAI", "LINEAR", "OL")
 
 
 def shares_of_scripts(text: str) -> dict[str, float]:
-    """Shares of a text's letters by script, in English and lower case, the largest first; nothing of a text without any.
+    """Shares of a text's letters by script, in English and lower case, the largest first; of no letters nothing.
 
     Chinese is `han`, Japanese `han`, `hiragana` and `katakana`, Korean `hangul`. Forms of one letter count as it
     (full and half width, ligatures, mathematical alphabets); vowel signs and other marks do not count.

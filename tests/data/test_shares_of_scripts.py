@@ -49,8 +49,16 @@ def test_a_mixture_has_all_its_scripts_in_the_order_of_their_shares():
 
 @pytest.mark.parametrize(
     ("form", "script"),
-    [("Ｔａｂｕ", "latin"), ("ｶﾞﾝﾀﾞﾑ", "katakana"), ("𝐱𝑦ℓ", "latin"), ("ﷺ", "arabic"), ("ﾡ", "hangul"), ("々", "han"), ("ﬁ", "latin")],
-)  # fmt: skip
+    [
+        ("Ｔａｂｕ", "latin"),
+        ("ｶﾞﾝﾀﾞﾑ", "katakana"),
+        ("𝐱𝑦ℓ", "latin"),
+        ("ﷺ", "arabic"),
+        ("ﾡ", "hangul"),
+        ("々", "han"),
+        ("ﬁ", "latin"),
+    ],
+)
 def test_forms_of_letters_count_as_the_letters(form, script):
     assert shares_of_scripts(form) == {script: 1}
 
