@@ -22,6 +22,7 @@ from jaxft.huggingface.description import Description, flat_paths
 from jaxft.huggingface.placing import Placed, Shapes, place_all
 from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
+from jaxft.huggingface.writing import Writing, write_writing
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 
@@ -40,6 +41,7 @@ class Form:
       names: as they are written, by our names; ours where they are not there.
       dtypes: as they are written, by our names; `float32` where they are not there.
       directory: of the model that this one comes from, whose settings travel along; None for a model made here.
+      writing: how it writes; None for a model that does not, or does as those settings say.
     """
 
     config: Mapping[str, Any]
@@ -47,6 +49,7 @@ class Form:
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)
     directory: pathlib.Path | None = None
+    writing: Writing | None = None
 
 
 def form_of(description: Description) -> Form:
@@ -234,6 +237,8 @@ def write_model(
         if form.directory is not None and (form.directory / name).is_file():
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(form.directory / name, directory / name)
+    if form.writing is not None:
+        write_writing(directory, form.writing, tokenizer)
     if card is not None:
         (directory / "README.md").write_text(card, encoding="utf-8")
     config = dict(form.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxft.huggingface.image_preprocessing import write_preprocessing
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
 from jaxft.huggingface.pooling import SentencePooling, read_pooling, write_pooling
+from jaxft.huggingface.writing import Writing
 from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
@@ -33,6 +35,7 @@ from jaxft.objectives.sentence_similarity import SentenceSimilarityConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.tables import format_value
+from jaxft.workflows.generate import settings_of, special_tokens
 from jaxft.workflows.low_rank_adapters import write_run_adapter
 from jaxft.workflows.pretrained import open_pretrained, resolve
 from jaxft.workflows.run_directory import RunDirectory
@@ -115,7 +118,7 @@ def export_model(
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
     extra = label_settings(run, chosen) | (_special_ids(loaded) if origin is None else {})
     form = form_for(loaded.config, chosen, origin, extra, shapes)
-    form = dataclasses.replace(form, directory=run.settings)
+    form = dataclasses.replace(form, directory=run.settings, writing=_writing(run, loaded, chosen))
     left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
     name = form.config["architectures"][0]
     if adapter:
@@ -271,6 +274,26 @@ def _special_ids(loaded: LoadedModel) -> dict[str, int]:
     if loaded.config.family == "encoder_decoder":
         ids["decoder_start"] = decoder_start_id(tokenizer, loaded.config)
     return {f"{name}_token_id": number for name, number in ids.items() if number is not None}
+
+
+def _writing(run: RunDirectory, loaded: LoadedModel, chosen: tuple[str, HeadConfig] | None) -> Writing | None:
+    """How a run's model writes; None for one that does not, and for one whose own files say it."""
+    writes = chosen is not None and chosen[1].kind == "causal_lm" and loaded.config.family != "encoder"
+    if not writes or loaded.tokenizer is None or not (run.path / "recipe.yaml").is_file():
+        return None
+    special = special_tokens(loaded.config, loaded.tokenizer, *settings_of(run.path))
+    ends = {"eos_token_id": special.end[0] if len(special.end) == 1 else list(special.end)}
+    if run.huggingface() is not None:
+        own = run.settings / "generation_config.json"
+        # Without such a file older models have more of this in config.json, which a new one would hide.
+        return Writing(json.loads(own.read_text(encoding="utf-8")) | ends) if own.is_file() else None
+    settings = {**ends, "pad_token_id": special.pad}
+    if loaded.config.family == "encoder_decoder":
+        return Writing(
+            settings | {"decoder_start_token_id": special.start[0]}, (special.source_start, special.source_end)
+        )
+    first = {} if loaded.tokenizer.start_id is None else {"bos_token_id": loaded.tokenizer.start_id}
+    return Writing(settings | first, (special.start, ()))
 
 
 def _card(run: RunDirectory, form: Form) -> str:

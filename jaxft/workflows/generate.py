@@ -11,8 +11,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from jaxft.data.chat import chat_format, end_of_turn
 from jaxft.data.tokenizers import Tokenizer
-from jaxft.errors import DataError, InvalidField, RecipeError
+from jaxft.errors import DataError, InvalidField, JaxftError, RecipeError
 from jaxft.generation.choice import AllowedTokens
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generated, Generator
@@ -223,12 +224,15 @@ def special_tokens(
       tokenizer: of the model, or None.
       values: of `generation_config.json` and `config.json`.
       directory: of a model of Hugging Face whose `tokenizer.json` says what is put around a text; None for a model made
-        here, which begins where its tokenizer has a start token, and whose sources end with its separator.
+        here, which begins where its tokenizer has a start token, whose sources end with its separator, and whose texts
+        may also end with what ends a turn of its chat template.
     """
     end = values.get("eos_token_id")
     ends = list(end) if isinstance(end, list) else [] if end is None else [end]
     if not ends and tokenizer is not None:
         ends = [tokenizer.separator_id]
+    if directory is None and tokenizer is not None:
+        ends += [end for end in _ends_of_turns(tokenizer) if end not in ends]
     own = () if tokenizer is None or tokenizer.start_id is None else (tokenizer.start_id,)
     before, after = own, () if tokenizer is None else (tokenizer.separator_id,)
     if model.family == "encoder_decoder":
@@ -250,6 +254,17 @@ def special_tokens(
         start=() if start is None else (start,), source_start=before, source_end=after,
         forced_first=values.get("forced_bos_token_id"), forced_last=values.get("forced_eos_token_id"), **shared,
     )  # fmt: skip
+
+
+def _ends_of_turns(tokenizer: Tokenizer) -> list[int]:
+    """The special id that ends an answer in the tokenizer's own chat template, where there is one."""
+    if tokenizer.chat_template is None:
+        return []
+    try:
+        ids = end_of_turn(chat_format("own", tokenizer), tokenizer)
+    except JaxftError:  # a template for other conversations
+        return []
+    return [first for first in ids[:1].tolist() if first in tokenizer.special_ids]
 
 
 def _around_text(path: pathlib.Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -105,7 +105,10 @@ def train_huggingface(
         single=f"{start[0]} $A {separator[0]}", pair=f"{start[0]} $A {separator[0]} $B:1 {separator[0]}:1",
         special_tokens=[start, separator],
     )  # fmt: skip
-    names = {"pad_token": PAD_ID, "cls_token": START_ID, "sep_token": SEPARATOR_ID, "mask_token": MASK_ID}
+    names = {
+        "pad_token": PAD_ID, "cls_token": START_ID, "sep_token": SEPARATOR_ID, "mask_token": MASK_ID,
+        "bos_token": START_ID, "eos_token": SEPARATOR_ID,
+    }  # fmt: skip
     if isinstance(config, WordPieceConfig):
         names["unk_token"] = UNKNOWN_ID
     named = {name: SPECIAL_TOKENS[number] for name, number in names.items()}
