@@ -86,17 +86,31 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.float32)
-        if self.kind == "layernorm":
-            x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         start = nn.initializers.zeros if self.offset else nn.initializers.ones
         scale = self.param("scale", nn.with_logical_partitioning(start, ("norm",)), (x.shape[-1],), jnp.float32)
-        x = x * (1.0 + scale if self.offset else scale)
+        bias = None
         if self.use_bias and self.kind == "layernorm":
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-            x = x + self.param("bias", zeros, (x.shape[-1],), jnp.float32)
-        return x.astype(self.dtype)
+            bias = self.param("bias", zeros, (x.shape[-1],), jnp.float32)
+        kind, epsilon, dtype = self.kind, self.epsilon, self.dtype
+
+        def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None) -> jax.Array:
+            x = x.astype(jnp.float32)
+            if kind == "layernorm":
+                x = x - x.mean(-1, keepdims=True)
+            x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * scale
+            return (x if bias is None else x + bias).astype(dtype)
+
+        return _computed_again(normalized)(x, 1.0 + scale if self.offset else scale, bias)
+
+
+def _computed_again(function):
+    """The same function, of which the backward pass waits for the arguments alone.
+
+    What norms and activations compute in float32 would take more memory than all of a layer's products in 16 bits, and
+    is quickly computed again. Without a loop over layers the compiler may still keep it where memory allows.
+    """
+    return jax.checkpoint(function, prevent_cse=False)
 
 
 class Dropout(nn.Module):
@@ -118,4 +132,4 @@ def activate(name: str, x: jax.Array) -> jax.Array:
         "silu": jax.nn.silu,
         "tanh": jnp.tanh,
     }
-    return functions[name](x.astype(jnp.float32)).astype(x.dtype)
+    return _computed_again(lambda y: functions[name](y.astype(jnp.float32)).astype(y.dtype))(x)

@@ -17,6 +17,8 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 GATHERED, SHARED_OUT = "all-gather as all-reduce", "reduce-scatter as all-reduce"
 _MOVED = ("bitcast", "copy", "reshape", "convert", "transpose", "copy-start", "copy-done")
 _SLICES = ("dynamic-slice", "slice")
+# Over the network of a data centre the runtime does what the program of a slice hands to it.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 # The axes of the torus in the order in which each part of the data goes along them.
 _ORDERS = re.compile(r"dim_used:((?:\{[\d ]+\},?)+)")
 
@@ -26,7 +28,7 @@ class Collective:
     """A collective of a program.
 
     Attributes:
-      kind: one of `KINDS`, `GATHERED` or `SHARED_OUT`.
+      kind: one of `KINDS`, `GATHERED` or `SHARED_OUT`; with `between slices` one that leaves the slice.
       times: how often it runs.
       bytes: of its result on a device, each time (of its input where it scatters).
       overlapped: whether other work goes on until it is done.
@@ -42,17 +44,25 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that a device sends in all its runs, in a ring of many devices: a sum goes round twice."""
-        return self.times * self.bytes * (2 if self.kind.endswith("all-reduce") else 1)
+        return self.times * self.bytes * (2 if "all-reduce" in self.kind else 1)
+
+    @property
+    def between_slices(self) -> bool:
+        """Whether it goes over the network of a data centre."""
+        return self.kind.endswith("between slices")
 
     @property
     def on_an_axis(self) -> float:
-        """Of the bytes sent those that go along one axis of the network."""
-        return self.sent / self.axes
+        """Of the bytes sent those that go along one axis of the network of a slice."""
+        return 0.0 if self.between_slices else self.sent / self.axes
 
 
 def collectives_of(program: Program, computation: Computation, one: Instruction) -> dict[str, Collective]:
     """The collectives that an instruction is or begins, by what tells them apart; none for others."""
     kind = one.opcode.removesuffix("-start")
+    if one.opcode == "send" and (found := _BETWEEN_SLICES.search(one.attributes)):
+        name = f"{found[1].lower().replace('_', '-')} between slices"
+        return {f"{computation.name} {one.name}": Collective(name, 1, one.shapes[0].bytes, False)}
     if kind not in KINDS:
         return {}
     begun = one.opcode.endswith("-start")
@@ -61,14 +71,14 @@ def collectives_of(program: Program, computation: Computation, one: Instruction)
     axes = _axes(one.attributes)
     if kind != "all-reduce":
         return {key: Collective(kind, 1, _size(computation, one, kind), begun, axes)}
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for number, name in enumerate(one.operands):
         own = GATHERED if _is_share(program, computation, name) else kind
         if own == kind and not begun and _is_shared_out(program, computation, one, number):
             own = SHARED_OUT
         size = sum(shape.bytes for shape in computation.instructions[name].shapes)
-        found[own] = found.get(own, 0) + size
-    return {f"{key} {own}": Collective(own, 1, size, begun, axes) for own, size in found.items()}
+        sizes[own] = sizes.get(own, 0) + size
+    return {f"{key} {own}": Collective(own, 1, size, begun, axes) for own, size in sizes.items()}
 
 
 def scattered_by(computation: Computation, call: Instruction) -> dict[str, Collective]:

@@ -38,14 +38,13 @@ class Estimate:
     method: str
 
 
-def of_program(cost: Mapping[str, Any], topology: Topology, gradient_bytes: int) -> Estimate:
+def of_program(cost: Mapping[str, Any], topology: Topology) -> Estimate:
     """From a compiled program.
 
     Args:
-      cost: `matmul_flops`, `cycles`, `memory_bytes`, `kernels`, and bytes `on_an_axis` of the network, `overlapped` and
-        `exposed` (see `jaxft.workflows.plan_compilation.as_json`).
+      cost: `matmul_flops`, `cycles`, `memory_bytes`, `kernels`, bytes `on_an_axis` of the network, `overlapped` and
+        `exposed`, and those `between_slices` (see `jaxft.workflows.plan_compilation.as_json`).
       topology: what it is compiled for.
-      gradient_bytes: of a device, which cross the network between slices.
     """
     chip = topology.chip
     calls = [(KernelCall(**call["call"]), call["times"]) for call in cost["kernels"]]
@@ -54,7 +53,7 @@ def of_program(cost: Mapping[str, Any], topology: Topology, gradient_bytes: int)
     compute, memory = flops / chip.peak_flops, cost["memory_bytes"] / chip.hbm_bandwidth
     instructions = cost["cycles"] / chip.clock
     overlapped, exposed = (cost["on_an_axis"][name] / chip.ring_bandwidth for name in ("overlapped", "exposed"))
-    exposed += _between_slices(topology, gradient_bytes)
+    exposed += cost["between_slices"] / SLICE_BANDWIDTH
     step = max(instructions + kernels, compute, memory, overlapped) + exposed
     return Estimate(compute, kernels, memory, overlapped + exposed, instructions, exposed, step, "compiled")
 
@@ -88,18 +87,14 @@ def by_formula(
     moved += sum(layer_traffic(one, config, compute, mesh, topology.platform) for one in passes)
     overlapped, exposed = _sent(passes, config, compute, memory, mesh, micro_batches)
     overlapped, exposed = overlapped / chip.ring_bandwidth, exposed / chip.ring_bandwidth
-    exposed += _between_slices(topology, memory.gradients)
+    if topology.slices > 1:
+        exposed += 2 * memory.gradients / SLICE_BANDWIDTH
     on_chip = products + moved / chip.hbm_bandwidth
     return Estimate(
         products, 0.0, moved / chip.hbm_bandwidth, overlapped + exposed, 0.0, exposed,
         max(on_chip, overlapped) + exposed,
         "formula",
     )  # fmt: skip
-
-
-def _between_slices(topology: Topology, gradient_bytes: float) -> float:
-    """Seconds in which the slices sum their gradients."""
-    return 2 * gradient_bytes / SLICE_BANDWIDTH if topology.slices > 1 else 0.0
 
 
 def _sent(passes, config: ModelConfig, compute: ComputeConfig, memory: Memory, mesh, micro_batches: int):

@@ -66,7 +66,7 @@ def told(sketch: Sketch, found: dict[str, Any] | None, price_per_hour: float | N
     place, memory = sketch.topology, sketch.memory
     needed = memory.total if found is None else found["peak_bytes"]
     cost = None if found is None else found.get("cost")
-    estimate = sketch.estimate if cost is None else of_program(cost, place, memory.gradients)
+    estimate = sketch.estimate if cost is None else of_program(cost, place)
     fits = needed <= place.chip.hbm_bytes and (found is None or found["fits"])
     recipe, table, uses = sketch.blueprint.assembly.recipe, sketch.table, _attention(sketch)
     return {

@@ -51,7 +51,7 @@ def compiled(
 
     Returns:
       `peak_bytes` of a device, `fits`, `compile_seconds`, and, where it fits, `cost` (`matmul_flops`, `cycles`,
-      `memory_bytes`, `on_an_axis`, `collectives`, `kernels`, `custom_calls`, `unknown_loops`).
+      `memory_bytes`, `on_an_axis`, `between_slices`, `collectives`, `kernels`, `custom_calls`, `unknown_loops`).
 
     Raises:
       RecipeError: the compiler of TPUs is not installed.
@@ -149,7 +149,10 @@ def as_json(cost: ProgramCost) -> dict[str, Any]:
         on_an_axis["overlapped" if one.overlapped else "exposed"] += one.on_an_axis
     fields = {field.name: getattr(cost, field.name) for field in dataclasses.fields(cost)}
     kernels = [{"call": dataclasses.asdict(call), "times": times} for call, times in cost.kernels.items()]
-    return {**fields, "collectives": cost.by_kind(), "kernels": kernels, "on_an_axis": on_an_axis}
+    between = sum(one.sent for one in cost.collectives.values() if one.between_slices)
+    return {
+        **fields, "collectives": cost.by_kind(), "kernels": kernels, "on_an_axis": on_an_axis, "between_slices": between
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import pathlib
 import pytest
 
 from jaxft.planning.collectives import GATHERED, SHARED_OUT
+from jaxft.planning.estimate import of_program
 from jaxft.planning.program_cost import program_cost
+from jaxft.planning.topology import SLICE_BANDWIDTH, parse_topology
+from jaxft.workflows.plan_compilation import as_json
 
 # Of programs that libtpu 0.0.41 compiled, with what the reader does not look at left out.
 FRAGMENTS = pathlib.Path(__file__).with_name("fragments")
@@ -59,3 +62,24 @@ def test_a_sum_that_is_read_whole_besides_is_no_scatter():
     old = "ROOT %tuple.43 = (f32[1024,8]{0,1:T(8,128)}, f32[128,8192]{1,0:T(8,128)})"
     also = SCATTERED_BY_SUMS.replace(old, "%read = f32[2048,8192]{1,0:T(8,128)} negate(%all-reduce.31)\n  " + old)
     assert program_cost(also).by_kind().keys() == {"reduce-scatter", "all-reduce"}
+
+
+BETWEEN_SLICES = """HloModule jit_train_step, is_scheduled=true
+
+ENTRY %main.9_spmd (bitcast.3: f32[4,8,128]) -> f32[4,8,128] {
+  %bitcast.3 = f32[4,8,128]{2,1,0:T(8,128)} parameter(0)
+  %after-all.1 = token[] after-all()
+  %send.1 = (f32[4,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%bitcast.3, %after-all.1), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done.1 = token[] send-done(%send.1), channel_id=3, is_host_transfer=true
+  %recv.1 = (f32[4,8,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%after-all.1), channel_id=4, is_host_transfer=true
+  %recv-done.1 = (f32[4,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv.1), channel_id=4, is_host_transfer=true
+  ROOT %get-tuple-element.1 = f32[4,8,128]{2,1,0:T(8,128)} get-tuple-element(%recv-done.1), index=0
+}
+"""  # noqa: E501
+
+
+def test_what_leaves_a_slice_is_told_apart_and_takes_the_time_of_another_network():
+    cost = program_cost(BETWEEN_SLICES)
+    assert cost.by_kind() == {"all-reduce between slices": {"count": 1, "bytes": 2 * 4 * 8 * 128 * 4}}
+    estimate = of_program(as_json(cost), parse_topology("v5e-16", 2))
+    assert estimate.exposed == pytest.approx(2 * 4 * 8 * 128 * 4 / SLICE_BANDWIDTH)

@@ -93,9 +93,9 @@ def test_no_kernel_comes_near_the_peak(name, length):
 def test_a_step_takes_the_kernels_time_as_well():
     topology, without = parse_topology("v5p-8"), program_cost(KERNEL.replace("splash_4_tiles", "other"))
     quick = dataclasses.replace(without, cycles=1e6)
-    before = of_program(as_json(quick), topology, 0)
+    before = of_program(as_json(quick), topology)
     call = causal("fwd", 32768)
-    after = of_program(as_json(dataclasses.replace(quick, kernels={call: 32})), topology, 0)
+    after = of_program(as_json(dataclasses.replace(quick, kernels={call: 32})), topology)
     seconds = 32 * kernel_cycles(call, topology.chip) / topology.chip.clock
     assert (before.kernels, after.kernels) == (0, pytest.approx(seconds))
     assert after.step - before.step == pytest.approx(seconds)
