@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from jaxft.cli.lines import given_texts, output_to, text_of
+from jaxft.cli.lines import check_words, given_texts, output_to, text_of
 from jaxft.errors import DataError, RecipeError
 
 # Options that are fields of `GenerationConfig`: type and help.
@@ -75,6 +75,7 @@ def generate(options: argparse.Namespace) -> None:
     if number is not None and (number < 1 or options.stream):
         found = "cannot be streamed" if number >= 1 else f"must be at least 1, found {number}"
         raise RecipeError(f"--unprompted: {found}")
+    check_words(options)
     prompts = [] if number else given_texts(options.prompt, options.file, "prompt")
     if not prompts and not number:
         raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import pathlib
@@ -10,14 +11,24 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from jaxft.errors import DataError, RecipeError
+from jaxft.parallel.processes import from_first, is_first, process_count
+
+# Of each process its own, or no word.
+_OWN_WORDS = ("coordinator", "processes", "index", "start_timeout", "verb")
 
 
 def given_texts(given: Sequence[str] | None, path: str | None, column: str) -> list[str]:
     """Texts of options, of a file or of standard input; JSON lines have them in a column.
 
+    Of several processes the first reads them for all.
+
     Raises:
       DataError: there are none, or they cannot be read.
     """
+    return from_first(lambda: _given_texts(given, path, column))
+
+
+def _given_texts(given: Sequence[str] | None, path: str | None, column: str) -> list[str]:
     from jaxft.workflows.generate import read_prompts
 
     if given is not None:
@@ -41,11 +52,26 @@ def text_of(path: str) -> str:
         raise DataError(f"{path} is not text in UTF-8: {error}") from error
 
 
+def check_words(options: argparse.Namespace) -> None:
+    """Whether all processes, where there are several, were started with the same words.
+
+    Raises:
+      RecipeError: they were not.
+    """
+    if process_count() > 1:
+        from jaxft.workflows.agreement import check_words_agree
+
+        check_words_agree({name: value for name, value in vars(options).items() if name not in _OWN_WORDS})
+
+
 @contextlib.contextmanager
 def output_to(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that is there only when all of it is written."""
+    """Standard output, or a file that is there only when all of it is written; nothing but of the first process."""
     if path is None:
         yield sys.stdout
+        return
+    if not is_first():
+        yield io.StringIO()
         return
     partial = pathlib.Path(f"{path}.partial")
     try:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from jaxft import __version__
 from jaxft.cli import chat, generation, harness, launching, planning, reading, serving, verbs
-from jaxft.errors import JaxftError
+from jaxft.errors import JaxftError, RecipeError
+from jaxft.parallel.environment import found_place
 from jaxft.parallel.processes import ProcessesConfig, is_first, joined, leave
 from jaxft.reporting.reading import readings_shown
 
@@ -52,8 +53,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _as_one_of_several(options: argparse.Namespace) -> contextlib.AbstractContextManager:
-    """Joins other processes, in verbs that know how to share their work."""
+    """Joins other processes, in verbs that know how to share their work.
+
+    Raises:
+      RecipeError: the verb is for one process alone.
+    """
     if not hasattr(options, "coordinator"):
+        return contextlib.nullcontext()
+    if hasattr(options, "alone"):
+        place = found_place(options.coordinator, options.processes, options.index)
+        if place is not None and place.count > 1:
+            raise RecipeError(
+                f"{options.alone} answers from one process, found {place.count}; start it on one host alone. "
+                "`jaxft generate` writes with several"
+            )
         return contextlib.nullcontext()
     return joined(ProcessesConfig(options.coordinator, options.processes, options.index, options.start_timeout))
 
@@ -206,14 +219,29 @@ def _add_using_verbs(verb) -> None:
     predict.add_argument("--output", help="JSON lines to write (default: standard output)")
     predict.add_argument("--stream", help="which classifier, where the run has several")
     _add_processes(predict)
-    generation.add_options(verb("generate", generation.generate, "Write on from prompts, as JSON lines."))
-    chat.add_options(verb("chat", chat.chat, "Talk to a model."))
-    serving.add_options(verb("serve", serving.serve, "Answer requests over HTTP, in the form of OpenAI's, and a page."))
-    reading.add_classify(verb("classify", reading.classify, "Labels of texts, by a classifier."))
-    reading.add_embed(verb("embed", reading.embed, "Vectors of texts."))
-    reading.add_fill_mask(verb("fill-mask", reading.fill_mask, "What stands behind the masks of texts."))
+    writing = verb("generate", generation.generate, "Write on from prompts, as JSON lines.")
+    generation.add_options(writing)
+    _add_processes(writing)
+    _add_alone(chat, verb("chat", chat.chat, "Talk to a model."))
+    _add_alone(serving, verb("serve", serving.serve, "Answer requests over HTTP, in the form of OpenAI's, and a page."))
+    for name, call, add, about in (
+        ("classify", reading.classify, reading.add_classify, "Labels of texts, by a classifier."),
+        ("embed", reading.embed, reading.add_embed, "Vectors of texts."),
+        ("fill-mask", reading.fill_mask, reading.add_fill_mask, "What stands behind the masks of texts."),
+        ("score", reading.score, reading.add_score, "How likely a model finds given continuations."),
+    ):
+        read = verb(name, call, about)
+        add(read)
+        _add_processes(read)
     harness.add_options(verb("harness", harness.harness, "Score a model by tasks of lm-evaluation-harness."))
-    reading.add_score(verb("score", reading.score, "How likely a model finds given continuations."))
+
+
+def _add_alone(module, parser: argparse.ArgumentParser) -> None:
+    """A verb of one process, which says so where it is one of several."""
+    module.add_options(parser)
+    for name, kind in (("coordinator", str), ("processes", int), ("index", int)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.set_defaults(alone=parser.prog)
 
 
 def _add_weight_verbs(verb) -> None:

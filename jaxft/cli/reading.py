@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jaxft.cli.lines import given_texts, output_to, text_of
+from jaxft.cli.lines import check_words, given_texts, output_to, text_of
 from jaxft.errors import DataError, RecipeError
+from jaxft.parallel.processes import from_first
 
 _MODEL = "a directory in Hugging Face layout, an id on the hub, or a run"
 
@@ -86,7 +87,8 @@ def score(options: argparse.Namespace) -> None:
     """`jaxft score`"""
     from jaxft.workflows.generate import open_writer
 
-    pairs = _pairs(options)
+    check_words(options)
+    pairs = from_first(lambda: _pairs(options))
     writer = open_writer(options.model, options.dtype, batch_size=options.batch_size)
     found = writer.score([prompt for prompt, _ in pairs], [continuation for _, continuation in pairs])
     rows = [
@@ -139,6 +141,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 def _texts(options: argparse.Namespace) -> list[str]:
     if options.batch_size < 1:
         raise RecipeError(f"--batch-size: must be at least 1, found {options.batch_size}")
+    check_words(options)
     texts = given_texts(options.text, options.file, "text")
     if not texts:
         raise DataError("there is no text; give --text, --file, or texts in lines on standard input")

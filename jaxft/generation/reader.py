@@ -19,7 +19,7 @@ from jaxft.generation.text_layout import TextLayout
 from jaxft.models.model import Model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import batch_shards
-from jaxft.parallel.sharding import put_batch
+from jaxft.parallel.sharding import host_copies, put_whole_batch
 
 # Spellings of a mask that every model takes beside its own.
 MASKS = ("[MASK]", "<mask>")
@@ -260,9 +260,9 @@ class Reader:
                 of_rows = [places[number] for number in numbers]
                 of_rows += of_rows[:1] * (len(arrays["token_ids"]) - len(of_rows))
                 arrays["places"] = padded(of_rows, bucket(max(map(len, of_rows)), 1), 0)
-            placed = arrays if self._mesh is None else put_batch(arrays, self._mesh)
+            placed = arrays if self._mesh is None else put_whole_batch(arrays, self._mesh)
             with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-                found = jax.device_get(run(self._parameters, placed))
+                found = host_copies(run(self._parameters, placed))
             for row, number in enumerate(numbers):
                 result[number] = jax.tree.map(lambda x, row=row: x[row], found)
         return [result[number] for number in range(len(rows))]

@@ -29,18 +29,34 @@ def check_recipes_agree(recipe: Recipe) -> None:
     """
     if process_count() == 1:
         return
-    own = {"recipe": encode(recipe), "code": {**_versions(), "jaxft": _code_digest()}}
+    own = encode(recipe)
     for key in _OWN_KEYS:
         section, _, name = key.partition(".")
-        own["recipe"].get(section, {}).pop(name, None)
-    other = _first_other(own)
+        own.get(section, {}).pop(name, None)
+    _check_agree("recipe", own, "another recipe or other code")
+
+
+def check_words_agree(words: Mapping[str, Any]) -> None:
+    """Compares the words of this process's command, and its code, with those of the others.
+
+    Args:
+      words: by option, in JSON's terms.
+
+    Raises:
+      RecipeError: they differ; all differing options are named.
+    """
+    if process_count() > 1:
+        _check_agree("words", dict(words), "other words or other code")
+
+
+def _check_agree(name: str, value: dict[str, Any], said: str) -> None:
+    other = _first_other({name: value, "code": {**_versions(), "jaxft": _code_digest()}})
     if other is None:
         return
-    name, there, here = other
-    changes = differences(there, here)
+    process, there, here = other
     raise RecipeError(
-        f"{name} was started with another recipe or other code than process 0. What differs, process 0 first:\n  "
-        + "\n  ".join(changes)
+        f"{process} was started with {said} than process 0. What differs, process 0 first:\n  "
+        + "\n  ".join(differences(there, here))
     )
 
 

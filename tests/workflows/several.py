@@ -40,17 +40,31 @@ def started(
       of_last: further words of the last process.
     """
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count), "--start-timeout", "120")
+    commands = [
+        ["-m", "jaxft", *words, *(of_last if index + 1 == count else ()), *where, "--index", str(index)]
+        for index in range(count)
+    ]
+    with _running(commands, devices) as processes:
+        yield processes
+
+
+@contextlib.contextmanager
+def scripted(count: int, script: pathlib.Path, *words: str) -> Iterator[list[subprocess.Popen]]:
+    """As `started`, of a script that is given a port, the number of processes, its own, and the words."""
+    port = str(free_port())
+    with _running([[str(script), port, str(count), str(index), *words] for index in range(count)], 1) as processes:
+        yield processes
+
+
+@contextlib.contextmanager
+def _running(commands: list[list[str]], devices: int) -> Iterator[list[subprocess.Popen]]:
     environment = {**os.environ, "XLA_FLAGS": device_flags(devices)}
     processes = [
         subprocess.Popen(
-            [
-                sys.executable, "-m", "jaxft", *words, *(of_last if index + 1 == count else ()), *where,
-                "--index", str(index),
-            ],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
-        for index in range(count)
-    ]  # fmt: skip
+        for command in commands
+    ]
     try:
         yield processes
     finally:

@@ -1,4 +1,4 @@
-"""What a run writes, transformers writes with its export: the same prompts, the same tokens, the same ends."""
+"""What a run writes, several processes write with it, and transformers with its export: the same tokens and ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import random
 
 import pytest
 import transformers
+from several import ended, scripted
+from tiny_models import bert
 
 import jaxft
 from jaxft.cli.main import run
@@ -99,3 +101,69 @@ def test_an_encoder_decoder_reads_and_writes_the_same(tmp_path):
         written = model.generate(**given, max_new_tokens=24, do_sample=False)[0]
         assert one.finished_by == "end" and one.text == text
         assert one.token_ids.tolist() == other.token_ids.tolist() == written[1:].tolist()
+
+
+def commands(run_directory: pathlib.Path, classifier: pathlib.Path, output: pathlib.Path) -> list[list[str]]:
+    """Verbs that write and read with a model, each into a file of its own."""
+    prompts = [word for first in [*TEXTS, "o"] for word in ("--prompt", first)]
+    drawing = [
+        "--temperature",
+        "2",
+        "--num-return-sequences",
+        "2",
+        "--stop",
+        "gre",
+        "--max-new-tokens",
+        "12",
+        "--batch-size",
+        "4",
+    ]
+    data = f"{{jsonl: {run_directory.parent / 'chats.jsonl'}, limit: 7}}"
+    evaluation = f"evaluation.chat={{stream: chat, source: {data}, metrics: [exact_match, rougeL, loss]}}"
+    return [
+        ["generate", str(run_directory), *prompts, *drawing, "--output", str(output / "texts.jsonl")],
+        ["classify", str(classifier), "--text", "a good film", "--text", "bad", "--text", "the plot is dull",
+         "--output", str(output / "labels.jsonl")],
+        ["evaluate", str(run_directory), evaluation, "--json"],
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_several_processes_write_and_read_the_same(decoder, tmp_path, capfd):
+    classifier = bert(tmp_path / "classifier", "BertForSequenceClassification", num_labels=3)
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    for words in commands(decoder[0], classifier, tmp_path / "alone"):
+        capfd.readouterr()
+        assert run(words) == 0
+    evaluated = json.loads(capfd.readouterr().out)["evaluation"]["chat"]
+    assert evaluated["exact_match"] == 1
+    asked = json.dumps(commands(decoder[0], classifier, tmp_path / "together"))
+    with scripted(2, pathlib.Path(__file__).with_name("together.py"), asked) as processes:
+        told = ended(processes, 120)
+    for index, (status, out, err) in enumerate(told):
+        assert status == 0 and err.splitlines()[-1] == "[0, 0, 0]", err
+        # Only the first process tells of results.
+        assert (
+            (json.loads(out)["evaluation"]["chat"] == pytest.approx(evaluated, rel=1e-5)) if index == 0 else out == ""
+        )
+    names = {"texts": 8, "labels": 3}
+    assert sorted(path.name for path in (tmp_path / "together").iterdir()) == sorted(f"{name}.jsonl" for name in names)
+    for name, count in names.items():
+        one, two = (
+            [json.loads(line) for line in (tmp_path / where / f"{name}.jsonl").read_text().splitlines()]
+            for where in ("alone", "together")
+        )
+        assert len(one) == len(two) == count
+        for expected, found in zip(one, two, strict=True):
+            for key, value in expected.items():
+                close = isinstance(value, float | dict)
+                assert found[key] == (pytest.approx(value, rel=1e-4, abs=1e-5) if close else value), (name, key)
+
+
+@pytest.mark.parametrize("verb", ["chat", "serve"])
+def test_verbs_of_one_process_refuse_to_be_several(verb, tmp_path, capsys):
+    where = ("--coordinator", "127.0.0.1:1", "--processes", "2", "--index", "1")
+    assert run([verb, str(tmp_path), *where]) == 2
+    message = capsys.readouterr().err
+    assert message.count("jaxft") == 3 and f"jaxft {verb} answers from one process, found 2" in message
