@@ -16,6 +16,7 @@ from jaxft.errors import CheckpointError, RecipeError
 from jaxft.finetuning.averaging import interpolate, soup
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.models.config import ModelConfig
+from jaxft.models.heads import HeadConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.atomic import write_atomically
 from jaxft.workflows.exported import labelled_origin, loaded_checkpoint
@@ -101,16 +102,24 @@ def _run_of(path: pathlib.Path) -> RunDirectory:
 
 
 def _check_same(path: pathlib.Path, one: LoadedModel, other_path: pathlib.Path, other: LoadedModel) -> None:
-    """Makes sure that two models have the same parameters, for the same use."""
-    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    """Makes sure that two models have the same parameters, for the same use.
+
+    Soups are of runs that were trained in different ways, so rates of dropout may differ: the first model's stay.
+    """
+    names = [field.name for field in dataclasses.fields(ModelConfig) if "dropout" not in field.name]
     differing = [name for name in names if getattr(one.config, name) != getattr(other.config, name)]
     if differing:
         name = differing[0]
         values = f"{getattr(one.config, name)!r} and {getattr(other.config, name)!r}"
         raise CheckpointError(f"{path} and {other_path} differ in {name}: {values}; only models of one shape average")
-    if dict(one.model.heads) != dict(other.model.heads):
+    if _heads_of(one) != _heads_of(other):
         heads = [", ".join(name for name, _ in model.model.heads) or "none" for model in (one, other)]
         raise CheckpointError(f"{path} and {other_path} have other heads: {heads[0]}; and {heads[1]}")
+
+
+def _heads_of(model: LoadedModel) -> dict[str, HeadConfig]:
+    """The model's heads as they compute, which is without dropout."""
+    return {name: dataclasses.replace(head, dropout=0.0) for name, head in model.model.heads}
 
 
 def _start_of(path: pathlib.Path) -> LoadedModel:
@@ -129,8 +138,8 @@ def _towards(origin: LoadedModel, tuned: LoadedModel, parameters, share: float) 
     shapes = [jax.tree.map(lambda leaf: leaf.shape, one.params["trunk"]) for one in (origin, tuned)]
     if shapes[0] != shapes[1]:
         raise CheckpointError("the start has another shape than what was tuned, so there is nothing between them")
-    before = dict(origin.model.heads)
-    shared = {"trunk", *(f"head_{name}" for name, head in tuned.model.heads if before.get(name) == head)}
+    before = _heads_of(origin)
+    shared = {"trunk", *(f"head_{name}" for name, head in _heads_of(tuned).items() if before.get(name) == head)}
     between = {name: interpolate(origin.params[name], parameters[name], share) for name in shared}
     return {**parameters, **between}, sorted(set(parameters) - shared)
 

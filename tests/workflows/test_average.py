@@ -28,7 +28,9 @@ def runs(tmp_path_factory, shared_data) -> pathlib.Path:
     text = "\n".join(lines).replace("  task:\n", "  other:\n").replace("stream: task", "stream: other")
     (directory / "tuned.yaml").write_text(f"{text}\nmodel: {{pretrained: {directory / 'start'}}}\n")
     for seed, name in enumerate(("one", "two")):
-        words = [*WORDS, f"training.seed={seed}", "--run-dir", str(directory / name)]
+        # Models of a soup were trained in different ways.
+        ways = [f"training.seed={seed}", f"model.dropout={0.1 * seed}", f"streams.other.objective.dropout={0.2 * seed}"]
+        words = [*WORDS, *ways, "--run-dir", str(directory / name)]
         assert run(["train", str(directory / "tuned.yaml"), *words]) == 0
     return directory
 
