@@ -15,6 +15,9 @@ from jaxft.planning.attention import attention_uses
 from jaxft.planning.flops import Pass
 from jaxft.training.state import TrainState
 
+# Numbers of a row of a register of TPUs.
+_LANES = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class ParameterRow:
@@ -84,7 +87,8 @@ class Memory:
       parameters: with copies of them that a run keeps.
       optimizer: moments.
       gradients: in float32, of the largest moment of a step.
-      activations: what the backward pass waits for, and the working space of the largest layer or head.
+      activations: what the backward pass waits for, the working space of the largest layer or head with the weights
+        gathered for it, and parameters in 16 bits where it computes in these.
     """
 
     parameters: int
@@ -122,7 +126,9 @@ def memory_of(
         sum(activation_bytes(one, config, compute, mesh, micro_batches, platform) for one in own if one.trained)
         for own in passes.values()
     )
-    return Memory(sum(map(device_bytes, kept)), device_bytes(state.optimizer), gradient * copies, largest)
+    # The compiler casts all parameters before the loop over layers.
+    cast = device_bytes(state.parameters) // 2 if compute.precision == "bfloat16" else 0
+    return Memory(sum(map(device_bytes, kept)), device_bytes(state.optimizer), gradient * copies, largest + cast)
 
 
 def activation_bytes(
@@ -131,18 +137,18 @@ def activation_bytes(
     """Bytes of a device that a pass needs at its largest, either in a layer or where the logits are.
 
     As in "Reducing activation recomputation" (Korthikanti et al. 2022, arXiv 2205.05198), section 4, for the blocks
-    here, whose norms are computed in float32, and with the scores that their kernels of attention keep.
+    here, which keep no more of norms and activations than what they are computed from, and with the scores that their
+    kernels of attention keep.
     """
     rows = _device_rows(one, mesh, micro_batches)
     saved, working = 0.0, 0.0
-    for layers, carried, mixed, dots, inner in _layers(one, config, compute, mesh, rows, platform):
-        everything = carried + mixed + dots + inner
-        kept = {"full": carried, "attention": carried + mixed, "dots": carried + mixed + dots, "none": everything}
-        saved += layers * kept[compute.remat]
-        # The gradients of the projections' results; where these are not saved, they themselves are computed again.
-        again = everything - kept[compute.remat]
-        working = max(working, dots + again)
-    return int(saved + max(working, _logits_bytes(one, config, mesh, rows)))
+    for layers, layer in _layers(one, config, compute, mesh, rows, platform):
+        kept = layer.kept(compute.remat)
+        saved += layers * kept
+        # The gradients of the projections' results, or what of the layer is computed again, as the first of these
+        # takes the place of the last of those.
+        working = max(working, layer.weights + max(layer.projected, layer.kept("none") - kept))
+    return int(saved + max(working, _logits_bytes(one, config, compute, mesh, rows, platform)))
 
 
 def layer_traffic(
@@ -153,9 +159,9 @@ def layer_traffic(
     Whatever is computed is written once and read once on the way forward, and again on the way back.
     """
     rows = _device_rows(one, mesh, 1)
-    layers = sum(count * sum(parts) for count, *parts in _layers(one, config, compute, mesh, rows, platform))
+    layers = sum(count * layer.computed for count, layer in _layers(one, config, compute, mesh, rows, platform))
     times = 2 if not one.trained else 4 if compute.remat == "none" else 6
-    return times * layers + (3 if one.trained else 1) * _logits_bytes(one, config, mesh, rows)
+    return times * layers + (3 if one.trained else 1) * _logits_bytes(one, config, compute, mesh, rows, platform)
 
 
 def _device_rows(one: Pass, mesh: Mapping[str, int], micro_batches: int) -> int:
@@ -163,10 +169,44 @@ def _device_rows(one: Pass, mesh: Mapping[str, int], micro_batches: int) -> int:
     return max(1, math.ceil(one.rows / (mesh["data"] * mesh["fsdp"] * micro_batches)))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """Bytes of a layer on a device.
+
+    Attributes:
+      carried: its input.
+      mixed: what attention found.
+      projected: what other projections give that the backward pass needs.
+      outputs: of the projections into the residual stream, which `dots` saves although nothing needs them.
+      between: inputs and results of norms and activations, masks of dropout, scores.
+      weights: gathered for it, and their gradient before it is shared out.
+    """
+
+    carried: float
+    mixed: float
+    projected: float
+    outputs: float
+    between: float
+    weights: float
+
+    def kept(self, remat: str) -> float:
+        """What waits for the backward pass under a policy."""
+        own = {
+            "full": 0, "attention": self.mixed, "dots": self.mixed + self.projected + self.outputs,
+            "none": self.mixed + self.projected + self.between,
+        }  # fmt: skip
+        return self.carried + own[remat]
+
+    @property
+    def computed(self) -> float:
+        """All that is computed."""
+        return self.carried + self.mixed + self.projected + self.outputs + self.between
+
+
 def _layers(
     one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str
 ):  # fmt: skip
-    """For each stack its number of layers and the bytes of one of them, as of `_of_layer`."""
+    """For each stack its number of layers, and one of them."""
     uses = attention_uses(config, compute, one, mesh, platform)
     sides = [(config, config.num_layers, one.length * one.streams, one.length, 0)]
     if config.family == "encoder_decoder":
@@ -174,14 +214,15 @@ def _layers(
         sides.append((config.of_decoder(), config.decoder_layers, target, target, one.length))
     for (side, layers, *lengths), own in zip(sides, uses, strict=True):
         scores = sum(use.layers * use.scores for use in own) / layers
-        yield layers, *_of_layer(side, compute, mesh, rows, *lengths, scores)
+        lanes = any(use.kernel == "splash" for use in own)
+        yield layers, _layer(side, compute, mesh, rows, *lengths, scores, lanes, one.trained)
 
 
-def _of_layer(
+def _layer(
     config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int,
-    source: int, scores: float,
-) -> tuple[float, float, float, float]:  # fmt: skip
-    """Bytes of a layer's input, of what attention found, of other projections' results, and of what is between these.
+    source: int, scores: float, lanes: bool, trained: bool,
+) -> _Layer:  # fmt: skip
+    """A layer of a stack.
 
     Args:
       config, compute, mesh, rows: as above.
@@ -189,30 +230,47 @@ def _of_layer(
       keys: tokens that its attention reads.
       source: tokens that its cross attention reads, or 0.
       scores: of a row and head that are in memory.
+      lanes: whether heads are filled up to whole lanes of a TPU, as its kernel wants them.
+      trained: whether there is dropout.
     """
     size, tensor = (2 if compute.precision == "bfloat16" else 4), mesh["tensor"]
     tokens = rows * queries / mesh["context"]
     attentions = 2 if source else 1
     width, inner = config.embed_dim, config.num_heads * config.width_of_head / tensor
-    keys_width = config.kv_heads * config.width_of_head / tensor
-    mlp = config.mlp_dim / tensor * (2 if config.gated else 1)
-    carried = tokens * width * size
-    mixed = tokens * size * attentions * inner
-    dots = tokens * size * (mlp + width + attentions * (inner + width))
-    dots += size * 2 * keys_width * rows * (keys + source) / mesh["context"]
+    keys_width, mlp = config.kv_heads * config.width_of_head / tensor, config.mlp_dim / tensor
+    sides = 2 if config.gated else 1
+    filled = math.ceil(config.width_of_head / _LANES) * _LANES / config.width_of_head if lanes else 1.0
+    found = tokens * size * attentions * inner
+    heads = size * (tokens * attentions * inner + 2 * keys_width * rows * (keys + source) / mesh["context"])
+    projected = tokens * size * sides * mlp + heads
     # Scores and probabilities in float32 and once in the dtype of the values.
-    pairs = rows * scores / mesh["context"] * config.num_heads / tensor
-    norms = tokens * width * (size + 4) * (1 + attentions)
-    return carried, mixed, dots, pairs * (4 + size) + norms + tokens * size * mlp
+    between = rows * scores / mesh["context"] * config.num_heads / tensor * (4 + size)
+    # What attention found once more, laid out for the projection; what a norm reads and gives, but for the layer's
+    # input; the activated, and that times the other side where there is one; heads as the kernel wants them.
+    between += found + tokens * size * ((2 * attentions + 1) * width + sides * mlp)
+    between += (filled - 1) * heads
+    between += tokens * width * (1 + attentions) * (config.dropout > 0 and trained)
+    weights = width * (2 * attentions * (inner + keys_width) + (1 + sides) * mlp)
+    # Those of the next layer are gathered meanwhile; gradients are summed in float32.
+    gathered = weights * (2 * size + 4) if mesh["fsdp"] > 1 else 0.0
+    return _Layer(
+        tokens * width * size, filled * found, projected, tokens * size * attentions * width, between, gathered
+    )  # fmt: skip
 
 
-def _logits_bytes(one: Pass, config: ModelConfig, mesh: Mapping[str, int], rows: int) -> float:
-    """Logits in float32 with their gradient, and what of the largest head is narrower."""
-    read = one.target_length or one.length
-    widest = 0.0
+def _logits_bytes(
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str
+) -> float:  # fmt: skip
+    """Logits of the largest head with their gradient, and the table of a vocabulary, gathered.
+
+    On TPUs those of a vocabulary without bias stay in the dtype of the products; all others are in float32.
+    """
+    size, read, widest = (2 if compute.precision == "bfloat16" else 4), one.target_length or one.length, 0.0
     for head in one.heads:
         vocabulary = head.kind in ("causal_lm", "masked_lm", "generator")
         places = (one.places or read) if vocabulary else read
         labels = config.vocab_size / mesh["tensor"] if vocabulary else head.num_labels
-        widest = max(widest, rows * places / mesh["context"] * labels * 8.0)
+        own = size if platform == "tpu" and head.kind == "causal_lm" else 4
+        table = labels * config.width_of_embedding * size if vocabulary and mesh["fsdp"] > 1 else 0.0
+        widest = max(widest, rows * places / mesh["context"] * labels * own * 2 + table)
     return widest

@@ -91,9 +91,10 @@ def test_what_a_policy_saves_less_of_takes_less_room():
 
 def test_scores_take_room_where_a_kernel_keeps_them():
     """Of 2048 tokens and 32 heads in 16 layers, in float32 and in bfloat16; windows keep their blocks alone."""
-    splash, xla = (activations(ComputeConfig("bfloat16", attention=kernel)) for kernel in ("splash", "xla"))
+    compute = [ComputeConfig("bfloat16", attention=kernel) for kernel in ("splash", "xla")]
+    splash, xla = (activations(one, head_dim=128) for one in compute)  # or splash would fill heads up
     assert xla - splash == 16 * 8 * 32 * 2048 * 2048 * 6
-    local = activations(ComputeConfig("bfloat16", attention="local"), windows=(128,))
+    local = activations(ComputeConfig("bfloat16", attention="local"), windows=(128,), head_dim=128)
     assert local - splash == 16 * 8 * 32 * 2048 * 256 * 6
 
 
@@ -103,14 +104,31 @@ def test_a_layer_more_costs_its_input_where_all_else_is_computed_again():
     assert added == 8 * 2048 * 2048 * 2
 
 
-@pytest.mark.parametrize("mesh", [{**ONE, "data": 4}, {**ONE, "fsdp": 4}])
-def test_rows_are_shared_by_data_and_fsdp_and_taken_in_parts(mesh):
+def test_rows_are_shared_by_data_and_fsdp_and_taken_in_parts():
     compute = ComputeConfig("bfloat16", remat="full")
     quarter = activations(compute, rows=2)
-    assert activations(compute, rows=8, mesh=mesh) == activations(compute, rows=8, parts=4) == quarter
+    assert activations(compute, rows=8, mesh={**ONE, "data": 4}) == activations(compute, rows=8, parts=4) == quarter
+    # Where weights are shared out those of two layers are gathered in 16 bits, and a gradient is whole in float32.
+    weights = 2 * 2048**2 + 2 * 2048 * 512 + 3 * 2048 * 8192
+    fully_sharded = activations(compute, rows=8, mesh={**ONE, "fsdp": 4})
+    assert fully_sharded - quarter == weights * 8
 
 
-def test_logits_are_split_by_tensor():
-    compute, one = ComputeConfig("bfloat16", remat="full"), Pass(8, 16, heads=(HEAD,), causal=True)
-    whole, half = (activation_bytes(one, LLAMA, compute, {**ONE, "tensor": size}, 1, "tpu") for size in (1, 2))
-    assert whole - half == pytest.approx(8 * 16 * 128256 * 8 / 2, rel=1e-6)
+@pytest.mark.parametrize(("platform", "size"), [("tpu", 2), ("gpu", 4)])
+def test_logits_are_split_by_tensor(platform, size):
+    compute, one = ComputeConfig("bfloat16", remat="full"), Pass(8, 2048, heads=(HEAD,), causal=True)
+    whole, half = (activation_bytes(one, LLAMA, compute, {**ONE, "tensor": parts}, 1, platform) for parts in (1, 2))
+    assert whole - half == pytest.approx(8 * 2048 * 128256 * 2 * size / 2, rel=1e-6)
+
+
+def test_a_layer_of_bert_keeps_twenty_two_times_its_input():
+    """As the compiled `bert-large` does: stacks of its loop over 24 layers are so many times `bf16[24, 4096, 1024]`.
+
+    Of its width the input, what attention found as the projection has it, what two norms read, what the first of them
+    gives, two masks of a byte each, and eight of the feed-forward; queries, keys, values and what attention found are
+    of heads of 64 in lanes of 128.
+    """
+    fields = {**PRESETS["bert-large"], "vocab_size": 256, "attention_dropout": 0.0}
+    compute, one = ComputeConfig("bfloat16"), Pass(8, 512)
+    kept = [activation_bytes(one, ModelConfig(**{**fields, "num_layers": n}), compute, ONE, 1, "tpu") for n in (24, 23)]
+    assert kept[0] - kept[1] == (14 + 4 * 2) * 8 * 512 * 1024 * 2
