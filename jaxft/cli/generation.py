@@ -47,6 +47,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="JSON lines to write (default: standard output)")
     parser.add_argument("--stream", action="store_true", help="print the text of one prompt as it is written")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="ends a text; may be given several times")
+    parser.add_argument(
+        "--logit-bias",
+        action="append",
+        metavar="ID:BIAS",
+        help="added to the logit of a token, like 13:-100",
+    )
     parser.add_argument("--stop-token", action="append", metavar="TOKEN", help="an entry of the vocabulary likewise")
     parser.add_argument(
         "--early-stopping", choices=("true", "false", "never"), help="when beam search ends (default: false)"
@@ -60,13 +66,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """`jaxft generate`"""
-    from jaxft.workflows.generate import make_config, open_writer, write_texts, write_unprompted
+    from jaxft.workflows.generate import biased_token, make_config, open_writer, write_texts, write_unprompted
 
     given = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
     if options.early_stopping:
         given["early_stopping"] = {"true": True, "false": False}.get(options.early_stopping, "never")
     if (schema := given.get("json_schema", "")).startswith("@"):
         given["json_schema"] = text_of(schema[1:])
+    if options.logit_bias:
+        try:
+            given["logit_bias"] = tuple(map(biased_token, options.logit_bias))
+        except ValueError:
+            raise RecipeError(f"--logit-bias: must be like 13:-100, found {', '.join(options.logit_bias)}") from None
     # What is wrong with the words is said before a model is loaded.
     config = make_config(given | {"stop": tuple(options.stop or ())})
     if options.batch_size < 1:

@@ -28,6 +28,7 @@ class GenerationConfig:
       presence_penalty: taken from the logits of tokens that were written before.
       frequency_penalty: taken from the logits of tokens for each time that they were written.
       no_repeat_ngram: no sequence of so many tokens occurs twice in prompt and text; 0 for no such rule.
+      logit_bias: pairs of a token's id and what is added to its logit, before all other rules.
       beams: sequences kept by beam search; 1 for none.
       length_penalty: beam search divides log-probabilities by the length to this power.
       beam_groups: beams are searched for in so many groups, one after the other, of which each is kept away from what
@@ -58,6 +59,7 @@ class GenerationConfig:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     beams: int = 1
     length_penalty: float = 1.0
     beam_groups: int = 1
@@ -82,6 +84,9 @@ class GenerationConfig:
         for name in ("temperature", "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty",
                      "diversity_penalty"):  # fmt: skip
             _check(self, name, math.isfinite(getattr(self, name)), "must be a finite number")
+        _check(self, "logit_bias", all(math.isfinite(bias) for _, bias in self.logit_bias), "must be finite numbers")
+        once = len(dict(self.logit_bias)) == len(self.logit_bias)
+        _check(self, "logit_bias", once, "must name each token once")
         _check(self, "temperature", self.temperature >= 0, "must not be negative (0 takes the likeliest token)")
         for name in ("top_p", "typical_p"):
             _check(self, name, 0 < getattr(self, name) <= 1, "must be above 0 and at most 1")

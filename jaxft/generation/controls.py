@@ -69,6 +69,7 @@ class Controls:
       forced: int32 `(tokens,)`: what each text begins with, below 0 where nothing is forced; or None.
       forced_last: int32, or None.
       suppressed: bool `(vocab,)`: tokens that are never written, or None.
+      bias: float32 `(vocab,)`: added to the logits, or None.
       automaton: of a regular expression, or None.
       chosen_by: number of a function of the host that says what may come next (`jaxft.generation.choice`), or None.
     """
@@ -87,6 +88,7 @@ class Controls:
     forced: jax.Array | None = None
     forced_last: jax.Array | None = None
     suppressed: jax.Array | None = None
+    bias: jax.Array | None = None
     automaton: Automaton | None = None
     chosen_by: jax.Array | None = None
 
@@ -95,6 +97,8 @@ class Controls:
         vocab = logits.shape[-1]
         columns = jnp.arange(written.token_ids.shape[1])[None]
         is_real = columns < written.lengths[:, None]
+        if self.bias is not None:
+            logits = logits + self.bias
         if self.repetition_penalty is not None:
             seen = sampling.count_tokens(written.token_ids, is_real, vocab) > 0
             logits = sampling.penalize_repetition(logits, seen, self.repetition_penalty)
@@ -173,6 +177,10 @@ def make_controls(
     suppressed = None
     if special.suppressed:
         suppressed = jnp.zeros(vocab, bool).at[jnp.asarray(special.suppressed)].set(True)
+    bias = None
+    if config.logit_bias:
+        ids, values = zip(*config.logit_bias, strict=True)
+        bias = jnp.zeros(vocab, jnp.float32).at[jnp.asarray(ids)].set(jnp.asarray(values, jnp.float32))
     uses = config.presence_penalty != 0 or config.frequency_penalty != 0
     return Controls(
         end_ids=jnp.asarray([*special.end, *config.stop_token_ids], jnp.int32),
@@ -189,6 +197,7 @@ def make_controls(
         forced=_forced(forced),
         forced_last=id_of(special.forced_last),
         suppressed=suppressed,
+        bias=bias,
         automaton=automaton,
         chosen_by=id_of(chosen_by),
     )

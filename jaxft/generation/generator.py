@@ -335,9 +335,10 @@ class Generator:
             _check_drafting(config, self.special, chosen_by)
         if config.stop:
             self.need_tokenizer()
-        for token_id in config.stop_token_ids:
-            if not 0 <= token_id < vocab:
-                raise RecipeError(f"stop_token_ids: {token_id} is outside of the vocabulary of {vocab}")
+        biased = [token_id for token_id, _ in config.logit_bias]
+        for name, token_ids in (("stop_token_ids", config.stop_token_ids), ("logit_bias", biased)):
+            if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab]:
+                raise RecipeError(f"{name}: {wrong[0]} is outside of the vocabulary of {vocab}")
         automaton = None
         if config.regex is not None or config.json_schema is not None:
             if not self.special.end:
@@ -396,7 +397,7 @@ def _check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by:
     """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
     plain = GenerationConfig()
     names = ("min_new_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram",
-             "beams", "contrastive_alpha", "regex", "json_schema", "prefix")  # fmt: skip
+             "logit_bias", "beams", "contrastive_alpha", "regex", "json_schema", "prefix")  # fmt: skip
     for name in names:
         if getattr(config, name) != getattr(plain, name):
             raise RecipeError(f"{name} can't be used with a draft model")

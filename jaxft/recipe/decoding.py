@@ -80,6 +80,11 @@ def _value(document: Document, hint: Any, value: Any, path: Path) -> Any:
         return _choice(document, arguments, value, path)
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
+        if arguments[-1] is not Ellipsis:
+            if len(items) != len(arguments):
+                fail(document, path, f"expected a list of {len(arguments)}, found {_found(value)}")
+            parts = zip(arguments, items, strict=True)
+            return tuple(_value(document, one, item, (*path, str(i))) for i, (one, item) in enumerate(parts))
         return tuple(_value(document, arguments[0], item, (*path, str(i))) for i, item in enumerate(items))
     if origin is dict:
         return _mapping(document, arguments, value, path)

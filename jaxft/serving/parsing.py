@@ -29,18 +29,21 @@ _OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "beam_groups": ("beam_groups", (int,)), "diversity_penalty": ("diversity_penalty", _NUMBER),
     "early_stopping": ("early_stopping", (bool, str)), "contrastive_alpha": ("contrastive_alpha", _NUMBER),
     "regex": ("regex", (str,)), "json_schema": ("json_schema", (str, dict)), "prefix": ("prefix", (str,)),
-    "stop": ("stop", (str, list)), "stop_token_ids": ("stop_token_ids", (list,)),
+    "stop": ("stop", (str, list)), "stop_token_ids": ("stop_token_ids", (list,)), "logit_bias": ("logit_bias", (dict,)),
 }  # fmt: skip
 _OF_WRITING = ("model", "stream", "stream_options", "logprobs", *_OPTIONS)
 # What may be there as long as it asks for nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
-    "user": (), "metadata": (), "store": (None, False), "logit_bias": (None, {}), "best_of": (None, 1),
+    "user": (), "metadata": (), "store": (None, False), "best_of": (None, 1),
     "echo": (None, False), "suffix": (None, ""), "tools": (None, []), "tool_choice": (None, "none", "auto"),
     "functions": (None, []), "top_logprobs": (None, 0), "service_tier": (None, "auto", "default"),
     "parallel_tool_calls": (None, True, False), "modalities": (None, ["text"]),
 }  # fmt: skip
 # Its tokens are compared one by one in a program that is compiled for their number.
 _LONGEST_NGRAM = 64
+_MOST_BIASED, _MOST_BIAS = 1024, 100
+# Any object, as OpenAI's `json_object`.
+_ANY_OBJECT = json.dumps({"type": "object", "additionalProperties": True})
 COMPLETION_KEYS = ("prompt", *_OF_WRITING)
 CHAT_KEYS = ("messages", "max_completion_tokens", "response_format", *_OF_WRITING)
 EMBEDDING_KEYS = ("model", "input", "encoding_format", "dimensions", "truncate")
@@ -96,6 +99,11 @@ def check_keys(body: Mapping[str, Any], known: tuple[str, ...]) -> None:
             hint = f"did you mean {near[0]}? " if near else ""
             raise ApiError(400, f"unknown key {key!r}; {hint}The keys here are {', '.join(known)}", key)
         if _IDLE[key] and value not in _IDLE[key]:
+            if key in ("tools", "functions", "tool_choice"):
+                raise ApiError(
+                    400, f"{key}: models here call no tools; leave it out. A response_format has answers that "
+                    "programs can read", key,
+                )  # fmt: skip
             raise ApiError(400, f"{key}: not supported here; leave it out", key)
 
 
@@ -232,7 +240,21 @@ def _option(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
         if len(value) > 64 or not all(_is_int(token) for token in value):
             raise ApiError(400, "stop_token_ids: must be a list of at most 64 token ids", name)
         return tuple(value)
-    return value
+    return _biased(value) if name == "logit_bias" else value
+
+
+def _biased(value: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+    """Ids of tokens and what is added to their logits."""
+    are_right = (
+        key.isdecimal() and len(key) < 10 and isinstance(bias, _NUMBER) and not isinstance(bias, bool)
+        and abs(bias) <= _MOST_BIAS for key, bias in value.items()
+    )  # fmt: skip
+    if len(value) > _MOST_BIASED or not all(are_right):
+        raise ApiError(
+            400, f"logit_bias: must be an object with at most {_MOST_BIASED} token ids, each with a number from "
+            f"-{_MOST_BIAS} to {_MOST_BIAS}", "logit_bias",
+        )  # fmt: skip
+    return tuple(sorted((int(key), float(bias)) for key, bias in value.items()))
 
 
 def _schema(form: Any) -> str | None:
@@ -240,11 +262,12 @@ def _schema(form: Any) -> str | None:
     kind = form.get("type") if isinstance(form, dict) else form
     if kind in (None, "text"):
         return None
+    if kind == "json_object":
+        return _ANY_OBJECT
     inside = form.get("json_schema") if kind == "json_schema" else None
     if not isinstance(inside, dict) or not isinstance(inside.get("schema"), dict):
         raise ApiError(
-            400, "response_format: must be text, or json_schema with a schema; a text that is any JSON can't be forced",
-            "response_format",
+            400, "response_format: must be of type text, json_object, or json_schema with a schema", "response_format",
         )  # fmt: skip
     return json.dumps(inside["schema"])
 

@@ -18,7 +18,7 @@ from jaxft.generation.generator import Wish
 from jaxft.generation.prompts import context_of
 from jaxft.generation.talking import chat_prompt, ends_of_answers, form_for_chat
 from jaxft.huggingface.loaded import LoadedModel
-from jaxft.workflows.generate import Writer, make_config, open_writer
+from jaxft.workflows.generate import Writer, biased_token, make_config, open_writer
 
 _DEFAULTS = {"max_new_tokens": 512, "temperature": 0.7}
 _NO_TEXT = {ord(character): None for character in ("\0", OPEN, CLOSE)}
@@ -182,6 +182,8 @@ def _as_kind(name: str, value: str, default: Any) -> Any:
         return (value,)
     if name == "stop_token_ids":
         kinds: Any = lambda text: tuple(map(int, text.split(",")))  # noqa: E731
+    elif name == "logit_bias":
+        kinds = lambda text: tuple(map(biased_token, text.split(",")))  # noqa: E731
     else:
         kinds = {int: int, float: float}.get(type(default), str)
     try:

@@ -189,6 +189,16 @@ def make_config(options: dict[str, Any]) -> GenerationConfig:
         raise RecipeError(f"{error.field}: {error.problem}") from None
 
 
+def biased_token(text: str) -> tuple[int, float]:
+    """An entry of `logit_bias` as it is written, `ID:BIAS`.
+
+    Raises:
+      ValueError: these are no numbers.
+    """
+    token_id, _, bias = text.partition(":")
+    return int(token_id), float(bias)
+
+
 def settings_of(directory: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path | None]:
     """What files beside a model say of its special tokens, and where its tokenizer's own file is.
 

@@ -118,9 +118,46 @@ def test_a_schema_means_what_it_says(text, right):
     assert _matches(*compile_bytes(parse_schema(json.dumps(SCHEMA))), text) == right
 
 
+def test_any_object_is_what_json_reads_and_all_of_it_up_to_its_levels():
+    """Whatever matches is an object, also of texts with an error; and objects of any kind match."""
+    rng = np.random.default_rng(0)
+    automaton = compile_bytes(parse_schema('{"type": "object", "additionalProperties": true}'))
+
+    def name() -> str:
+        return "".join(rng.choice(list('ab"\\é\n{}[]:,𝄞 '), rng.integers(0, 4)))
+
+    def value(levels: int):
+        kind = rng.integers(6 if levels else 4)
+        if kind < 4:
+            return (name(), rng.choice([None, True, False]), int(rng.integers(-99, 99)), float(rng.normal() * 1e-9))[
+                kind
+            ]
+        count = rng.integers(3)
+        return [value(levels - 1) for _ in range(count)] if kind == 4 else whole(levels - 1, count)
+
+    def whole(levels: int, count: int) -> dict:
+        return {name(): value(levels) for _ in range(count)}
+
+    for number in range(300):
+        how = ({}, {"separators": (",", ":")}, {"ensure_ascii": False})[number % 3]
+        text = json.dumps(whole(3, rng.integers(4)), **how)
+        assert _matches(*automaton, text), text
+        for _ in range(5):
+            at, new = rng.integers(len(text)), str(rng.choice(["", *'{}[]":,0e-. nt\\']))
+            wrong = text[:at] + new + text[at + 1 :]
+            if _matches(*automaton, wrong):
+                assert isinstance(json.loads(wrong), dict)
+    deeper = '{"a": ' * 5 + "1" + "}" * 5
+    assert not _matches(*automaton, deeper) and _matches(*automaton, deeper[6:-1])
+    numbers = compile_bytes(parse_schema('{"type": "object", "additionalProperties": {"type": "integer"}}'))
+    assert _matches(*numbers, '{"a": 1,"b":2}') and _matches(*numbers, "{}")
+    assert not _matches(*numbers, '{"a": "1"}') and not _matches(*numbers, '{"a": 1,}')
+
+
 @pytest.mark.parametrize(
     "schema,said",
     [
+        ('{"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": true}', "must be false"),
         ('{"type": "integer", "minimum": 3}', "json_schema.minimum"), ("{", "not JSON"), ("{}", "needs a type"),
         ('{"type": "array"}', "items"), ('{"$ref": "#/a"}', "there is no #/a"), ('{"type": "text"}', "needs a type"),
         ('{"type": "array", "items": {"$ref": "#"}}', "there is no #"),

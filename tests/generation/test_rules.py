@@ -77,6 +77,17 @@ def test_repetition_penalty(pair, penalty):
     assert pair.of_ours(PROMPTS, GenerationConfig(max_new_tokens=NEW, repetition_penalty=penalty)) == expected
 
 
+def test_bias_of_tokens(pair):
+    """Added before all other rules, as the bias of sequences of one token is there."""
+    beams = 3 if pair.has_encoder else 1
+    plain = pair.of_ours(PROMPTS, _config(beams, repetition_penalty=1.3))
+    bias = dict(zip(np.unique(np.concatenate(plain)).tolist(), (-3.0, 2.0, -100.0, 0.5), strict=False))
+    theirs = {(token,): change for token, change in bias.items()}
+    expected = pair.of_theirs(PROMPTS, NEW, num_beams=beams, repetition_penalty=1.3, sequence_bias=theirs)
+    assert pair.of_ours(PROMPTS, _config(beams, repetition_penalty=1.3, logit_bias=tuple(bias.items()))) == expected
+    assert plain != expected
+
+
 def test_least_number_of_tokens(pair):
     plain = pair.of_ours(PROMPTS, GenerationConfig(max_new_tokens=NEW))
     assert min(map(len, plain)) < 7

@@ -59,6 +59,15 @@ def test_what_is_asked_for_is_followed(name, served, address):
     assert [choice.text for choice in searched.choices] == [one.text for one in best]
     written = asked(model=name, prompt="a", max_tokens=9, seed=1, extra_body={"regex": "(yes|no) [0-9]{2}"})
     assert written.choices[0].text[-3:].strip().isdigit()
+    unliked, liked = int(free.token_ids[0]), 300
+    for bias, expected in (({unliked: -100}, False), ({unliked: -100, liked: 100}, True)):
+        logs = (
+            asked(model=name, prompt="the cat", max_tokens=3, temperature=0, logit_bias=bias, logprobs=0)
+            .choices[0]
+            .logprobs
+        )
+        tokens = model.generator.tokenizer.tokens([unliked, liked])
+        assert tokens[0] not in logs.tokens and (logs.tokens == [tokens[1]] * 3) == expected
     forced = asked(model=name, prompt="a", max_tokens=9, seed=1, extra_body={"prefix": "the mat"})
     assert forced.choices[0].text.startswith("the mat")
 
@@ -81,6 +90,11 @@ def test_a_conversation_is_answered_whole_and_piece_by_piece(served, address):
     form = {"type": "json_schema", "json_schema": {"name": "age", "schema": schema}}
     shaped = chat.create(**{**options, "max_completion_tokens": 20}, response_format=form)
     assert json.loads(shaped.choices[0].message.content) in ({"age": 10}, {"age": 20})
+    for seed in range(3):
+        free = chat.create(
+            **{**options, "max_completion_tokens": 40, "seed": seed}, response_format={"type": "json_object"}
+        )
+        assert isinstance(json.loads(free.choices[0].message.content), dict)
 
 
 def test_vectors_labels_and_masks_are_those_of_torch(directories, address):
@@ -158,7 +172,15 @@ WRONG = [
     ("chat/completions", {"messages": [{"role": "robot", "content": "a"}]}, 400, "role must be one of"),
     ("chat/completions", {"messages": [{"role": "user", "content": " "}]}, 400, "empty"),
     ("chat/completions", {"messages": [*USER, {"role": "assistant", "content": "b"}]}, 400, "must be the user's"),
-    ("chat/completions", {"messages": USER, "response_format": {"type": "json_object"}}, 400, "response_format"),
+    ("chat/completions", {"messages": USER, "response_format": {"type": "xml"}}, 400, "json_object, or json_schema"),
+    ("chat/completions", {"messages": USER, "response_format": {"type": "json_schema"}}, 400, "with a schema"),
+    ("chat/completions", {"messages": USER, "tools": [{"type": "function"}]}, 400, "call no tools"),
+    ("chat/completions", {"messages": USER, "tool_choice": "required"}, 400, "call no tools"),
+    ("completions", {"prompt": "a", "logit_bias": {"5": 101}}, 400, "-100 to 100"),
+    ("completions", {"prompt": "a", "logit_bias": {"five": 1}}, 400, "token ids"),
+    ("completions", {"prompt": "a", "logit_bias": {"5": True}}, 400, "token ids"),
+    ("completions", {"prompt": "a", "logit_bias": [5]}, 400, "an object"),
+    ("completions", {"prompt": "a", "logit_bias": {"99999": 1}}, 400, "logit_bias: 99999 is outside"),
     ("embeddings", {"input": "a"}, 400, "can't do embeddings"),
     ("classify", {"input": "a"}, 400, "can't do classify"),
     ("nothing", {}, 404, "nothing at"),

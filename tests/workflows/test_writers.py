@@ -103,8 +103,8 @@ def test_an_encoder_decoder_reads_and_writes_the_same(tmp_path):
         assert one.token_ids.tolist() == other.token_ids.tolist() == written[1:].tolist()
 
 
-def commands(run_directory: pathlib.Path, classifier: pathlib.Path, output: pathlib.Path) -> list[list[str]]:
-    """Verbs that write and read with a model, each into a file of its own."""
+def commands(run_directory: pathlib.Path, classifier: pathlib.Path) -> list[list[str]]:
+    """Verbs that write and read with a model, into files of the working directory."""
     prompts = [word for first in [*TEXTS, "o"] for word in ("--prompt", first)]
     drawing = [
         "--temperature",
@@ -121,25 +121,25 @@ def commands(run_directory: pathlib.Path, classifier: pathlib.Path, output: path
     data = f"{{jsonl: {run_directory.parent / 'chats.jsonl'}, limit: 7}}"
     evaluation = f"evaluation.chat={{stream: chat, source: {data}, metrics: [exact_match, rougeL, loss]}}"
     return [
-        ["generate", str(run_directory), *prompts, *drawing, "--output", str(output / "texts.jsonl")],
+        ["generate", str(run_directory), *prompts, *drawing, "--output", "texts.jsonl"],
         ["classify", str(classifier), "--text", "a good film", "--text", "bad", "--text", "the plot is dull",
-         "--output", str(output / "labels.jsonl")],
+         "--output", "labels.jsonl"],
         ["evaluate", str(run_directory), evaluation, "--json"],
     ]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_several_processes_write_and_read_the_same(decoder, tmp_path, capfd):
+def test_several_processes_write_and_read_the_same(decoder, tmp_path, capfd, monkeypatch):
     classifier = bert(tmp_path / "classifier", "BertForSequenceClassification", num_labels=3)
-    for name in ("alone", "together"):
-        (tmp_path / name).mkdir()
-    for words in commands(decoder[0], classifier, tmp_path / "alone"):
+    (tmp_path / "alone").mkdir()
+    monkeypatch.chdir(tmp_path / "alone")
+    for words in commands(decoder[0], classifier):
         capfd.readouterr()
         assert run(words) == 0
     evaluated = json.loads(capfd.readouterr().out)["evaluation"]["chat"]
     assert evaluated["exact_match"] == 1
-    asked = json.dumps(commands(decoder[0], classifier, tmp_path / "together"))
-    with scripted(2, pathlib.Path(__file__).with_name("together.py"), asked) as processes:
+    asked = (str(tmp_path / "together"), json.dumps(commands(decoder[0], classifier)))
+    with scripted(2, pathlib.Path(__file__).with_name("together.py"), *asked) as processes:
         told = ended(processes, 120)
     for index, (status, out, err) in enumerate(told):
         assert status == 0 and err.splitlines()[-1] == "[0, 0, 0]", err
@@ -148,11 +148,12 @@ def test_several_processes_write_and_read_the_same(decoder, tmp_path, capfd):
             (json.loads(out)["evaluation"]["chat"] == pytest.approx(evaluated, rel=1e-5)) if index == 0 else out == ""
         )
     names = {"texts": 8, "labels": 3}
-    assert sorted(path.name for path in (tmp_path / "together").iterdir()) == sorted(f"{name}.jsonl" for name in names)
+    written = sorted(path.relative_to(tmp_path / "together") for path in (tmp_path / "together").rglob("*.*"))
+    assert written == sorted(pathlib.Path("0", f"{name}.jsonl") for name in names)
     for name, count in names.items():
         one, two = (
             [json.loads(line) for line in (tmp_path / where / f"{name}.jsonl").read_text().splitlines()]
-            for where in ("alone", "together")
+            for where in ("alone", "together/0")
         )
         assert len(one) == len(two) == count
         for expected, found in zip(one, two, strict=True):

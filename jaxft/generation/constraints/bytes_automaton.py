@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxft.errors import RecipeError
-from jaxft.generation.constraints.regex import Characters, Choice, Node, Ranges, Repeat, Sequence
+from jaxft.generation.constraints.regex import Characters, Choice, Node, Ranges, Repeat, Separated, Sequence
 
 _MOST_STATES = 20_000
 
@@ -57,6 +57,12 @@ class _Machine:
                 before = self.state()
                 self.free[start].append(before)
                 self.free[self.build(part, before)].append(end)
+            return end
+        if isinstance(node, Separated):
+            loop = self.state()
+            self.free[start].append(loop)
+            end = self.build(node.part, loop)
+            self.free[self.build(node.separator, end)].append(loop)
             return end
         return self._repeat(node, start)
 

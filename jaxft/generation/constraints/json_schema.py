@@ -1,7 +1,8 @@
 """JSON schemas as syntax trees over characters, for schemas whose texts are a regular language.
 
 Objects have their declared properties in the declared order, arrays their `items`, and a space may follow each comma
-and colon. What a tree can't say (recursion, values of any type, bounds of numbers) is refused rather than passed over.
+and colon. Objects without declared properties may have any, with values of a schema or of any type, nested to a bound.
+What a tree can't say (recursion, bounds of numbers) is refused rather than passed over.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from typing import Any
 
 from jaxft.errors import RecipeError
-from jaxft.generation.constraints.regex import Choice, Node, Repeat, Sequence, literal, parse
+from jaxft.generation.constraints.regex import Choice, Node, Repeat, Separated, Sequence, literal, parse
 
 _NOTES = frozenset(
     {"$schema", "$id", "$defs", "definitions", "title", "description", "default", "examples", "$comment"}
@@ -31,6 +32,9 @@ _SIMPLE = {
     "boolean": parse("true|false"),
     "null": parse("null"),
 }
+_STRING = Sequence((literal('"'), Repeat(_CHARACTER, 0, None), literal('"')))
+# Levels of arrays and objects inside of an object with any values.
+_DEEPEST = 3
 _SPACE = Repeat(literal(" "), 0, 1)
 _COMMA, _COLON = Sequence((literal(","), _SPACE)), Sequence((literal(":"), _SPACE))
 
@@ -122,8 +126,14 @@ class _Schema:
 
     def _object(self, schema: dict[str, Any], where: str, within: tuple[str, ...]) -> Node:
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        if schema.get("additionalProperties", False) is not False:
-            raise RecipeError(f"{where}.additionalProperties: must be false; objects have their declared properties")
+        more = schema.get("additionalProperties", False)
+        if more is not False:
+            if properties or required:
+                found = f"{where}.additionalProperties: must be false beside properties, which are in their order"
+                raise RecipeError(found)
+            return _any_object(
+                _anything(_DEEPEST) if more is True else self.tree(more, f"{where}.additionalProperties", within)
+            )
         if missing := [name for name in required if name not in properties]:
             raise RecipeError(f"{where}.required: {missing[0]!r} is not among the properties")
         pairs = [
@@ -132,6 +142,22 @@ class _Schema:
             for name, value in properties.items()
         ]  # fmt: skip
         return Sequence((literal("{"), _in_order(pairs), literal("}")))
+
+
+def _any_object(value: Node) -> Node:
+    """Objects with any names and these values."""
+    pair = Sequence((_STRING, _COLON, value))
+    return Sequence((literal("{"), Choice((Sequence(()), Separated(pair, _COMMA))), literal("}")))
+
+
+def _anything(levels: int) -> Node:
+    """Values of any type, with arrays and objects in each other to so many levels."""
+    parts = (_STRING, *_SIMPLE.values())
+    if levels:
+        inside = _anything(levels - 1)
+        array = Sequence((literal("["), Choice((Sequence(()), Separated(inside, _COMMA))), literal("]")))
+        parts = (*parts, array, _any_object(inside))
+    return Choice(parts)
 
 
 def _in_order(pairs: list[tuple[Node, bool]]) -> Node:

@@ -47,7 +47,15 @@ class Repeat:
     most: int | None
 
 
-Node = Characters | Sequence | Choice | Repeat
+@dataclasses.dataclass(frozen=True)
+class Separated:
+    """Once or more often, with something between each two."""
+
+    part: Node
+    separator: Node
+
+
+Node = Characters | Sequence | Choice | Repeat | Separated
 
 _MOST_REPEATS = 1000
 
