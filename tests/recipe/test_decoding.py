@@ -37,14 +37,17 @@ class Drawing:
     visible: bool = True
     scale: float | None = None
     colour: Literal["red", "green"] = "red"
+    corners: tuple[tuple[int, float], ...] = ()
 
 
 GOOD = "title: t\nshapes:\n  a: {kind: circle, radius: 2}\n  b: {kind: square, side: 3}\nlayers: [1, 2]\nscale: 3e-4\n"
+GOOD += "corners: [[1, 2.5], [3, 4]]\n"
 
 
 def test_values_arrive_with_their_types():
     drawing = decode(parse_document(GOOD, "d.yaml"), Drawing)
-    assert drawing == Drawing("t", {"a": Circle(radius=2.0), "b": Square(side=3)}, (1, 2), True, 3e-4, "red")
+    shapes = {"a": Circle(radius=2.0), "b": Square(side=3)}
+    assert drawing == Drawing("t", shapes, (1, 2), True, 3e-4, "red", ((1, 2.5), (3, 4.0)))
     assert isinstance(drawing.shapes["a"].radius, float)
 
 
@@ -78,6 +81,7 @@ def test_encoding_decodes_to_the_same():
         ("title: t\nshapes: {'a b': {kind: circle}}\n", ["shapes.a b: a name consists of letters"]),
         ("title: t\nshapes: 3\n", ["d.yaml:2: shapes: expected names with values, found 3"]),
         ("title: t\nshapes:\n", ["d.yaml:2: shapes: expected names with values, found nothing"]),
+        ("title: t\nshapes: {}\ncorners: [[1]]\n", ["d.yaml:3: corners.0: expected a list of 2, found a list of 1"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(text, said):
