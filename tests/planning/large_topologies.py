@@ -18,6 +18,7 @@ from jaxft.planning.topology import parse_topology
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.blueprint import make_blueprint
 from jaxft.workflows.plan_compilation import topology_devices
+from jaxft.workflows.plan_sketch import make_sketch
 
 RECIPE = """
 name: {name}
@@ -25,17 +26,23 @@ model: {{preset: {preset}, embed_dim: 256, num_layers: 3, num_heads: 4, mlp_dim:
 tokenizer: {{train: {{vocab_size: 1024, sentinels: {sentinels}}}}}
 streams:
   text: {{source: {{jsonl: text.jsonl}}, objective: {{kind: {objective}, length: {length}}}, batch_size: {rows}}}
-training: {{steps: 10, precision: bfloat16, scan_layers: true, remat: attention}}
+training: {{steps: 10, precision: bfloat16, scan_layers: true, remat: {remat}}}
 mesh: {mesh}
 """
-SHARDED = {"topology": "v5e:16x16", "mesh": "{data: 1, fsdp: -1}", "length": 512, "rows": 256, "sentinels": 0}
+SHARDED = {
+    "topology": "v5e:16x16", "slices": 1, "mesh": "{data: 1, fsdp: -1}", "length": 512, "rows": 256, "sentinels": 0,
+    "remat": "attention",
+}  # fmt: skip
 CASES = {
-    "encoder": {**SHARDED, "preset": "encoder-tiny", "objective": "masked_lm"},
+    "encoder": {
+        **SHARDED, "topology": "v5e:8x16", "slices": 2, "preset": "encoder-tiny", "objective": "masked_lm",
+        "mesh": "{data: 2, fsdp: 128}", "remat": "none",
+    },
     "decoder": {
         **SHARDED, "preset": "decoder-tiny", "objective": "causal_lm", "mesh": "{data: 16, fsdp: 8, tensor: 2}"
     },
     "encoder-decoder": {
-        **SHARDED, "preset": "encoder-decoder-tiny", "objective": "span_corruption", "sentinels": 100
+        **SHARDED, "preset": "encoder-decoder-tiny", "objective": "span_corruption", "sentinels": 100, "remat": "dots"
     },
     "context": {
         **SHARDED, "topology": "v5p:4x4x8", "preset": "decoder-tiny", "objective": "causal_lm", "length": 2048,
@@ -49,14 +56,20 @@ def compiled(name: str, directory: pathlib.Path) -> dict:
     path = directory / f"{name}.yaml"
     path.write_text(RECIPE.format(name=name, **case), encoding="utf-8")
     recipe, document = load_recipe(path)
-    devices = topology_devices(parse_topology(case["topology"]))
-    blueprint = make_blueprint(recipe, document, make_mesh(recipe.mesh, devices))
+    topology = parse_topology(case["topology"], case["slices"])
+    devices = topology_devices(topology)
+    mesh = make_mesh(recipe.mesh, devices)
+    blueprint = make_blueprint(recipe, document, mesh)
     program = blueprint.lowered().compile()
     cost = program_cost(program.as_text())
     parameters = jax.tree.leaves(blueprint.state.parameters)
     return {
         "devices": len(devices),
-        "kernels": cost.custom_calls.get("tpu_custom_call", 0),
+        # Of each index of the axis `data`; where there is one slice, devices do not tell.
+        "slices": [sorted({one.slice_index for one in part.flat}) for part in mesh.devices if topology.slices > 1],
+        "collectives": cost.by_kind(),
+        "formula_bytes": make_sketch(recipe, document, topology).memory.total,
+        "kernels": sum(cost.kernels.values()),
         "unknown_loops": cost.unknown_loops,
         "gathered": [one.bytes for one in cost.collectives.values() if one.kind == "all-gather"],
         "largest_parameter": max(math.prod(leaf.shape) for leaf in parameters),
