@@ -240,6 +240,9 @@ class Side(nn.Module):
         if sequences.cached is not None:
             before = ring_positions(sequences.cached, sequences.cache_slots)
             key_positions = jnp.concatenate([before, positions], axis=1)
+        if config.position in ("relative_bias", "alibi") and sequences.cached is None:
+            # Within a segment tokens are as far from each other as in the row: one bias does for all rows.
+            positions = key_positions = sequences.counted()[:1]
         if config.position == "relative_bias":
             bias = RelativeBias(
                 config.num_heads, config.relative_buckets, config.relative_max_distance, not self.causal,
