@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 
@@ -42,3 +43,13 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXFT_CACHE", str(directory))
         yield directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Those of a module are let go after it: those of all tests together would hold gigabytes."""
+    import jax
+
+    yield
+    jax.clear_caches()
+    gc.collect()

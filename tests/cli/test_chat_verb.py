@@ -121,7 +121,11 @@ def _until(terminal: int, wanted: str) -> None:
 def test_ctrl_c_stops_the_answer_and_not_the_program(models):
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "jaxft", "chat", models["talks"]]
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    # Programs that a shell started in the background ignore this signal, and so would theirs.
+    process = subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     os.close(theirs)
     try:
         _until(ours, "/help lists commands")
