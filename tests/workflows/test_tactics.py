@@ -51,17 +51,23 @@ def tuned(pretrained: pathlib.Path, directory: pathlib.Path, tactics: tuple[str,
     return train(path, words, directory, quiet=True)
 
 
+@pytest.fixture(scope="module", params=TACTICS)
+def finished(request, pretrained, tmp_path_factory) -> tuple[str, pathlib.Path, dict]:
+    """Name of a set of tactics, the run under them, and its summary."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    return request.param, directory, tuned(pretrained, directory, TACTICS[request.param])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TACTICS)
-def test_a_run_that_stopped_goes_on_bit_by_bit(pretrained, tmp_path, name):
+def test_a_run_that_stopped_goes_on_bit_by_bit(pretrained, finished, tmp_path):
     """Catches a part of the state that a checkpoint leaves out: averages, importances, the start, counts of steps."""
-    whole = tuned(pretrained, tmp_path / "whole", TACTICS[name])
-    shutil.copytree(tmp_path / "whole", tmp_path / "halved")
+    name, finished_directory, whole = finished
+    shutil.copytree(finished_directory, tmp_path / "halved")
     shutil.rmtree(tmp_path / "halved" / "checkpoints" / str(STEPS))
     (tmp_path / "halved" / "summary.json").unlink()
     halved = tuned(pretrained, tmp_path / "halved", TACTICS[name])
     assert halved["evaluation"] == whole["evaluation"] and halved["steps"] == STEPS
-    one, other, start = open_run(tmp_path / "whole"), open_run(tmp_path / "halved"), open_run(pretrained / "run")
+    one, other, start = open_run(finished_directory), open_run(tmp_path / "halved"), open_run(pretrained / "run")
     pairs = zip(jax.tree.leaves(one.parameters), jax.tree.leaves(other.parameters), strict=True)
     assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
     # And something was learned at all.
@@ -72,15 +78,16 @@ def test_a_run_that_stopped_goes_on_bit_by_bit(pretrained, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_adapters_are_evaluated_and_predicted_with_but_not_exported(pretrained, tmp_path, capsys):
-    summary = tuned(pretrained, tmp_path / "run", TACTICS["adapters"])
-    assert run(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+@pytest.mark.parametrize("finished", ["adapters"], indirect=True)
+def test_adapters_are_evaluated_and_predicted_with_but_not_exported(finished, tmp_path, capsys):
+    _, directory, summary = finished
+    assert run(["evaluate", str(directory), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["evaluation"]["reviews"]
     assert found["loss"] == pytest.approx(summary["evaluation"]["reviews"]["loss"], rel=1e-6)
     (tmp_path / "rows.jsonl").write_text('{"text": "a fine film"}\n')
-    assert run(["predict", str(tmp_path / "run"), str(tmp_path / "rows.jsonl")]) == 0
+    assert run(["predict", str(directory), str(tmp_path / "rows.jsonl")]) == 0
     assert json.loads(capsys.readouterr().out)["label"] in ("0", "1", "neg", "pos", "negative", "positive")
-    assert run(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 4
+    assert run(["export", str(directory), str(tmp_path / "out")]) == 4
     assert "has bottleneck adapters" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
