@@ -88,7 +88,7 @@ class Writer:
         """Ids of a prompt and of what follows it, which are encoded as one text where one decoder reads both.
 
         Space at the end of a prompt belongs to what follows, as tokens begin with the space before a word. An empty
-        prompt is the model's start token, or where it has none its end token.
+        prompt is the model's start token, whether or not prompts begin with it, or where it has none its end token.
         """
         generator = self.generator
         tokenizer = generator.need_tokenizer()
@@ -97,7 +97,8 @@ class Writer:
             return generator.encode([prompt])[0], ids
         kept = prompt.rstrip()
         if not kept:
-            start = (*generator.special.start, *generator.special.end)[:1]
+            named = () if tokenizer.start_id is None else (tokenizer.start_id,)
+            start = (*generator.special.start, *named, *generator.special.end)[:1]
             (ids,) = tokenizer.encode([prompt + continuation])
             return np.asarray(start, np.int32), ids
         before, whole = generator.encode([kept, prompt + continuation])
