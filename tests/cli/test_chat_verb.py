@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "serving"))
@@ -27,13 +26,7 @@ from jaxft.generation.talking import chat_prompt, form_for_chat
 from jaxft.workflows.chat import open_chat
 from jaxft.workflows.generate import open_writer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """These programs run once, on a few numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +113,13 @@ def _until(terminal: int, wanted: str) -> None:
 @pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_program(models):
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "jaxft", "chat", models["talks"]]
     # Programs that a shell started in the background ignore this signal, and so would theirs.
-    process = subprocess.Popen(
-        words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    heeding = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('jaxft', run_name='__main__')"
+    )
+    words = [sys.executable, "-c", heeding, "chat", models["talks"]]
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     try:
         _until(ours, "/help lists commands")

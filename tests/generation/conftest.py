@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 import sys
 
-import jax
 import pytest
 
 # The small models of other rooms' tests.
@@ -22,12 +21,9 @@ from jaxft.models.model import Model  # noqa: E402
 from jaxft.workflows.generate import Writer  # noqa: E402
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _quick_compilation():
-    """These programs run once, on a few numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def _all_quick(quick_compilation):
+    """Programs of these tests run once, on a few numbers."""
 
 
 TEXT = 'the cat sat on the mat. {"name": "Ann", "age": 12, "tags": [true, false]} Is it? yes, no, perhaps 10 20 é ü'

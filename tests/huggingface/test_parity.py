@@ -15,13 +15,7 @@ from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import load_model, save_model
 from jaxft.huggingface.safetensors_files import stored_tensors
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """These programs run once, on a few numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module", params=list(CASES))

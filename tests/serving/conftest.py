@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import jax
 import pytest
 import served_models
 import uvicorn
@@ -20,12 +19,9 @@ from jaxft.workflows.serve import open_served
 TOKEN = "a-token-of-these-tests"
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _quick_compilation():
-    """These programs run once, on a few numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def _all_quick(quick_compilation):
+    """Programs of these tests run once, on a few numbers."""
 
 
 @pytest.fixture(scope="session")

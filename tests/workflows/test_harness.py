@@ -6,7 +6,6 @@ import json
 import pathlib
 import sys
 
-import jax
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "serving"))
@@ -17,13 +16,7 @@ import served_models  # noqa: E402
 
 from jaxft.cli.main import run  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """These programs run once, on a few numbers."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 QUESTIONS = [
