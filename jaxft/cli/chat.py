@@ -58,6 +58,10 @@ class _Left(Exception):
     """The user has enough."""
 
 
+class _Twice(KeyboardInterrupt):
+    """A second Ctrl-C within one answer."""
+
+
 class _Terminal:
     """Reads lines, runs commands, prints answers.
 
@@ -77,7 +81,22 @@ class _Terminal:
         if self._is_person:
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401  (gives input() its editing and history)
-            self._say("/help lists commands, /exit ends")
+        greeting = "/help lists commands, /exit ends"
+        while True:
+            try:
+                if self._is_person and greeting:
+                    self._say(greeting)
+                greeting = ""
+                self._converse()
+                return
+            except KeyboardInterrupt as interrupt:
+                # At any moment but while an answer is written it drops what a person has typed so far.
+                if isinstance(interrupt, _Twice) or not self._is_person:
+                    raise
+                greeting = "\n/exit or the end of the input (Ctrl-D) ends"
+
+    def _converse(self) -> None:
+        """Takes lines until there are no more."""
         try:
             for line in self._lines():
                 try:
@@ -99,10 +118,6 @@ class _Terminal:
                 if begun:
                     yield "\n".join(begun)
                 return
-            except KeyboardInterrupt:
-                begun = []
-                self._say("\n/exit or the end of the input (Ctrl-D) ends")
-                continue
             if line.endswith("\\"):
                 begun.append(line[:-1])
                 continue
@@ -174,12 +189,15 @@ class _Terminal:
 
 @contextlib.contextmanager
 def _stopping(session: ChatSession) -> Iterator[None]:
-    """While an answer is written, the first Ctrl-C stops it and the second is as ever."""
+    """While an answer is written, the first Ctrl-C stops it and the second the program."""
     before = signal.getsignal(signal.SIGINT)
 
     def stop(number, frame) -> None:
+        signal.signal(signal.SIGINT, stop_all)
         session.stop()
-        signal.signal(signal.SIGINT, before)
+
+    def stop_all(number, frame) -> None:
+        raise _Twice
 
     signal.signal(signal.SIGINT, stop)
     try:
