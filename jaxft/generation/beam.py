@@ -12,7 +12,8 @@ from jaxft.generation import sampling
 from jaxft.generation.cache import Cache, take_rows
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.controls import Controls, Written
-from jaxft.generation.decoder import Decoder, Parameters, Prompts
+from jaxft.generation.decoder import Decoder, Prompts
+from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import begin_written
 
 # Below any sum of log-probabilities, but not infinite: a difference of two of these must be a number.

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from jaxft.generation.cache import append
 from jaxft.generation.controls import Controls
-from jaxft.generation.decoder import Decoder, Parameters, Prompts
+from jaxft.generation.decoder import Decoder, Prompts
+from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import Decoding, begin_written
 
 

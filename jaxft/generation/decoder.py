@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxft.generation.cache import Cache, Layers, append, fill_cache
+from jaxft.generation.layout import Parameters, SeparateLayers
 from jaxft.models.model import Model
 from jaxft.models.transformer import Sequences
-
-Parameters = Any
 
 
 @flax.struct.dataclass
@@ -87,10 +85,7 @@ class Decoder:
         segments = None if source is None else jnp.ones_like(prompts.token_ids)
         read = Sequences(prompts.token_ids, segments, positions, causal=None if source else True)
         inputs, targets = (read, None) if source is None else (source, read)
-        output, kept = self.model.apply(
-            {"params": parameters}, inputs, targets, self.head, (prompts.lengths - 1)[:, None], mutable=["keys_values"]
-        )
-        return Step(output.logits, output.hidden, kept["keys_values"])
+        return self._run(parameters, {}, inputs, targets, (prompts.lengths - 1)[:, None])
 
     def start(self, parameters: Parameters, prompts: Prompts, slots: int, undone: int = 0) -> tuple[Step, Cache]:
         """Reads prompts into a cache with room for `slots` tokens; see `read` and `fill_cache`."""
@@ -109,9 +104,16 @@ class Decoder:
         else:
             inputs = Sequences(token_ids, causal=True, cached=cache.lengths, cache_slots=cache.slots)
             targets = None
-        output, kept = self.model.apply(
-            {"params": parameters, "cache": cache.layers}, inputs, targets, self.head, mutable=["keys_values"]
-        )
+        return self._run(parameters, {"cache": cache.layers}, inputs, targets)
+
+    def _run(self, parameters: Parameters, cache: dict, inputs, targets, gather: jax.Array | None = None) -> Step:
+        """A pass of the model that keeps keys and values."""
+        model, variables = self.model, {"params": parameters}
+        if isinstance(parameters, SeparateLayers):
+            # A loop over the layers would stack them.
+            model = model.clone(compute=dataclasses.replace(model.compute, scan_layers=False))
+            variables = parameters.variables()
+        output, kept = model.apply({**variables, **cache}, inputs, targets, self.head, gather, mutable=["keys_values"])
         return Step(output.logits, output.hidden, kept["keys_values"])
 
     def advance(self, parameters: Parameters, cache: Cache, token_ids: jax.Array, moves: jax.Array):

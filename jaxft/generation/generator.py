@@ -20,7 +20,8 @@ from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.constraints.tokens import check_length, compile_constraint
 from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
 from jaxft.generation.controls import Controls, make_controls
-from jaxft.generation.decoder import Decoder, Parameters
+from jaxft.generation.decoder import Decoder
+from jaxft.generation.layout import Layout, Parameters, SeparateLayers
 from jaxft.generation.loop import Decoding, begin, go_on
 from jaxft.generation.prompts import Batch, batches_of, bucket, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
@@ -133,7 +134,7 @@ class Generator:
         mesh: jax.sharding.Mesh | None = None, batch_size: int = 16, draft: tuple[Model, Parameters] | None = None,
         smallest_batch: int = 1,
     ):  # fmt: skip
-        self.decoder = decoder_of(model)
+        self.decoder, self._layout = decoder_of(model), Layout(model)
         self.special, self.tokenizer, self.batch_size = special, tokenizer, batch_size
         self._smallest = smallest_batch
         self._automata: dict[tuple[str | None, str | None], Automaton] = {}
@@ -141,7 +142,7 @@ class Generator:
             # Rows of the vocabulary that stand for nothing: there to make it divide.
             nothing = range(tokenizer.vocab_size, model.config.vocab_size)
             self.special = dataclasses.replace(special, suppressed=(*special.suppressed, *nothing))
-        self._draft = None if draft is None else (decoder_of(draft[0]), draft[1])
+        self._draft = None if draft is None else (decoder_of(draft[0]), Layout(draft[0])(draft[1]))
         if draft is not None and draft[0].config.vocab_size != model.config.vocab_size:
             raise RecipeError(
                 f"the draft model's vocabulary of {draft[0].config.vocab_size} is not the model's of "
@@ -182,11 +183,12 @@ class Generator:
         with callable_by_number(allowed_tokens) as chosen_by:
             controls = self._controls(prompts, config, chosen_by)
             wishes = [Wish.of(config, number) for number in range(len(prompts))]
+            laid_out = self._layout(parameters)
             for batch in self._batches(prompts, config, wishes):
                 if config.beams > 1:
-                    result += self._searched(parameters, batch, controls, config)
+                    result += self._searched(laid_out, batch, controls, config)
                     continue
-                for rows in self._written(parameters, batch, controls, config, wishes, every):
+                for rows in self._written(laid_out, batch, controls, config, wishes, every):
                     done = rows
                 result += [row.generated() for row in done]
         return sorted(result, key=lambda one: one.prompt)
@@ -215,8 +217,9 @@ class Generator:
             raise RecipeError("beam search knows its text only at its end; stream with beams = 1")
         controls = self._controls(prompts, config, None)
         wishes = wishes or [Wish.of(config, number) for number in range(len(prompts))]
+        laid_out = self._layout(parameters)
         for batch in self._batches(prompts, config, wishes):
-            for rows in self._written(parameters, batch, controls, config, wishes, every):
+            for rows in self._written(laid_out, batch, controls, config, wishes, every):
                 if pieces := [row.piece for row in rows if row.piece is not None]:
                     yield pieces
 
@@ -239,7 +242,7 @@ class Generator:
             )
 
     def _written(
-        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig,
+        self, parameters: Parameters | SeparateLayers, batch: Batch, controls: Controls, config: GenerationConfig,
         wishes: Sequence[Wish], every: int,
     ) -> Iterator[list[_Row]]:  # fmt: skip
         """The rows of a batch after every so many steps, until all have ended."""
@@ -274,7 +277,12 @@ class Generator:
             until += every
 
     def _way(
-        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig, keys: jax.Array
+        self,
+        parameters: Parameters | SeparateLayers,
+        batch: Batch,
+        controls: Controls,
+        config: GenerationConfig,
+        keys: jax.Array,
     ) -> tuple[_State, Callable[[_State, jax.Array], _State]]:
         """The state of the loop that a configuration asks for, and the loop."""
         decoder, prompts, copies = self.decoder, batch.prompts, config.num_return_sequences
@@ -298,7 +306,7 @@ class Generator:
         )
 
     def _searched(
-        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig
+        self, parameters: Parameters | SeparateLayers, batch: Batch, controls: Controls, config: GenerationConfig
     ) -> list[Generated]:
         """The best sequences of beam search."""
         with self._on_mesh():

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from jaxft.generation.cache import Cache, take_rows
 from jaxft.generation.controls import Controls, Written
-from jaxft.generation.decoder import Decoder, Parameters, Prompts
+from jaxft.generation.decoder import Decoder, Prompts
+from jaxft.generation.layout import Parameters
 
 
 @flax.struct.dataclass

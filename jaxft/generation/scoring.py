@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxft.errors import DataError
 from jaxft.generation.config import SpecialTokens
-from jaxft.generation.decoder import Decoder, Parameters
+from jaxft.generation.decoder import Decoder
+from jaxft.generation.layout import Parameters
 from jaxft.generation.prompts import bucket, context_of, padded
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import batch_shards

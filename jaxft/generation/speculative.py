@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxft.generation import sampling
 from jaxft.generation.cache import Cache, append, take_rows
 from jaxft.generation.controls import Controls, Written
-from jaxft.generation.decoder import Decoder, Parameters, Prompts
+from jaxft.generation.decoder import Decoder, Prompts
+from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import Decoding
 
 

@@ -49,6 +49,6 @@ class Generator(nn.Module):
         """Hidden states `(batch, length, generator)` from the trunk's embeddings before their last projection."""
         return self.body(self.projection(embedded), sequences)
 
-    def logits(self, hidden: jax.Array, table: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` by the trunk's token embedding."""
-        return self.masked_lm(hidden, table)
+    def logits(self, hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float32 logits `(..., vocab)` by the trunk's token embedding, `(embedding, vocab)`."""
+        return self.masked_lm(hidden, kernel)

@@ -68,12 +68,12 @@ class VocabularyProjection(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` from `(..., embedding)` and the table `(vocab, embedding)`."""
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float32 logits `(..., vocab)` from `(..., embedding)`; a tied `kernel` is `(embedding, vocab)`."""
         config = self.config
         x = x * config.logit_scale
         if config.tied_embeddings:
-            logits = project(x, table.T, 1, jnp.dtype(self.compute.precision))
+            logits = project(x, kernel, 1, jnp.dtype(self.compute.precision))
         else:
             logits = Linear(
                 (config.vocab_size,), ("embed",), ("vocab",), dtype=jnp.dtype(self.compute.precision),
@@ -98,15 +98,15 @@ class MaskedLanguageModelHead(nn.Module):
     head: HeadConfig = HeadConfig("masked_lm")
 
     @nn.compact
-    def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` from `(..., embed)` and the token embedding `(vocab, embedding)`."""
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float32 logits `(..., vocab)` from `(..., embed)`; a tied `kernel` is `(embedding, vocab)`."""
         config = self.config
         x = Linear(
             (config.width_of_embedding,), ("embed",), ("features",), self.head.transform_bias,
             jnp.dtype(self.compute.precision), config.initializer_range, name="transform",
         )(x)  # fmt: skip
         x = make_norm(config, self.compute, "norm")(activate(self.head.activation or config.activation, x))
-        return VocabularyProjection(config, self.compute, use_bias=True, name="projection")(x, table)
+        return VocabularyProjection(config, self.compute, use_bias=True, name="projection")(x, kernel)
 
 
 class LabelHead(nn.Module):

@@ -66,6 +66,12 @@ class Embedding(nn.Module):
         # Whole in its features: rows that the batch's own mesh axes split would be gathered on every device.
         return constrain(self.table, self.row_axis, "features")[ids]
 
+    def transposed(self) -> jax.Array:
+        """The table as float32 `(features, rows)`: as the collection `layout` holds it, where it is given."""
+        if self.has_variable("layout", "transposed"):
+            return self.get_variable("layout", "transposed")
+        return self.table.T
+
 
 class Norm(nn.Module):
     """Layer norm or root-mean-square norm over the last axis, computed in float32.

@@ -75,7 +75,8 @@ class Model(nn.Module):
         """
         if head is not None and not isinstance(head, tuple) and dict(self.heads)[head].kind == "generator":
             hidden = self.head[head](self.trunk.embeddings.positioned(inputs), inputs)
-            return ModelOutput(hidden, self.head[head].logits(_at(hidden, gather), self.trunk.embeddings.table()))
+            kernel = self.trunk.embeddings.output_kernel()
+            return ModelOutput(hidden, self.head[head].logits(_at(hidden, gather), kernel))
         hidden = self.trunk(inputs, targets)
         if head is None:
             return ModelOutput(hidden)
@@ -87,7 +88,7 @@ class Model(nn.Module):
     def _read(self, head: str, hidden: jax.Array, read: Sequences | Images, gather: jax.Array | None) -> ModelOutput:
         kind = dict(self.heads)[head].kind
         if kind in ("masked_lm", "causal_lm"):
-            return ModelOutput(hidden, self.head[head](_at(hidden, gather), self.trunk.embeddings.table()))
+            return ModelOutput(hidden, self.head[head](_at(hidden, gather), self.trunk.embeddings.output_kernel()))
         result = self.head[head](hidden, None if isinstance(read, Images) else read.segment_ids)
         return ModelOutput(hidden, pooled=result) if kind == "pooled" else ModelOutput(hidden, result)
 

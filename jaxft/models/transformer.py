@@ -124,9 +124,9 @@ class TokenEmbeddings(nn.Module):
         """Token embeddings alone, float32 `(batch, length, embedding)`."""
         return self.tokens(sequences.token_ids) * self.config.embedding_scale
 
-    def table(self) -> jax.Array:
-        """The token embedding, float32 `(vocab, embedding)`."""
-        return self.tokens.table
+    def output_kernel(self) -> jax.Array:
+        """The token embedding as a projection onto the vocabulary, float32 `(embedding, vocab)`."""
+        return self.tokens.transposed()
 
 
 class TargetEmbeddings(nn.Module):
