@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import pytest
+from compilation import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -15,8 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Programs of tests run for less long than they are compiled for.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("XLA_FLAGS", xla_flags())
 # XLA says of every program out of the cache that it was compiled with preferences that no processor has.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -53,13 +53,3 @@ def compiled_programs():
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules whose programs run once, on a few numbers."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

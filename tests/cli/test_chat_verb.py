@@ -26,8 +26,6 @@ from jaxft.generation.talking import chat_prompt, form_for_chat
 from jaxft.workflows.chat import open_chat
 from jaxft.workflows.generate import open_writer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:

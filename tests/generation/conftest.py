@@ -21,11 +21,6 @@ from jaxft.models.model import Model  # noqa: E402
 from jaxft.workflows.generate import Writer  # noqa: E402
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _all_quick(quick_compilation):
-    """Programs of these tests run once, on a few numbers."""
-
-
 TEXT = 'the cat sat on the mat. {"name": "Ann", "age": 12, "tags": [true, false]} Is it? yes, no, perhaps 10 20 é ü'
 
 

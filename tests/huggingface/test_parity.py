@@ -15,8 +15,6 @@ from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import load_model, save_model
 from jaxft.huggingface.safetensors_files import stored_tensors
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", params=list(CASES))
 def pair(request, tmp_path_factory):

@@ -86,9 +86,6 @@ DEFECTS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """Torch's logits and our model of a case, made once."""

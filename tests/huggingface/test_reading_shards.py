@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
+from compilation import xla_flags
 from reference_models import CASES, inputs_of, make, save
 
 from jaxft.huggingface import safetensors_files
@@ -40,8 +41,7 @@ def some_tensors() -> dict[str, np.ndarray]:
 
 
 def run(program: str, *arguments: str, devices: int = 1) -> dict:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
     command = [sys.executable, HERE / program, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -9,16 +9,16 @@ import subprocess
 import sys
 from typing import Any
 
+from compilation import xla_flags
+
 _HERE = pathlib.Path(__file__).parent
 
 
 def told_by(program: str) -> Any:
     """What a program beside this file prints, from JSON."""
-    # Without the compiler's optimizations, which take longer than these programs run.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     # The programs share modules with the tests.
     path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": path}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(8), "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, _HERE / program], env=environment, capture_output=True, text=True, timeout=600, check=False
     )

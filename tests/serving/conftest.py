@@ -19,11 +19,6 @@ from jaxft.workflows.serve import open_served
 TOKEN = "a-token-of-these-tests"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _all_quick(quick_compilation):
-    """Programs of these tests run once, on a few numbers."""
-
-
 @pytest.fixture(scope="session")
 def directories(tmp_path_factory) -> dict[str, object]:
     """Models in Hugging Face layout."""

@@ -12,13 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-# Without the compiler's optimizations, which take longer than these programs run.
-_FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
-
-
-def device_flags(devices: int) -> str:
-    """XLA_FLAGS of a process with so many devices."""
-    return f"{_FLAGS}{devices}"
+from compilation import xla_flags
 
 
 def free_port() -> int:
@@ -58,7 +52,7 @@ def scripted(count: int, script: pathlib.Path, *words: str) -> Iterator[list[sub
 
 @contextlib.contextmanager
 def _running(commands: list[list[str]], devices: int) -> Iterator[list[subprocess.Popen]]:
-    environment = {**os.environ, "XLA_FLAGS": device_flags(devices)}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
     processes = [
         subprocess.Popen(
             [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

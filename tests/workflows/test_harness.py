@@ -16,9 +16,6 @@ import served_models  # noqa: E402
 
 from jaxft.cli.main import run  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 QUESTIONS = [
     {"question": "the cat sat on the", "choices": [" mat", " yes", " cat"], "answer": 0},
     {"question": "Is it?", "choices": [" no", " perhaps 10", " mat"], "answer": 1},

@@ -10,7 +10,8 @@ import subprocess
 
 import numpy as np
 import pytest
-from several import device_flags, ended, slurm_tools, started, wait_for_step
+from compilation import xla_flags
+from several import ended, slurm_tools, started, wait_for_step
 from small_recipe import RECIPE
 
 from jaxft.cli.main import run
@@ -74,7 +75,7 @@ def stopped_under_slurm(words: list[str], directory: pathlib.Path, run_directory
     for name, text in planned.files.items():
         (where / name).write_text(text)
     path = slurm_tools(directory / "tools")
-    environment = {**os.environ, "PATH": path, "XLA_FLAGS": device_flags(2), "SLURM_JOB_ID": "1"}
+    environment = {**os.environ, "PATH": path, "XLA_FLAGS": xla_flags(2), "SLURM_JOB_ID": "1"}
     with subprocess.Popen(["bash", str(where / "train.sbatch")], env=environment, cwd=directory) as batch:
         wait_for_step(run_directory, 10, [batch])
         os.kill(int((directory / "pids").read_text().split()[1]), signal.SIGTERM)
