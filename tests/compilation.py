@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 # Programs of tests run for less long than they are compiled for: like this that takes an eighth of the time.
 _QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
+# Fusions out of MLIR take longest. Later compilers know no others, and end a process that asks for them.
+_WITHOUT_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 
 
 def xla_flags(devices: int = 1) -> str:
     """XLA_FLAGS of a process with so many devices, quick to compile and slow to run."""
-    return f"{_QUICK} --xla_force_host_platform_device_count={devices}"
+    flags = [_QUICK, f"--xla_force_host_platform_device_count={devices}"]
+    if tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:3]) < (0, 11, 1):
+        flags.append(_WITHOUT_EMITTERS)
+    return " ".join(flags)

@@ -92,13 +92,18 @@ class Controls:
     automaton: Automaton | None = None
     chosen_by: jax.Array | None = None
 
+    def standing(self, logits: jax.Array) -> jax.Array:
+        """Logits after the rules that hold whatever was written."""
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits if self.suppressed is None else jnp.where(self.suppressed, sampling.RULED_OUT, logits)
+
     def allowed(self, logits: jax.Array, written: Written) -> jax.Array:
         """Logits after penalties and rules, in the order of transformers."""
         vocab = logits.shape[-1]
         columns = jnp.arange(written.token_ids.shape[1])[None]
         is_real = columns < written.lengths[:, None]
-        if self.bias is not None:
-            logits = logits + self.bias
+        logits = self.standing(logits)
         if self.repetition_penalty is not None:
             seen = sampling.count_tokens(written.token_ids, is_real, vocab) > 0
             logits = sampling.penalize_repetition(logits, seen, self.repetition_penalty)
@@ -127,8 +132,6 @@ class Controls:
             logits = sampling.only(logits, self.forced[place], is_forced)
         if self.forced_last is not None:
             logits = sampling.only(logits, self.forced_last, written.lengths == written.limits - 1)
-        if self.suppressed is not None:
-            logits = jnp.where(self.suppressed, sampling.RULED_OUT, logits)
         return logits
 
     def drawn_from(self, logits: jax.Array) -> jax.Array:

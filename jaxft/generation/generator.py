@@ -405,14 +405,14 @@ def _check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by:
     """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
     plain = GenerationConfig()
     names = ("min_new_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram",
-             "logit_bias", "beams", "contrastive_alpha", "regex", "json_schema", "prefix")  # fmt: skip
+             "beams", "contrastive_alpha", "regex", "json_schema", "prefix")  # fmt: skip
     for name in names:
         if getattr(config, name) != getattr(plain, name):
             raise RecipeError(f"{name} can't be used with a draft model")
     if chosen_by is not None:
         raise RecipeError("allowed_tokens can't be used with a draft model")
-    if special.forced_last is not None or special.suppressed:
-        raise RecipeError("a model with tokens that are forced or never written can't be used with a draft model")
+    if special.forced_last is not None:
+        raise RecipeError("a model with a last token that is forced can't be used with a draft model")
 
 
 @dataclasses.dataclass

@@ -36,6 +36,7 @@ def probabilities(logits: jax.Array, controls: Controls) -> jax.Array:
 
     Controls that look at what was written before are not applied: drafted tokens are not written yet.
     """
+    logits = controls.standing(logits)
     if controls.temperature is None:
         return jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1])
     return jax.nn.softmax(controls.drawn_from(logits), axis=-1)

@@ -88,19 +88,22 @@ def written():
     return model, draw_parameters(model)
 
 
-def next_distribution(model: Model, parameters, ids: np.ndarray) -> np.ndarray:
+def next_distribution(model: Model, parameters, ids: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
     """By a whole pass, float64 `(vocab,)`."""
-    logits = np.asarray(model.apply({"params": parameters}, Sequences(ids[None]), head="causal_lm").logits[0, -1])
+    logits = model.apply({"params": parameters}, Sequences(ids[None]), head="causal_lm").logits[0, -1]
+    logits = np.asarray(logits) + bias
     shifted = np.exp(logits.astype(np.float64) - logits.max())
     return shifted / shifted.sum()
 
 
-def _pairs_distribution(model: Model, parameters, prompt: np.ndarray) -> dict[tuple[int, ...], float]:
+def _pairs_distribution(
+    model: Model, parameters, prompt: np.ndarray, bias: np.ndarray | float = 0.0
+) -> dict[tuple[int, ...], float]:
     """Exact chances of the first two tokens; of the end token alone where it comes first."""
-    first = next_distribution(model, parameters, prompt)
+    first = next_distribution(model, parameters, prompt, bias)
     longer = np.concatenate([np.tile(prompt, (VOCABULARY, 1)), np.arange(VOCABULARY)[:, None]], axis=1)
     logits = model.apply({"params": parameters}, Sequences(longer.astype(np.int32)), head="causal_lm").logits[:, -1]
-    second = np.asarray(jax.nn.softmax(logits), np.float64)
+    second = np.asarray(jax.nn.softmax(logits + bias), np.float64)
     chances = {(a, b): first[a] * second[a, b] for a in range(1, VOCABULARY) for b in range(VOCABULARY)}
     return chances | {(0,): first[0]}
 
@@ -146,6 +149,17 @@ def test_drafted_texts_are_drawn_as_the_model_says(written, draft):
     texts = _texts(Generator(model, SPECIAL, draft=draft), parameters, dataclasses.replace(DRAWS, draft_tokens=2))
     assert _check_distribution(_pairs_distribution(model, parameters, PROMPT), texts) > 1e-3
     assert _check_distribution(_pairs_distribution(*draft, PROMPT), texts) < 1e-6
+
+
+def test_drafted_texts_keep_to_rules_that_hold_whatever_was_written(written, draft):
+    model, parameters = written
+    bias = np.zeros(VOCABULARY)
+    bias[[4, 9]], bias[5] = -np.inf, 1.5
+    special = dataclasses.replace(SPECIAL, suppressed=(4, 9))
+    config = dataclasses.replace(DRAWS, draft_tokens=2, logit_bias=((5, 1.5),))
+    texts = _texts(Generator(model, special, draft=draft), parameters, config)
+    assert not {4, 9} & {token for text in texts for token in text}
+    assert _check_distribution(_pairs_distribution(model, parameters, PROMPT, bias), texts) > 1e-3
 
 
 def test_greedy_texts_are_the_same_with_a_draft(written, draft):
