@@ -67,17 +67,26 @@ class Writer:
         return tuple(ids[token] for token in tokens)
 
     def unprompted(self, number: int) -> list[np.ndarray]:
-        """So many prompts without text: the start token, or, where a model knows none, the one that ends texts.
+        """So many prompts without text; see `beginning`.
 
         Raises:
-          RecipeError: the model reads a text before it writes, or has neither token.
+          RecipeError: the model reads a text before it writes, or has no such token.
         """
-        special = self.generator.special
         if self.generator.decoder.has_encoder:
             raise RecipeError("an encoder-decoder writes nothing unprompted: it reads a text first")
-        if not (ids := special.start or special.end[:1]):
+        if not len(ids := self.beginning()):
             raise RecipeError("this model has no token that begins or ends texts, so it cannot write unprompted")
-        return [np.asarray(ids, np.int32)] * number
+        return [ids] * number
+
+    def beginning(self) -> np.ndarray:
+        """What a text begins with, int32 `(tokens,)`.
+
+        That is what prompts begin with; else the tokenizer's start token, which they may do without; else a token that
+        ends texts, as the next begins after it; empty where there is none of these.
+        """
+        special, tokenizer = self.generator.special, self.generator.tokenizer
+        named = () if tokenizer is None or tokenizer.start_id is None else (tokenizer.start_id,)
+        return np.asarray(special.start or (*named, *special.end)[:1], np.int32)
 
     def score(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[Score]:
         """What `Generator.score` gives for texts; see `split`."""
@@ -87,8 +96,8 @@ class Writer:
     def split(self, prompt: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids of a prompt and of what follows it, which are encoded as one text where one decoder reads both.
 
-        Space at the end of a prompt belongs to what follows, as tokens begin with the space before a word. An empty
-        prompt is the model's start token, whether or not prompts begin with it, or where it has none its end token.
+        Space at the end of a prompt belongs to what follows, as tokens begin with the space before a word. For an empty
+        prompt see `beginning`.
         """
         generator = self.generator
         tokenizer = generator.need_tokenizer()
@@ -97,10 +106,8 @@ class Writer:
             return generator.encode([prompt])[0], ids
         kept = prompt.rstrip()
         if not kept:
-            named = () if tokenizer.start_id is None else (tokenizer.start_id,)
-            start = (*generator.special.start, *named, *generator.special.end)[:1]
             (ids,) = tokenizer.encode([prompt + continuation])
-            return np.asarray(start, np.int32), ids
+            return self.beginning(), ids
         before, whole = generator.encode([kept, prompt + continuation])
         return whole[: len(before)], whole[len(before) :]
 
