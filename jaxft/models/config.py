@@ -306,12 +306,15 @@ class ComputeConfig:
       scan_layers: one compiled block in a loop (compile time flat in depth) instead of unrolled blocks (often faster).
       remat: what the backward pass computes again: `none`, `full` blocks, all but what `attention` found (where its
         kernel keeps no scores), or all but that and the `dots`.
+      loss_parts: parts of the predicted tokens whose logits over the vocabulary are in memory one after the other; with
+        more than 1 the backward pass computes them again.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "reference", "xla", "local", "cudnn", "splash"] = "auto"
     scan_layers: bool = False
     remat: Literal["none", "full", "attention", "dots"] = "none"
+    loss_parts: int = 1
 
 
 def _positive(config, *names: str) -> None:

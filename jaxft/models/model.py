@@ -76,7 +76,7 @@ class Model(nn.Module):
         if head is not None and not isinstance(head, tuple) and dict(self.heads)[head].kind == "generator":
             hidden = self.head[head](self.trunk.embeddings.positioned(inputs), inputs)
             kernel = self.trunk.embeddings.output_kernel()
-            return ModelOutput(hidden, self.head[head].logits(_at(hidden, gather), kernel))
+            return ModelOutput(hidden, self.head[head].logits(at_places(hidden, gather), kernel))
         hidden = self.trunk(inputs, targets)
         if head is None:
             return ModelOutput(hidden)
@@ -88,9 +88,13 @@ class Model(nn.Module):
     def _read(self, head: str, hidden: jax.Array, read: Sequences | Images, gather: jax.Array | None) -> ModelOutput:
         kind = dict(self.heads)[head].kind
         if kind in ("masked_lm", "causal_lm"):
-            return ModelOutput(hidden, self.head[head](_at(hidden, gather), self.trunk.embeddings.output_kernel()))
+            return ModelOutput(hidden, self.vocabulary_logits(at_places(hidden, gather), head))
         result = self.head[head](hidden, None if isinstance(read, Images) else read.segment_ids)
         return ModelOutput(hidden, pooled=result) if kind == "pooled" else ModelOutput(hidden, result)
+
+    def vocabulary_logits(self, hidden: jax.Array, head: str) -> jax.Array:
+        """Float32 logits `(..., vocab)` of a head of kind `masked_lm` or `causal_lm`, from `(..., embed)`."""
+        return self.head[head](hidden, self.trunk.embeddings.output_kernel())
 
     def touch_all(self, inputs: Sequences | Images, targets: Sequences | None = None) -> None:
         """Runs every part once, so that initialization makes every parameter."""
@@ -99,7 +103,8 @@ class Model(nn.Module):
             self(inputs, targets, head=name)
 
 
-def _at(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
+def at_places(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
+    """Of `(batch, length, embed)` the places, int32 `(batch, places)`, or all of them where None."""
     return hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
 
 

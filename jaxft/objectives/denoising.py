@@ -66,11 +66,11 @@ class SequenceToSequence(Objective):
         """Cross entropy of the targets."""
         source = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
         target = Sequences(batch["target_token_ids"], batch["target_segment_ids"], batch["target_positions"])
-        logits = apply(source, target, head=self.head_name).logits
+        smoothing = 0.0 if self.evaluating else self.label_smoothing
+        found = apply.token_losses(batch["labels"], self.head_name, source, target, label_smoothing=smoothing)
         weights = batch["label_weights"] * batch["row_weight"][:, None]
         tokens = count_tokens(batch["segment_ids"], batch["target_segment_ids"])
-        smoothing = 0.0 if self.evaluating else self.label_smoothing
-        return token_loss(logits, batch["labels"], weights, tokens, label_smoothing=smoothing)
+        return token_loss(found, weights, tokens)
 
 
 def decoder_start_id(tokenizer: Tokenizer, model: ModelConfig) -> int:

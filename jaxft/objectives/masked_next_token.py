@@ -65,9 +65,9 @@ class MaskedNextToken(MaskedObjective):
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the masked tokens."""
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"], causal=False)
-        logits = apply(sequences, head=self.head_name, gather=batch["gather"]).logits
+        found = apply.token_losses(batch["labels"], self.head_name, sequences, gather=batch["gather"])
         weights = batch["label_weights"] * batch["row_weight"][:, None]
-        return token_loss(logits, batch["labels"], weights, count_tokens(batch["segment_ids"]))
+        return token_loss(found, weights, count_tokens(batch["segment_ids"]))
 
 
 def _mask_id(text: str | None, setting: Setting) -> int | None:

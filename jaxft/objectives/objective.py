@@ -6,7 +6,7 @@ import abc
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import flax.struct
 import jax
@@ -18,6 +18,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
+from jaxft.kernels.cross_entropy import cross_entropy_and_first
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import ModelOutput
@@ -95,7 +96,7 @@ class FoundInData(abc.ABC):
         """
 
 
-class Apply(Protocol):
+class Apply(abc.ABC):
     """A model with its parameters and random keys bound.
 
     Attributes:
@@ -107,6 +108,7 @@ class Apply(Protocol):
     key: jax.Array | None
     origin: Apply | None
 
+    @abc.abstractmethod
     def __call__(
         self,
         sequences: Sequences,
@@ -115,6 +117,24 @@ class Apply(Protocol):
         gather: jax.Array | None = None,
     ) -> ModelOutput:
         """As `jaxft.models.model.Model.__call__`."""
+
+    def token_losses(
+        self, labels: jax.Array, head: str, sequences: Sequences, targets: Sequences | None = None,
+        gather: jax.Array | None = None, label_smoothing: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+        """Cross entropy of tokens by a vocabulary head, and whether each is guessed, for which nobody needs the logits.
+
+        Args:
+          labels: int32 `(batch, length or places)`.
+          head: name of the head.
+          sequences: as for a call, like `targets` and `gather`.
+          label_smoothing: share of the target that is spread over the vocabulary.
+
+        Returns:
+          What `jaxft.kernels.cross_entropy.cross_entropy_and_first` does, both of the shape of the labels.
+        """
+        logits = self(sequences, targets, head, gather).logits
+        return cross_entropy_and_first(logits, labels, label_smoothing=label_smoothing)
 
 
 class Objective(abc.ABC):

@@ -108,6 +108,6 @@ class PermutationLM(ReadsText, Objective):
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the predicted tokens, from the stream of queries."""
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"], order=batch["order"])
-        logits = apply(sequences, head=self.head_name, gather=batch["gather"]).logits
+        found = apply.token_losses(batch["labels"], self.head_name, sequences, gather=batch["gather"])
         weights = batch["label_weights"] * batch["row_weight"][:, None]
-        return token_loss(logits, batch["labels"], weights, count_tokens(batch["segment_ids"]))
+        return token_loss(found, weights, count_tokens(batch["segment_ids"]))

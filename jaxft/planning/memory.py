@@ -148,7 +148,8 @@ def activation_bytes(
         # The gradients of the projections' results, or what of the layer is computed again, as the first of these
         # takes the place of the last of those.
         working = max(working, layer.weights + max(layer.projected, layer.kept("none") - kept))
-    return int(saved + max(working, _logits_bytes(one, config, compute, mesh, rows, platform)))
+    logits = _logits_bytes(one, config, compute, mesh, rows, platform, compute.loss_parts)
+    return int(saved + max(working, logits))
 
 
 def layer_traffic(
@@ -259,9 +260,12 @@ def _layer(
 
 
 def _logits_bytes(
-    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str,
+    parts: int = 1,
 ) -> float:  # fmt: skip
     """Logits of the largest head with their gradient, and the table of a vocabulary, gathered.
+
+    Only a vocabulary head that is asked alone may be computed in `parts`.
 
     On TPUs those of a vocabulary without bias stay in the dtype of the products; all others are in float32.
     """
@@ -269,6 +273,8 @@ def _logits_bytes(
     for head in one.heads:
         vocabulary = head.kind in ("causal_lm", "masked_lm", "generator")
         places = (one.places or read) if vocabulary else read
+        if len(one.heads) == 1 and head.kind in ("causal_lm", "masked_lm"):
+            places = math.ceil(places / parts)
         labels = config.vocab_size / mesh["tensor"] if vocabulary else head.num_labels
         own = size if platform == "tpu" and head.kind == "causal_lm" else 4
         table = labels * config.width_of_embedding * size if vocabulary and mesh["fsdp"] > 1 else 0.0

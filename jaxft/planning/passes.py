@@ -16,7 +16,7 @@ from jaxft.training.step import bind
 
 
 @dataclasses.dataclass(frozen=True)
-class _Recording:
+class _Recording(Apply):
     """A bound model that writes down how it is called; see `jaxft.objectives.objective.Apply`.
 
     Attributes:

@@ -39,7 +39,7 @@ def held_to_start(objective: Objective, weight: float) -> Objective:
 
 
 @dataclasses.dataclass
-class _Watched:
+class _Watched(Apply):
     """A model that also asks the start for each of its predictions.
 
     Attributes:
