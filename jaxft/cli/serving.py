@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 # Options that are fields of `jaxft.serving.limits.Limits`: type and help.
 _LIMITS: dict[str, tuple[type, str]] = {
@@ -45,4 +46,5 @@ def serve(options: argparse.Namespace) -> None:
     serve(
         options.model, host=options.host, port=options.port, token_file=options.token_file, name=options.name,
         chat_template=options.chat_template, dtype=options.dtype, limits=limits,
+        ready=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip

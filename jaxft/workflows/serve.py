@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import socket
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxft.errors import InvalidField, JaxftError, RecipeError
@@ -27,7 +26,7 @@ _SHORTEST_TOKEN = 16
 def serve(
     source: str | pathlib.Path, host: str = "127.0.0.1", port: int = 8000, token_file: str | None = None,
     name: str | None = None, chat_template: str | None = None, dtype: str = "float32",
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] | None = None, ready: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
     """Answers requests until it is interrupted.
 
@@ -41,6 +40,7 @@ def serve(
       chat_template: how it is talked to; as its files say where None.
       dtype: `float32` or `bfloat16`.
       limits: fields of `jaxft.serving.limits.Limits`.
+      ready: is told, in a line for people, where the model answers and what it can do, once it does.
 
     Raises:
       RecipeError: an impossible limit, an address that can't be listened on, or one that needs a token.
@@ -65,9 +65,8 @@ def serve(
     with listening:
         model = open_served(source, name, chat_template, dtype, bounds)
         where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        print(
-            f"{model.name} answers at {where} ({', '.join(model.abilities)}); Ctrl-C ends", file=sys.stderr, flush=True
-        )
+        if ready is not None:
+            ready(f"{model.name} answers at {where} ({', '.join(model.abilities)}); Ctrl-C ends")
         app = make_app(model, bounds, token, host)
         # Beyond these, connections are turned away before anything of them is read.
         most = 4 * bounds.queue + 64
