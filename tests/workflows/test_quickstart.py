@@ -13,6 +13,8 @@ from processes import finish
 @pytest.mark.slow
 def test_the_quickstart_pretrains_fine_tunes_and_compares(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # It trains for minutes, where it pays to compile well.
+    monkeypatch.delenv("XLA_FLAGS")
     result = json.loads(finish("quickstart", "--json"))
     start, one_way, both, scratch = (result[arm] for arm in ("start", "one_way", "bidirectional", "from_scratch"))
 
