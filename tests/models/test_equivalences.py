@@ -36,10 +36,6 @@ WAYS = {
     "remat full, scanned": ComputeConfig(remat="full", scan_layers=True),
     "remat dots, scanned": ComputeConfig(remat="dots", scan_layers=True),
 }
-# Compiling takes nearly all the time of these tests: without optimization it takes half, and without fusion, where
-# there are several layers and no random bits, a quarter.
-FAST = {"xla_backend_optimization_level": 0}
-QUICK = {**FAST, "xla_disable_hlo_passes": "fusion"}
 
 
 def config_of(family: str, **fields) -> ModelConfig:
@@ -60,7 +56,7 @@ def hidden_and_gradient(model: Model, parameters, *sequences, weights=None):
         per_token = jnp.square(hidden * toward).sum(-1)
         return (per_token if weights is None else per_token * weights).sum(), hidden
 
-    gradient, hidden = jax.jit(loss, compiler_options=QUICK)(parameters)
+    gradient, hidden = jax.jit(loss)(parameters)
     return hidden, gradient
 
 
@@ -105,10 +101,7 @@ def test_the_way_of_computing_changes_neither_values_nor_gradients(family, way):
 def test_initial_values_do_not_depend_on_the_way_of_computing():
     model = Model(config_of("decoder", num_layers=2))
     drawn = [
-        jax.jit(
-            lambda c=compute: initialize(dataclasses.replace(model, compute=c), jax.random.key(3)),
-            compiler_options=FAST,
-        )()
+        jax.jit(lambda c=compute: initialize(dataclasses.replace(model, compute=c), jax.random.key(3)))()
         for compute in (PLAIN, ComputeConfig(scan_layers=True, remat="full"))
     ]
     for one, other in zip(*map(jax.tree.leaves, drawn), strict=True):
@@ -123,7 +116,7 @@ def test_scores_begin_equally_small_whatever_their_scale():
     spreads = []
     for scale in (None, 1.0):
         model = Model(dataclasses.replace(config, attention_scale=scale))
-        parameters = jax.jit(lambda model=model: initialize(model, jax.random.key(0)), compiler_options=FAST)()
+        parameters = jax.jit(lambda model=model: initialize(model, jax.random.key(0)))()
         attention = parameters["trunk"]["body"]["stack"]["layers"]["block_0"]["attention"]
         scores = jnp.einsum("lehd,lfhd->lhef", attention["query"]["kernel"], attention["key"]["kernel"])
         spreads.append(float(scores.std()) * (config.width_of_head**-0.5 if scale is None else scale))
@@ -132,7 +125,7 @@ def test_scores_begin_equally_small_whatever_their_scale():
 
 def test_layers_are_drawn_apart():
     model = Model(config_of("encoder", num_layers=2, windows=()))
-    parameters = jax.jit(lambda: initialize(model, jax.random.key(0)), compiler_options=FAST)()
+    parameters = jax.jit(lambda: initialize(model, jax.random.key(0)))()
     kernels = parameters["trunk"]["body"]["stack"]["layers"]["block_0"]["feed_forward"]["input"]["kernel"]
     one, other = np.asarray(kernels)
     assert not np.array_equal(one, other)
