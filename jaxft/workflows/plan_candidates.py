@@ -94,7 +94,21 @@ def ways_to_fit(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
         kind = "+".join(change.split("=")[0] for change in changes)
         if changes and kind not in found and memory.total * factor <= hbm and parts >= now.micro_batches:
             found[kind] = {"change": " ".join(changes), "bytes_per_device": int(memory.total * factor)}
+    found |= _ways_by_loss(sketch, factor)
     return list(found.values()) or _ways_by_mesh(sketch, factor) or _ways_by_devices(sketch, factor)
+
+
+def _ways_by_loss(sketch: Sketch, factor: float) -> dict[str, dict[str, Any]]:
+    """The fewest parts of the loss that fit, where logits over the vocabulary are what is in the way."""
+    now = sketch.blueprint.assembly.recipe.training
+    for parts in _PARTS:
+        if parts <= now.loss_parts:
+            continue
+        own = sketched(sketch.blueprint, sketch.topology, sketch.passes, now.micro_batches, now.remat, parts)
+        if (needed := own.memory.total * factor) <= sketch.topology.chip.hbm_bytes:
+            change = f"training.loss_parts={parts}"
+            return {"training.loss_parts": {"change": change, "bytes_per_device": int(needed)}}
+    return {}
 
 
 def _ways_by_mesh(sketch: Sketch, factor: float) -> list[dict[str, Any]]:

@@ -58,11 +58,12 @@ def make_sketch(recipe: Recipe, document: Document, topology: Topology) -> Sketc
 
 
 def sketched(
-    blueprint: Blueprint, topology: Topology, passes: dict[str, tuple[Pass, ...]], micro_batches: int, remat: str
-) -> Sketch:
-    """As `make_sketch`, of a blueprint, with other parts of a batch and another policy than its recipe's."""
+    blueprint: Blueprint, topology: Topology, passes: dict[str, tuple[Pass, ...]], micro_batches: int, remat: str,
+    loss_parts: int | None = None,
+) -> Sketch:  # fmt: skip
+    """As `make_sketch`, of a blueprint, with other parts of its batch and of its loss, and another policy."""
     model, streams, mesh = blueprint.assembly.model, blueprint.assembly.recipe.streams, blueprint.assembly.mesh.shape
-    compute = dataclasses.replace(model.compute, remat=remat)
+    compute = dataclasses.replace(model.compute, remat=remat, loss_parts=loss_parts or model.compute.loss_parts)
     # A stream that takes part in every third step costs a third in the mean.
     shares = {name: 1 / streams[name].every for name in passes}
     flops = [training_flops(model.config, own).times(shares[name]) for name, own in passes.items()]
