@@ -20,7 +20,7 @@ from jaxft.huggingface.exporting import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, ModelOutput, abstract_parameters
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import Objective
+from jaxft.objectives.objective import Apply, Objective
 
 
 def without(tokenizer, name: str):
@@ -108,15 +108,16 @@ class Given:
         return self.output(sequences, head)
 
 
-class Listening:
-    """A bound model that remembers what it was given to read."""
+class Listening(Apply):
+    """A bound model that remembers what it was given to read, and what it said."""
 
     def __init__(self, apply):
-        self._apply, self.key, self.heard = apply, apply.key, []
+        self._apply, self.key, self.heard, self.outputs = apply, apply.key, [], []
 
     def __call__(self, sequences, targets=None, head=None, gather=None) -> ModelOutput:
         self.heard.append((head, sequences.token_ids))
-        return self._apply(sequences, targets, head, gather)
+        self.outputs.append(self._apply(sequences, targets, head, gather))
+        return self.outputs[-1]
 
 
 def assert_drawn(counts: Sequence[int], shares: Sequence[float] | None = None) -> None:

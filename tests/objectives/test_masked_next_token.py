@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from handmade import draw_parameters, model_for, record_of, row_of, stacked, texts, whole_pass, without
+from handmade import Listening, draw_parameters, model_for, record_of, row_of, stacked, texts, whole_pass, without
 from settings import setting_of
 
 from jaxft.errors import RecipeError
@@ -52,16 +52,11 @@ def trained_both_ways(tokenizer, jit):
 
     def reading(objective):
         def hidden(ids):
-            seen = []
-
-            def listen(sequences, **options):
-                seen.append(bind(model, parameters)(sequences, **options))
-                return seen[-1]
-
+            listening = Listening(bind(model, parameters))
             gather = {"gather": np.zeros((1, 3), np.int32), "label_weights": np.ones((1, 3), np.float32)}
             masked = {**gather, "labels": np.zeros((1, 3), np.int32)} if objective is objectives[0] else {}
-            objective.loss(listen, {**batch, **masked, "token_ids": ids})
-            return seen[0].hidden[0]
+            objective.loss(listening, {**batch, **masked, "token_ids": ids})
+            return listening.outputs[0].hidden[0]
 
         return jit(hidden)
 
