@@ -265,7 +265,7 @@ def _logits_bytes(
 ) -> float:  # fmt: skip
     """Logits of the largest head with their gradient, and the table of a vocabulary, gathered.
 
-    Only a vocabulary head that is asked alone may be computed in `parts`.
+    Of a pass that may be computed so, it is those of one of `parts`.
 
     On TPUs those of a vocabulary without bias stay in the dtype of the products; all others are in float32.
     """
@@ -273,7 +273,7 @@ def _logits_bytes(
     for head in one.heads:
         vocabulary = head.kind in ("causal_lm", "masked_lm", "generator")
         places = (one.places or read) if vocabulary else read
-        if len(one.heads) == 1 and head.kind in ("causal_lm", "masked_lm"):
+        if one.in_parts:
             places = math.ceil(places / parts)
         labels = config.vocab_size / mesh["tensor"] if vocabulary else head.num_labels
         own = size if platform == "tpu" and head.kind == "causal_lm" else 4

@@ -132,3 +132,11 @@ def test_a_layer_of_bert_keeps_twenty_two_times_its_input():
     compute, one = ComputeConfig("bfloat16"), Pass(8, 512)
     kept = [activation_bytes(one, ModelConfig(**{**fields, "num_layers": n}), compute, ONE, 1, "tpu") for n in (24, 23)]
     assert kept[0] - kept[1] == (14 + 4 * 2) * 8 * 512 * 1024 * 2
+
+
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_parts_of_the_loss_divide_the_logits_of_passes_that_are_asked_for_losses_alone(in_parts):
+    one = Pass(64, 2048, heads=(HEAD,), causal=True, in_parts=in_parts)
+    computes = (ComputeConfig("bfloat16", remat="full", loss_parts=count) for count in (1, 4))
+    whole, parts = (activation_bytes(one, LLAMA, compute, ONE, 1, "tpu") for compute in computes)
+    assert (parts < whole / 2) == in_parts
