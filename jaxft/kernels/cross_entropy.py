@@ -25,7 +25,7 @@ def cross_entropy(
     """
     logits = logits.astype(jnp.float32)
     if target_platform() == "tpu" and not label_smoothing and not focal_gamma:
-        return _in_two_passes(logits, labels)[0]
+        return _in_one_pass(logits, labels)[0]
     normalizer = jax.nn.logsumexp(logits, axis=-1)
     target = _of_labels(logits, labels)
     # Not quite 0, where a power below 1 has no finite slope.
@@ -35,41 +35,52 @@ def cross_entropy(
     return factor * (normalizer - target)
 
 
+# Below any logit.
+_LOWEST = -3e38
+
+
 @jax.custom_vjp
-def _in_two_passes(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both of float32 logits, read for the largest and the label's, then for the sum and how many reach the label's.
+def _in_one_pass(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both of float32 logits, which are read once, and once more for their gradient.
 
     Vocabularies are large: each pass over their logits takes a TPU as long as the norms of four layers.
     """
-    return _in_two_passes_forward(logits, labels)[0]
+    return _in_one_pass_forward(logits, labels)[0]
 
 
-def _in_two_passes_forward(logits, labels):
-    axes, zero = (logits.ndim - 1,), jnp.float32(0)
+def _in_one_pass_forward(logits, labels):
     of_label = jnp.where(_is_label(logits, labels), logits, 0)
-    largest, target = jax.lax.reduce((logits, of_label), (jnp.float32(-jnp.inf), zero), _largest_and_sum, axes)
-    shifted = jnp.exp(logits - largest[..., None])
-    reaching = (logits >= target[..., None]).astype(jnp.float32)
-    total, count = jax.lax.reduce((shifted, reaching), (zero, zero), _sums, axes)
+    one, zero = jnp.ones_like(logits), jnp.float32(0)
+    found = jax.lax.reduce(
+        (jnp.maximum(logits, _LOWEST), one, one, of_label), (jnp.float32(_LOWEST), zero, zero, zero), _merged,
+        (logits.ndim - 1,),
+    )  # fmt: skip
+    largest, total, count, target = found
     normalizer = largest + jnp.log(total)
-    return (normalizer - target, (count == 1).astype(jnp.float32)), (logits, labels, normalizer)
+    first = (target == largest) & (count == 1)
+    return (normalizer - target, first.astype(jnp.float32)), (logits, labels, normalizer)
 
 
-def _largest_and_sum(left, right):
-    return jnp.maximum(left[0], right[0]), left[1] + right[1]
+def _merged(left, right):
+    """Of two sets of logits: the largest, the sum of the exponentials of all less that, how many are as large, a sum.
+
+    As sums of exponentials are found block by block in "Online normalizer calculation for softmax" (Milakov and
+    Gimelshein 2018, arXiv 1805.02867).
+    """
+    ahead = left[0] - right[0]
+    smaller = jnp.exp(-jnp.abs(ahead))
+    total = jnp.where(ahead >= 0, left[1] + smaller * right[1], smaller * left[1] + right[1])
+    count = jnp.where(ahead >= 0, left[2], 0) + jnp.where(ahead <= 0, right[2], 0)
+    return jnp.maximum(left[0], right[0]), total, count, left[3] + right[3]
 
 
-def _sums(left, right):
-    return left[0] + right[0], left[1] + right[1]
-
-
-def _in_two_passes_backward(saved, gradients):
+def _in_one_pass_backward(saved, gradients):
     logits, labels, normalizer = saved
     wrong = jnp.exp(logits - normalizer[..., None]) - _is_label(logits, labels)
     return gradients[0][..., None] * wrong, None
 
 
-_in_two_passes.defvjp(_in_two_passes_forward, _in_two_passes_backward)
+_in_one_pass.defvjp(_in_one_pass_forward, _in_one_pass_backward)
 
 
 def binary_cross_entropy(
@@ -106,7 +117,7 @@ def symmetric_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 def cross_entropy_and_first(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` and `is_first`, on TPUs in the same passes over the logits.
+    """`cross_entropy` and `is_first`, on TPUs in the same pass over the logits.
 
     Args:
       logits: `(..., classes)`, any float dtype; computed in float32.
@@ -117,8 +128,26 @@ def cross_entropy_and_first(
       Two float32 arrays `(...)`; the second has no gradient.
     """
     if target_platform() == "tpu" and not label_smoothing:
-        return _in_two_passes(logits.astype(jnp.float32), labels)
+        return _in_one_pass(logits.astype(jnp.float32), labels)
     return cross_entropy(logits, labels, label_smoothing=label_smoothing), is_first(logits, labels)
+
+
+def weighted_sums(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, *, label_smoothing: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """Sums of `cross_entropy` and of `is_first`, each times its weight.
+
+    Args:
+      logits: `(..., classes)`, any float dtype.
+      labels: int32 `(...)`, each in `[0, classes)`.
+      weights: float32 `(...)`.
+      label_smoothing: as of `cross_entropy`.
+
+    Returns:
+      Two float32 scalars; the second has no gradient.
+    """
+    losses, first = cross_entropy_and_first(logits, labels, label_smoothing=label_smoothing)
+    return (losses * weights).sum(), (first * weights).sum()
 
 
 def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:

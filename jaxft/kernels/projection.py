@@ -38,6 +38,25 @@ def project(x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype) 
     return matrix.reshape(*leading, *outputs)
 
 
+def project_onto_rows(x: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Products of vectors with the rows of a table, as `project` with its transpose, whose gradient is a table too.
+
+    Where the table is also read by rows, its gradients are laid out alike, or one is copied to be added to the other.
+
+    Args:
+      x: `(..., features)`.
+      table: float32 `(rows, features)`.
+      dtype: dtype of the operands and of the result.
+
+    Returns:
+      `(..., rows)` in `dtype`.
+    """
+    product = _float32_onto_rows if dtype == jnp.float32 else functools.partial(_low_precision_onto_rows, dtype)
+    if parts_of("length") > 1:
+        return product(x.astype(dtype), table)
+    return product(x.astype(dtype).reshape(-1, x.shape[-1]), table).reshape(*x.shape[:-1], len(table))
+
+
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """`x` `(..., *axes)` plus a float32 bias `(*axes)`, in the dtype of `x`.
 
@@ -97,3 +116,27 @@ def _low_precision_backward(dtype, contracted, saved, gradient):
 
 
 _low_precision.defvjp(_low_precision_forward, _low_precision_backward)
+
+
+def _float32_onto_rows(x, table):
+    return _dot(x, table, ((x.ndim - 1,), (1,)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _low_precision_onto_rows(dtype, x, table):
+    return _dot(x, table.astype(dtype), ((x.ndim - 1,), (1,))).astype(dtype)
+
+
+def _low_precision_onto_rows_forward(dtype, x, table):
+    cast = table.astype(dtype)
+    return _dot(x, cast, ((x.ndim - 1,), (1,))).astype(dtype), (x, cast)
+
+
+def _low_precision_onto_rows_backward(dtype, saved, gradient):
+    x, table = saved
+    gradient, leading = gradient.astype(dtype), tuple(range(x.ndim - 1))
+    of_x = _dot(gradient, table, ((x.ndim - 1,), (0,))).astype(dtype)
+    return of_x, _dot(gradient, x, (leading, leading))
+
+
+_low_precision_onto_rows.defvjp(_low_precision_onto_rows_forward, _low_precision_onto_rows_backward)

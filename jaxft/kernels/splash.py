@@ -45,6 +45,10 @@ def splash(
       As `query`.
     """
     length, dtype = query.shape[1], query.dtype
+    padding_sees_itself = mask.query_segments is not None and (mask.causal or mask.window is not None)
+    if padding_sees_itself:
+        # And finds nothing: there are fewer values than outputs, which would have to be read and written for it.
+        value = jnp.where((mask.key_segments > 0)[..., None, None], value, 0)
     query = (query.astype(jnp.float32) * scale).astype(dtype)
     devices = parts_of("length")
     queries, keys = _Side(query, mask.query_segments), _Side(key, mask.key_segments)
@@ -63,7 +67,7 @@ def splash(
         heads,
     )
     output = attend(kernel, queries.vectors, keys.vectors, value, queries.segments, keys.segments)[:, :length]
-    sees = mask.sees_any()
+    sees = None if padding_sees_itself else mask.sees_any()
     return output if sees is None else jnp.where(sees[..., None, None], output, 0)
 
 

@@ -306,8 +306,7 @@ class ComputeConfig:
       scan_layers: one compiled block in a loop (compile time flat in depth) instead of unrolled blocks (often faster).
       remat: what the backward pass computes again: `none`, `full` blocks, all but what `attention` found (where its
         kernel keeps no scores), or all but that and the `dots`.
-      loss_parts: parts of the predicted tokens whose logits over the vocabulary are in memory one after the other; with
-        more than 1 the backward pass computes them again.
+      loss_parts: parts of the predicted tokens whose logits over the vocabulary are in memory one after the other.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"

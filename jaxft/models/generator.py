@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -49,6 +50,6 @@ class Generator(nn.Module):
         """Hidden states `(batch, length, generator)` from the trunk's embeddings before their last projection."""
         return self.body(self.projection(embedded), sequences)
 
-    def logits(self, hidden: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` by the trunk's token embedding, `(embedding, vocab)`."""
-        return self.masked_lm(hidden, kernel)
+    def logits(self, hidden: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Float32 logits `(..., vocab)`, by the projection onto the trunk's token embedding."""
+        return self.masked_lm(hidden, attend)

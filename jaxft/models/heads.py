@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxft.kernels.projection import project
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Linear, activate
@@ -68,12 +68,12 @@ class VocabularyProjection(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` from `(..., embedding)`; a tied `kernel` is `(embedding, vocab)`."""
+    def __call__(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Float32 logits `(..., vocab)` from `(..., embedding)`, by `attend` where the embedding is tied."""
         config = self.config
         x = x * config.logit_scale
         if config.tied_embeddings:
-            logits = project(x, kernel, 1, jnp.dtype(self.compute.precision))
+            logits = attend(x)
         else:
             logits = Linear(
                 (config.vocab_size,), ("embed",), ("vocab",), dtype=jnp.dtype(self.compute.precision),
@@ -98,15 +98,15 @@ class MaskedLanguageModelHead(nn.Module):
     head: HeadConfig = HeadConfig("masked_lm")
 
     @nn.compact
-    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Float32 logits `(..., vocab)` from `(..., embed)`; a tied `kernel` is `(embedding, vocab)`."""
+    def __call__(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Float32 logits `(..., vocab)` from `(..., embed)`, by `attend` where the embedding is tied."""
         config = self.config
         x = Linear(
             (config.width_of_embedding,), ("embed",), ("features",), self.head.transform_bias,
             jnp.dtype(self.compute.precision), config.initializer_range, name="transform",
         )(x)  # fmt: skip
         x = make_norm(config, self.compute, "norm")(activate(self.head.activation or config.activation, x))
-        return VocabularyProjection(config, self.compute, use_bias=True, name="projection")(x, kernel)
+        return VocabularyProjection(config, self.compute, use_bias=True, name="projection")(x, attend)
 
 
 class LabelHead(nn.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.kernels.dropout import dropout
-from jaxft.kernels.projection import add_bias, project
+from jaxft.kernels.projection import add_bias, project, project_onto_rows
 from jaxft.parallel.sharding import constrain
 
 
@@ -66,11 +66,14 @@ class Embedding(nn.Module):
         # Whole in its features: rows that the batch's own mesh axes split would be gathered on every device.
         return constrain(self.table, self.row_axis, "features")[ids]
 
-    def transposed(self) -> jax.Array:
-        """The table as float32 `(features, rows)`: as the collection `layout` holds it, where it is given."""
+    def attend(self, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Products of vectors `(..., features)` with all rows, `(..., rows)`, computed and given in `dtype`.
+
+        The collection `layout` may hold the table as float32 `(features, rows)` besides.
+        """
         if self.has_variable("layout", "transposed"):
-            return self.get_variable("layout", "transposed")
-        return self.table.T
+            return project(x, self.get_variable("layout", "transposed"), 1, dtype)
+        return project_onto_rows(x, self.table, dtype)
 
 
 class Norm(nn.Module):

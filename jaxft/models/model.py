@@ -75,8 +75,8 @@ class Model(nn.Module):
         """
         if head is not None and not isinstance(head, tuple) and dict(self.heads)[head].kind == "generator":
             hidden = self.head[head](self.trunk.embeddings.positioned(inputs), inputs)
-            kernel = self.trunk.embeddings.output_kernel()
-            return ModelOutput(hidden, self.head[head].logits(at_places(hidden, gather), kernel))
+            logits = self.head[head].logits(at_places(hidden, gather), self.trunk.embeddings.attend)
+            return ModelOutput(hidden, logits)
         hidden = self.trunk(inputs, targets)
         if head is None:
             return ModelOutput(hidden)
@@ -94,7 +94,7 @@ class Model(nn.Module):
 
     def vocabulary_logits(self, hidden: jax.Array, head: str) -> jax.Array:
         """Float32 logits `(..., vocab)` of a head of kind `masked_lm` or `causal_lm`, from `(..., embed)`."""
-        return self.head[head](hidden, self.trunk.embeddings.output_kernel())
+        return self.head[head](hidden, self.trunk.embeddings.attend)
 
     def touch_all(self, inputs: Sequences | Images, targets: Sequences | None = None) -> None:
         """Runs every part once, so that initialization makes every parameter."""
@@ -106,6 +106,21 @@ class Model(nn.Module):
 def at_places(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
     """Of `(batch, length, embed)` the places, int32 `(batch, places)`, or all of them where None."""
     return hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
+
+
+def read_by_vocabulary_head(parameters, head: str, config: ModelConfig):
+    """Those of a model's parameters that `Model.vocabulary_logits` reads, a nested dict.
+
+    Args:
+      parameters: nested dict.
+      head: of kind `masked_lm` or `causal_lm`.
+      config: of the model.
+    """
+    name = f"head_{head}"
+    read = {name: parameters[name]} if name in parameters else {}
+    if config.tied_embeddings:
+        read["trunk"] = {"embeddings": {"tokens": parameters["trunk"]["embeddings"]["tokens"]}}
+    return read
 
 
 def abstract_parameters(model: Model):

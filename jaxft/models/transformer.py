@@ -124,9 +124,9 @@ class TokenEmbeddings(nn.Module):
         """Token embeddings alone, float32 `(batch, length, embedding)`."""
         return self.tokens(sequences.token_ids) * self.config.embedding_scale
 
-    def output_kernel(self) -> jax.Array:
-        """The token embedding as a projection onto the vocabulary, float32 `(embedding, vocab)`."""
-        return self.tokens.transposed()
+    def attend(self, x: jax.Array) -> jax.Array:
+        """The token embedding as a projection onto the vocabulary: `(..., vocab)` from `(..., embedding)`."""
+        return self.tokens.attend(x, jnp.dtype(self.compute.precision))
 
 
 class TargetEmbeddings(nn.Module):

@@ -91,10 +91,10 @@ class CausalLM(Objective):
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the next tokens."""
-        found = apply.token_losses(batch["labels"], self.head_name, self.sequences(batch))
         weights = batch["label_weights"] * batch["row_weight"][:, None]
+        sums = apply.token_sums(batch["labels"], weights, self.head_name, self.sequences(batch))
         text_bytes = batch["bytes"] * batch["row_weight"] if self.evaluating else None
-        return token_loss(found, weights, count_tokens(batch["segment_ids"]), text_bytes)
+        return token_loss(sums, weights.sum(), count_tokens(batch["segment_ids"]), text_bytes)
 
     def sequences(self, batch: Mapping[str, jax.Array]) -> Sequences:
         """What the model reads, from left to right."""

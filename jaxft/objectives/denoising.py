@@ -67,10 +67,10 @@ class SequenceToSequence(Objective):
         source = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
         target = Sequences(batch["target_token_ids"], batch["target_segment_ids"], batch["target_positions"])
         smoothing = 0.0 if self.evaluating else self.label_smoothing
-        found = apply.token_losses(batch["labels"], self.head_name, source, target, label_smoothing=smoothing)
         weights = batch["label_weights"] * batch["row_weight"][:, None]
+        sums = apply.token_sums(batch["labels"], weights, self.head_name, source, target, label_smoothing=smoothing)
         tokens = count_tokens(batch["segment_ids"], batch["target_segment_ids"])
-        return token_loss(found, weights, tokens)
+        return token_loss(sums, weights.sum(), tokens)
 
 
 def decoder_start_id(tokenizer: Tokenizer, model: ModelConfig) -> int:

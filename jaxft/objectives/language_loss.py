@@ -11,22 +11,21 @@ from jaxft.objectives.objective import Ratio, StreamLoss
 
 
 def token_loss(
-    found: tuple[jax.Array, jax.Array], weights: jax.Array, tokens: jax.Array, text_bytes: jax.Array | None = None
+    sums: tuple[jax.Array, jax.Array], weight: jax.Array, tokens: jax.Array, text_bytes: jax.Array | None = None
 ) -> StreamLoss:
-    """The sums of tokens' losses.
+    """What tokens' losses sum up to.
 
     Args:
-      found: of each token its cross entropy and whether it was guessed, float32 `(...)`.
-      weights: float32 `(...)`, 0 for what is not predicted.
+      sums: of their cross entropy, and of those that were guessed, float32 scalars.
+      weight: float32 scalar, how many they are.
       tokens: float32 scalar, tokens read.
       text_bytes: float32 `(batch,)`, bytes of the text that all of these tokens spell, or None.
 
     Returns:
       With the ratios `accuracy` and, where there are bytes, `bits_per_byte`.
     """
-    losses, first = found
-    loss, weight = (losses * weights).sum(), weights.sum()
-    ratios = {"accuracy": Ratio((first * weights).sum(), weight)}
+    loss, guessed = sums
+    ratios = {"accuracy": Ratio(guessed, weight)}
     if text_bytes is not None:
         ratios["bits_per_byte"] = Ratio(loss / math.log(2), text_bytes.sum())
     return StreamLoss(loss, weight, jnp.asarray(tokens, jnp.float32), ratios)

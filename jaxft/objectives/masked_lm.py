@@ -48,9 +48,9 @@ class MaskedLM(MaskedObjective):
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the predicted tokens; their logits alone are computed."""
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
-        found = apply.token_losses(batch["labels"], self.head_name, sequences, gather=batch["gather"])
         weights = batch["label_weights"] * batch["row_weight"][:, None]
-        return token_loss(found, weights, count_tokens(batch["segment_ids"]))
+        sums = apply.token_sums(batch["labels"], weights, self.head_name, sequences, gather=batch["gather"])
+        return token_loss(sums, weights.sum(), count_tokens(batch["segment_ids"]))
 
     def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`pseudo_log_likelihood` and `scored_tokens`, float32 `(batch,)`: every token masked by itself in turn."""

@@ -16,7 +16,7 @@ from jaxft.data.sentences import split_sentences
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.kernels.cross_entropy import cross_entropy, cross_entropy_and_first, is_first
+from jaxft.kernels.cross_entropy import cross_entropy, is_first, weighted_sums
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
@@ -120,9 +120,8 @@ class SentencePairs(Objective):
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=batch["token_types"])
         logits, pairs = apply(sequences, head=("masked_lm", self.kind), gather=batch["gather"]).logits
         weights = batch["label_weights"] * batch["row_weight"][:, None]
-        tokens = token_loss(
-            cross_entropy_and_first(logits, batch["labels"]), weights, count_tokens(batch["segment_ids"])
-        )
+        sums = weighted_sums(logits, batch["labels"], weights)
+        tokens = token_loss(sums, weights.sum(), count_tokens(batch["segment_ids"]))
         losses, hits = cross_entropy(pairs, batch["label"]), is_first(pairs, batch["label"])
         rows = batch["row_weight"]
         ratios = {

@@ -18,7 +18,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
-from jaxft.kernels.cross_entropy import cross_entropy_and_first
+from jaxft.kernels.cross_entropy import weighted_sums
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import ModelOutput
@@ -118,23 +118,24 @@ class Apply(abc.ABC):
     ) -> ModelOutput:
         """As `jaxft.models.model.Model.__call__`."""
 
-    def token_losses(
-        self, labels: jax.Array, head: str, sequences: Sequences, targets: Sequences | None = None,
+    def token_sums(
+        self, labels: jax.Array, weights: jax.Array, head: str, sequences: Sequences, targets: Sequences | None = None,
         gather: jax.Array | None = None, label_smoothing: float = 0.0,
     ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-        """Cross entropy of tokens by a vocabulary head, and whether each is guessed, for which nobody needs the logits.
+        """Cross entropy of tokens by a vocabulary head, and how many are guessed, for which nobody needs the logits.
 
         Args:
           labels: int32 `(batch, length or places)`.
+          weights: float32 `(batch, length or places)`, constants.
           head: name of the head.
           sequences: as for a call, like `targets` and `gather`.
           label_smoothing: share of the target that is spread over the vocabulary.
 
         Returns:
-          What `jaxft.kernels.cross_entropy.cross_entropy_and_first` does, both of the shape of the labels.
+          What `jaxft.kernels.cross_entropy.weighted_sums` does.
         """
         logits = self(sequences, targets, head, gather).logits
-        return cross_entropy_and_first(logits, labels, label_smoothing=label_smoothing)
+        return weighted_sums(logits, labels, weights, label_smoothing=label_smoothing)
 
 
 class Objective(abc.ABC):

@@ -108,6 +108,6 @@ class PermutationLM(ReadsText, Objective):
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the predicted tokens, from the stream of queries."""
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"], order=batch["order"])
-        found = apply.token_losses(batch["labels"], self.head_name, sequences, gather=batch["gather"])
         weights = batch["label_weights"] * batch["row_weight"][:, None]
-        return token_loss(found, weights, count_tokens(batch["segment_ids"]))
+        sums = apply.token_sums(batch["labels"], weights, self.head_name, sequences, gather=batch["gather"])
+        return token_loss(sums, weights.sum(), count_tokens(batch["segment_ids"]))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.kernels.cross_entropy import cross_entropy_and_first
+from jaxft.kernels.cross_entropy import weighted_sums
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
@@ -82,8 +82,8 @@ class ReplacedToken(MaskedObjective):
         masked = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
         logits = apply(masked, head="generator", gather=batch["gather"]).logits
         weights = batch["label_weights"] * batch["row_weight"][:, None]
-        of_tokens = cross_entropy_and_first(logits, batch["labels"])
-        generator = token_loss(of_tokens, weights, count_tokens(batch["segment_ids"]))
+        sums = weighted_sums(logits, batch["labels"], weights)
+        generator = token_loss(sums, weights.sum(), count_tokens(batch["segment_ids"]))
 
         original = restored(batch)
         filled = put_tokens(original, batch, sample(logits, apply.key))

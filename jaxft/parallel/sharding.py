@@ -36,17 +36,20 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "features": None,
 }
 
+# In place of an axis: the compiler chooses what splits it.
+UNCONSTRAINED = PartitionSpec.UNCONSTRAINED
+
 # Arrays smaller than this many elements may stay whole on every device.
 SMALL_ARRAY = 2**20
 
 
 def spec_of(axes: tuple[str | None, ...]) -> PartitionSpec:
-    """PartitionSpec of an array with these logical axes.
+    """PartitionSpec of an array with these logical axes, or `UNCONSTRAINED` where the compiler chooses.
 
     Raises:
       KeyError: an axis that the table does not know, which is a defect of the caller.
     """
-    return PartitionSpec(*(None if axis is None else RULES[axis] for axis in axes))
+    return PartitionSpec(*(axis if axis in (None, UNCONSTRAINED) else RULES[axis] for axis in axes))
 
 
 def parts_of(axis: str) -> int:

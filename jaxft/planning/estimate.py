@@ -80,8 +80,6 @@ def by_formula(
     again = {
         "none": 0.0, "dots": 0.0, "attention": flops.layers, "full": flops.layers + flops.attention,
     }[compute.remat] / 3  # fmt: skip
-    if compute.loss_parts > 1:
-        again += training_flops(config, [one for one in passes if one.in_parts], masked=False).heads / 3
     peak = chip.peak_flops if compute.precision == "bfloat16" else chip.peak_flops / 2
     products = (flops.total + again) / topology.devices / (peak * PRODUCT_EFFICIENCY)
     # An optimizer reads and writes all of the state, and reads the gradients, which were written before.

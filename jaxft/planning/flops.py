@@ -29,7 +29,7 @@ class Pass:
       prefix: whether some of its tokens are read both ways all the same.
       streams: 2 where queries follow the content in a stream of their own (XLNet), else 1.
       trained: whether gradients flow back through it.
-      in_parts: whether only losses of tokens are asked of it, whose logits may be there for a part at a time.
+      in_parts: whether only sums of losses of tokens are asked of it, whose logits may be there for a part at a time.
     """
 
     rows: int

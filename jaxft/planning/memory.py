@@ -265,7 +265,8 @@ def _logits_bytes(
 ) -> float:  # fmt: skip
     """Logits of the largest head with their gradient, and the table of a vocabulary, gathered.
 
-    Of a pass that may be computed so, it is those of one of `parts`.
+    Of a pass that may be computed so, it is those of one of `parts`, in whose place their gradient is written, and the
+    gradient of the whole table, which a device sums over the parts in float32.
 
     On TPUs those of a vocabulary without bias stay in the dtype of the products; all others are in float32.
     """
@@ -273,10 +274,11 @@ def _logits_bytes(
     for head in one.heads:
         vocabulary = head.kind in ("causal_lm", "masked_lm", "generator")
         places = (one.places or read) if vocabulary else read
-        if one.in_parts:
-            places = math.ceil(places / parts)
+        in_parts = one.in_parts and parts > 1
+        places = math.ceil(places / parts) if in_parts else places
         labels = config.vocab_size / mesh["tensor"] if vocabulary else head.num_labels
         own = size if platform == "tpu" and head.kind == "causal_lm" else 4
-        table = labels * config.width_of_embedding * size if vocabulary and mesh["fsdp"] > 1 else 0.0
-        widest = max(widest, rows * places / mesh["context"] * labels * own * 2 + table)
+        gathered = labels * config.width_of_embedding if vocabulary and mesh["fsdp"] > 1 else 0.0
+        logits, table = rows * places / mesh["context"] * labels * own, gathered * size
+        widest = max(widest, logits + table + 4 * gathered if in_parts else 2 * logits + table)
     return widest

@@ -43,10 +43,10 @@ class _Recording(Apply):
         )
         return self.bound(sequences, targets, head, gather)
 
-    def token_losses(self, labels, head, sequences, targets=None, gather=None, label_smoothing=0.0):
-        found = super().token_losses(labels, head, sequences, targets, gather, label_smoothing)
+    def token_sums(self, labels, weights, head, sequences, targets=None, gather=None, label_smoothing=0.0):
+        sums = super().token_sums(labels, weights, head, sequences, targets, gather, label_smoothing)
         self.passes[-1] = dataclasses.replace(self.passes[-1], in_parts=True)
-        return found
+        return sums
 
 
 def _pass(config, heads: list[HeadConfig], inputs, targets, gather, trained: bool) -> Pass:

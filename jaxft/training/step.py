@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxft.kernels.cross_entropy import cross_entropy_and_first
-from jaxft.models.model import Model, ModelOutput, at_places
+from jaxft.kernels.cross_entropy import weighted_sums
+from jaxft.models.model import Model, ModelOutput, at_places, read_by_vocabulary_head
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
 from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
+from jaxft.training.loss_parts import sums_in_parts
 from jaxft.training.state import TrainState, joined, split
 
 Batches = Mapping[str, Mapping[str, jax.Array]]
@@ -57,35 +58,18 @@ class _Bound(Apply):
         rngs = None if self.key is None else {"dropout": jax.random.fold_in(self.key, 1)}
         return self.model.apply({"params": self.parameters}, sequences, targets, head, gather, rngs=rngs)
 
-    def token_losses(self, labels, head, sequences, targets=None, gather=None, label_smoothing=0.0):
-        parts = self.model.compute.loss_parts
+    def token_sums(self, labels, weights, head, sequences, targets=None, gather=None, label_smoothing=0.0):
+        model, parts = self.model, self.model.compute.loss_parts
         if parts == 1:
-            return super().token_losses(labels, head, sequences, targets, gather, label_smoothing)
+            return super().token_sums(labels, weights, head, sequences, targets, gather, label_smoothing)
+
+        def of_part(parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array):
+            logits = model.apply({"params": parameters}, hidden, head, method="vocabulary_logits")
+            return weighted_sums(logits, labels, weights, label_smoothing=label_smoothing)
+
         hidden = at_places(self(sequences, targets).hidden, gather)
-
-        def of_part(hidden: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = self.model.apply({"params": self.parameters}, hidden, head, method="vocabulary_logits")
-            return cross_entropy_and_first(logits, labels, label_smoothing=label_smoothing)
-
-        return _in_parts(of_part, hidden, labels, parts)
-
-
-def _in_parts(function, hidden: jax.Array, labels: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
-    """A function of hidden states `(batch, length, embed)` and labels `(batch, length)`, for parts of the length.
-
-    What it computes on the way is in memory for one part at a time, in the backward pass too.
-    """
-    length = labels.shape[1]
-    room = (0, -length % parts)
-
-    def dealt(x: jax.Array) -> jax.Array:
-        # In turn, so that devices that share the length have as many tokens of each part.
-        x = jnp.pad(x, ((0, 0), room, *((0, 0),) * (x.ndim - 2)))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, parts, *x.shape[2:]), 2, 0)
-
-    one = jax.checkpoint(function, prevent_cse=False)
-    _, found = jax.lax.scan(lambda _, part: (None, one(*part)), None, (dealt(hidden), dealt(labels)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1)[:, :length], found)
+        parameters = read_by_vocabulary_head(self.parameters, head, model.config)
+        return sums_in_parts(of_part, parts, parameters, hidden, labels, weights)
 
 
 def make_train_step(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from jaxft.kernels.projection import add_bias, project
+from jaxft.kernels.projection import add_bias, project, project_onto_rows
 
 # Shape of x, shape of the kernel, contracted axes, and the same contraction in letters.
 CASES = [
@@ -57,6 +57,23 @@ def test_bfloat16_errs_by_its_rounding_alone(x_shape, kernel_shape, contracted, 
     exact = np.einsum(letters, *rounded)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(low, np.float64), exact, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
+def test_rows_of_a_table_are_a_kernel_transposed(leading, dtype):
+    x, table, toward = draw((*leading, 8), (5, 8), (*leading, 5))
+    ours = project_onto_rows(x, table, dtype)
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, project(x, table.T, 1, dtype), rtol=1e-6)
+    pairs = zip(
+        gradients(lambda x, table: project_onto_rows(x, table, dtype), x, table, toward),
+        gradients(lambda x, table: project(x, table.T, 1, dtype), x, table, toward),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("x_shape", "kernel_shape", "contracted", "letters"), CASES)

@@ -37,8 +37,9 @@ MESHES = {
     "mixed": {"data": 2, "fsdp": 2, "tensor": 2},
     "context": {"data": 2, "tensor": 2, "context": 2},
 }
-# Mesh, dropout and number of micro-batches.
-RUNS = [(mesh, 0.3, 1) for mesh in MESHES] + [("one", 0.0, 1), ("one", 0.0, 2), ("mixed", 0.0, 2)]
+# Mesh, dropout, number of micro-batches, and parts of the loss.
+RUNS = [(mesh, 0.3, 1, 1) for mesh in MESHES] + [("one", 0.0, 1, 1), ("one", 0.0, 2, 1), ("mixed", 0.0, 2, 1)]
+RUNS += [(mesh, 0.0, 1, 2) for mesh in ("fsdp", "mixed", "context")]
 
 
 class MaskedLMWithoutText(MaskedLM):
@@ -48,7 +49,7 @@ class MaskedLMWithoutText(MaskedLM):
         self.heads = {"masked_lm": HeadConfig("masked_lm")}
 
 
-def model_with(dropout: float) -> Model:
+def model_with(dropout: float, loss_parts: int) -> Model:
     config = ModelConfig(
         vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=32, max_length=LENGTH,
         position="learned", attention_bias=True, dropout=dropout, attention_dropout=dropout, initializer_range=0.2,
@@ -57,7 +58,7 @@ def model_with(dropout: float) -> Model:
         ("masked_lm", HeadConfig("masked_lm")),
         ("task", HeadConfig("sequence_classification", 3, dropout=dropout)),
     )
-    return Model(config, heads, ComputeConfig(scan_layers=True))
+    return Model(config, heads, ComputeConfig(scan_layers=True, loss_parts=loss_parts))
 
 
 def make_batches(step: int) -> dict[str, dict[str, np.ndarray]]:
@@ -81,11 +82,11 @@ def make_batches(step: int) -> dict[str, dict[str, np.ndarray]]:
     return {"replay": masked, "task": task}
 
 
-def train(mesh_name: str, dropout: float, micro_batches: int):
+def train(mesh_name: str, dropout: float, micro_batches: int, loss_parts: int):
     """Losses and gradient norms of each step, and the last state."""
     config = MeshConfig(**MESHES[mesh_name])
     mesh = make_mesh(config, jax.devices()[:1] if mesh_name == "one" else None)
-    model = model_with(dropout)
+    model = model_with(dropout, loss_parts)
     task = SequenceClassificationConfig(labels=("a", "b", "c"), dropout=dropout)
     objectives = {
         "replay": MaskedLMWithoutText(),
@@ -119,11 +120,12 @@ def shard_shapes(tree) -> dict[str, list]:
 
 def main() -> None:
     results = []
-    for mesh_name, dropout, micro_batches in RUNS:
-        print(mesh_name, dropout, micro_batches, file=sys.stderr, flush=True)
-        seen, state, batches = train(mesh_name, dropout, micro_batches)
+    for mesh_name, dropout, micro_batches, loss_parts in RUNS:
+        print(mesh_name, dropout, micro_batches, loss_parts, file=sys.stderr, flush=True)
+        seen, state, batches = train(mesh_name, dropout, micro_batches, loss_parts)
         leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.parameters)]
-        result = {"mesh": mesh_name, "dropout": dropout, "micro_batches": micro_batches, "seen": seen}
+        result = {"mesh": mesh_name, "dropout": dropout, "micro_batches": micro_batches}
+        result |= {"loss_parts": loss_parts, "seen": seen}
         result["parameters"] = np.concatenate(leaves).tolist()
         result["shards"] = shard_shapes(state.parameters)
         result["moment_shards"] = shard_shapes(optax.tree.get(state.optimizer, "mu"))

@@ -41,8 +41,9 @@ def made(name: str):
     def loss(parts: int, parameters):
         compute = dataclasses.replace(model.compute, loss_parts=parts)
         apply = bind(model.clone(compute=compute), parameters)
-        losses, first = apply.token_losses(labels, "head", Sequences(ids), target, gather, label_smoothing=0.1)
-        return (losses * weights).sum(), (losses, first)
+        # A factor, as that of a stream whose loss is but a part of it.
+        loss, guessed = apply.token_sums(labels, weights, "head", Sequences(ids), target, gather, label_smoothing=0.1)
+        return 0.7 * loss, (loss, guessed)
 
     return model, loss
 
@@ -59,11 +60,10 @@ def drawn(model: Model):
 def test_parts_give_the_same_losses_and_gradients(name):
     model, loss = made(name)
     parameters = drawn(model)
-    (_, (losses, first)), gradient = jax.value_and_grad(functools.partial(loss, 1), has_aux=True)(parameters)
+    (_, sums), gradient = jax.value_and_grad(functools.partial(loss, 1), has_aux=True)(parameters)
     # 3 divides neither the length nor the places.
-    (_, (of_parts, guessed)), other = jax.jit(jax.value_and_grad(functools.partial(loss, 3), has_aux=True))(parameters)
-    np.testing.assert_allclose(of_parts, losses, rtol=1e-5)
-    np.testing.assert_array_equal(guessed, first)
+    (_, of_parts), other = jax.jit(jax.value_and_grad(functools.partial(loss, 3), has_aux=True))(parameters)
+    np.testing.assert_allclose(of_parts, sums, rtol=1e-5)
     for (path, one), two in zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(two, one, atol=1e-5 * max(1.0, float(jnp.abs(one).max())), err_msg=str(path))
 
@@ -77,15 +77,46 @@ def test_logits_are_there_for_a_part_at_a_time(name):
         """Of the largest array over the vocabulary but the parameters' own, forward or backward."""
         program = jax.make_jaxpr(jax.grad(functools.partial(loss, parts), has_aux=True))(parameters)
         own = {leaf.shape for leaf in jax.tree.leaves(parameters)} | {(model.config.embed_dim, VOCABULARY)}
-        return max(
-            int(np.prod(shape[:-1]))
-            for shape in _shapes(program.jaxpr)
-            if shape[-1:] == (VOCABULARY,) and shape not in own
-        )
+        shapes = {shape[next((i for i, size in enumerate(shape) if size > 1), 0) :] for shape in _shapes(program.jaxpr)}
+        return max(int(np.prod(shape[:-1])) for shape in shapes - own if shape[-1:] == (VOCABULARY,))
 
     places = PLACES if CASES[name][2] else LENGTH
     assert tokens_with_logits(1) == ROWS * places
     assert tokens_with_logits(4) == ROWS * -(-places // 4)
+
+
+@pytest.mark.parametrize("name", ["decoder", "untied"])
+def test_a_frozen_head_has_no_gradient_to_sum(name):
+    """Only what is asked for is computed: of a large vocabulary the head's gradient is as large as the head."""
+    model, loss = made(name)
+    parameters = drawn(model)
+
+    def of_body(body):
+        trunk = {**parameters["trunk"], "body": body}
+        return loss(3, {**parameters, "trunk": trunk})
+
+    def of_head(head):
+        return loss(3, {**parameters, **head})
+
+    body = parameters["trunk"]["body"]
+    whole = jax.grad(functools.partial(loss, 1), has_aux=True)(parameters)[0]
+    found = jax.grad(of_body, has_aux=True)(body)[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, whole["trunk"]["body"])
+    program = jax.make_jaxpr(jax.grad(of_body, has_aux=True))(body)
+    width = model.config.embed_dim
+    assert not {(1, 1, VOCABULARY, width), (1, 1, width, VOCABULARY)} & _shapes(program.jaxpr)
+    head = {name: value for name, value in parameters.items() if name != "trunk"}
+    found = jax.grad(of_head, has_aux=True)(head)[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, {n: whole[n] for n in head})
+
+
+def test_no_gradient_is_summed_where_none_is_asked_for():
+    """As in evaluation."""
+    model, loss = made("decoder")
+    parameters = drawn(model)
+    program = jax.make_jaxpr(functools.partial(loss, 3))(parameters)
+    assert (1, 1, VOCABULARY, model.config.embed_dim) not in _shapes(program.jaxpr)
+    np.testing.assert_allclose(loss(3, parameters)[1], loss(1, parameters)[1], rtol=1e-5)
 
 
 def _shapes(jaxpr) -> set[tuple[int, ...]]:

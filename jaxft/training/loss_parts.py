@@ -1,0 +1,135 @@
+"""Sums over predicted tokens for a part of them at a time, with their gradients found on the way forward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxft.parallel.sharding import UNCONSTRAINED, constrain, parts_of
+from jaxft.training.state import joined, split
+
+Sums = tuple[jax.Array, jax.Array]
+# From parameters, hidden states `(tokens, embed)`, labels and weights `(tokens,)` to two float32 scalars.
+SumsOfTokens = Callable[[Any, jax.Array, jax.Array, jax.Array], Sums]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def sums_in_parts(
+    function: SumsOfTokens, parts: int, parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+) -> Sums:
+    """What a function sums over tokens that are given to it in parts, one after the other.
+
+    The gradient of a part is found while what it is computed from is in memory, as in Liger Kernel (Hsu et al. 2024,
+    arXiv 2410.10989): what becomes of a sum changes its gradient by a factor alone. So nothing is computed twice. Of
+    several devices each sums the gradients of the parameters over its own tokens; these meet once, after the last part.
+
+    Args:
+      function: to a loss, and to a second sum that has no gradient.
+      parts: how many there are.
+      parameters: tree of the arrays that the function reads.
+      hidden: `(batch, length, embed)`.
+      labels: int32 `(batch, length)`.
+      weights: float32 `(batch, length)`, constants. Tokens that fill up a part have 0.
+
+    Returns:
+      Both sums over all tokens.
+    """
+
+    def sums(*arguments):
+        return function(*arguments), None
+
+    return _over_parts(sums, parts, parameters, hidden, labels, weights)[0]
+
+
+def _forward(function, parts, parameters, hidden, labels, weights):
+    """The sums, and the gradients of the first by those parameters and hidden states that are asked for theirs."""
+    wanted = jax.tree.map(lambda leaf: leaf.perturbed, (parameters, hidden))
+    parameters, hidden, labels, weights = jax.tree.map(lambda leaf: leaf.value, (parameters, hidden, labels, weights))
+
+    def sums_and_gradients(parameters, hidden, labels, weights):
+        own, others = split((parameters, hidden), wanted)
+
+        def loss(own) -> tuple[jax.Array, Sums]:
+            sums = function(*joined(own, others), labels, weights)
+            return sums[0], sums
+
+        (of_parameters, of_hidden), sums = jax.grad(loss, has_aux=True)(own)
+        return (sums, of_parameters), of_hidden
+
+    (sums, of_parameters), of_hidden = _over_parts(sums_and_gradients, parts, parameters, hidden, labels, weights)
+    if of_hidden is not None:
+        of_hidden = _gathered_in(of_hidden, hidden.shape)
+    return sums, (of_parameters, of_hidden)
+
+
+def _backward(function, parts, gradients, cotangents):
+    factor = cotangents[0]
+    return *jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), gradients), None, None
+
+
+sums_in_parts.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _over_parts(function, parts: int, parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array):
+    """Of a pair of trees that a function gives for tokens of one device, the first summed over all devices and parts.
+
+    The second has an array of every part, `(parts, rows, columns, tokens, ...)` as `_dealt`.
+    """
+
+    def each(tokens):
+        if parts_of("batch") * parts_of("length") > 1:
+            across = jax.vmap(jax.vmap(function, (None, 0, 0, 0)), (None, 0, 0, 0))
+            return across(parameters, *tokens)
+        # A product of arrays with two more axes takes CPUs twice as long.
+        found = function(parameters, *(x[0, 0] for x in tokens))
+        return jax.tree.map(lambda x: x[None, None], found)
+
+    def add(sums, tokens):
+        new, by_token = each(tokens)
+        return jax.tree.map(lambda old, new: _on_its_device(old + new), sums, new), by_token
+
+    dealt = tuple(_dealt(x, parts) for x in (hidden, labels, weights))
+    shapes, _ = jax.eval_shape(each, tuple(x[0] for x in dealt))
+    zeros = jax.tree.map(lambda leaf: _on_its_device(jnp.zeros(leaf.shape, leaf.dtype)), shapes)
+    sums, by_token = jax.lax.scan(add, zeros, dealt)
+    return jax.tree.map(lambda x: x.sum((0, 1)), sums), by_token
+
+
+def _on_its_device(x: jax.Array) -> jax.Array:
+    """An array `(rows, columns, ...)` with what each device found by itself."""
+    return constrain(x, "batch", "length", *[UNCONSTRAINED] * (x.ndim - 2))
+
+
+def _dealt(x: jax.Array, parts: int) -> jax.Array:
+    """Of `(batch, length, ...)` the tokens of each device, `(parts, rows, columns, tokens, ...)`, filled up with zeros.
+
+    There are as many rows and columns as parts of a batch and of a length that devices hold.
+    """
+    batch, rest = x.shape[0], x.shape[2:]
+    rows, columns = parts_of("batch"), parts_of("length")
+    x = _filled(x, 1, columns)
+    x = x.reshape(rows, batch // rows, columns, -1, *rest).swapaxes(1, 2).reshape(rows, columns, -1, *rest)
+    x = _filled(x, 2, parts)
+    x = jnp.moveaxis(x.reshape(rows, columns, parts, -1, *rest), 2, 0)
+    return constrain(x, None, "batch", "length", *[None] * (x.ndim - 3))
+
+
+def _gathered_in(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What `_dealt` took apart, of shape `(batch, length, ...)`, without what filled it up."""
+    (batch, length), rest = shape[:2], shape[2:]
+    rows, columns = x.shape[1:3]
+    tokens = batch // rows * -(-length // columns)
+    x = jnp.moveaxis(x, 0, 2).reshape(rows, columns, -1, *rest)[:, :, :tokens]
+    x = x.reshape(rows, columns, batch // rows, -1, *rest).swapaxes(1, 2).reshape(batch, -1, *rest)[:, :length]
+    return constrain(x, "batch", None if length % columns else "length", *[None] * len(rest))
+
+
+def _filled(x: jax.Array, axis: int, divisor: int) -> jax.Array:
+    """With zeros at the end of an axis, so that its length divides."""
+    room = [(0, 0)] * x.ndim
+    room[axis] = (0, -x.shape[axis] % divisor)
+    return jnp.pad(x, room)
