@@ -26,9 +26,6 @@ VOCABULARY, LENGTH, ROWS = 40, 8, 8
 HEADS = frozenset({"task", "masked_lm"})
 LABELS = ("a", "b", "c")
 
-# The models are so small that fast code gains nothing.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 class MaskedLMWithoutText(MaskedLM):
     """The objective for batches that are made here: its loss alone, without a tokenizer."""
@@ -118,7 +115,7 @@ def step_of(model, optimizer, policy: Policy, weights=None, clip=None, own_objec
         trained=policy.trained,
         **options,
     )
-    return quick_jit(step)
+    return jax.jit(step)
 
 
 def run(state: TrainState, step, steps: int = 3) -> tuple[TrainState, list[dict]]:

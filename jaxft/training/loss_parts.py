@@ -17,10 +17,11 @@ Sums = tuple[jax.Array, jax.Array]
 SumsOfTokens = Callable[[Any, jax.Array, jax.Array, jax.Array], Sums]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def sums_in_parts(
-    function: SumsOfTokens, parts: int, parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array
-) -> Sums:
+    function: SumsOfTokens, parts: int, read_elsewhere: bool, parameters, hidden: jax.Array, labels: jax.Array,
+    weights: jax.Array,
+) -> Sums:  # fmt: skip
     """What a function sums over tokens that are given to it in parts, one after the other.
 
     The gradient of a part is found while what it is computed from is in memory, as in Liger Kernel (Hsu et al. 2024,
@@ -30,6 +31,8 @@ def sums_in_parts(
     Args:
       function: to a loss, and to a second sum that has no gradient.
       parts: how many there are.
+      read_elsewhere: whether the parameters have other gradients too, as a tied embedding. The compiler then keeps what
+        each device has summed until it can add those, and the devices' sums meet once for both; else they meet at once.
       parameters: tree of the arrays that the function reads.
       hidden: `(batch, length, embed)`.
       labels: int32 `(batch, length)`.
@@ -45,7 +48,7 @@ def sums_in_parts(
     return _over_parts(sums, parts, parameters, hidden, labels, weights)[0]
 
 
-def _forward(function, parts, parameters, hidden, labels, weights):
+def _forward(function, parts, read_elsewhere, parameters, hidden, labels, weights):
     """The sums, and the gradients of the first by those parameters and hidden states that are asked for theirs."""
     wanted = jax.tree.map(lambda leaf: leaf.perturbed, (parameters, hidden))
     parameters, hidden, labels, weights = jax.tree.map(lambda leaf: leaf.value, (parameters, hidden, labels, weights))
@@ -63,10 +66,11 @@ def _forward(function, parts, parameters, hidden, labels, weights):
     (sums, of_parameters), of_hidden = _over_parts(sums_and_gradients, parts, parameters, hidden, labels, weights)
     if of_hidden is not None:
         of_hidden = _gathered_in(of_hidden, hidden.shape)
-    return sums, (of_parameters, of_hidden)
+    gradients = of_parameters, of_hidden
+    return sums, gradients if read_elsewhere else jax.lax.optimization_barrier(gradients)
 
 
-def _backward(function, parts, gradients, cotangents):
+def _backward(function, parts, read_elsewhere, gradients, cotangents):
     factor = cotangents[0]
     return *jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), gradients), None, None
 

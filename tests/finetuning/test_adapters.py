@@ -14,7 +14,6 @@ from small_tuning import (
     moved,
     optimizer_of,
     policy_of,
-    quick_jit,
     run,
     small_config,
     small_model,
@@ -42,7 +41,7 @@ def begun(model, seed: int = 0):
     """Drawn parameters of a model, and the adapted model's with these in them."""
     adapted = AdapterModel(model, AdapterConfig(3))
     plain = draw(model, seed)
-    fresh = quick_jit(lambda: initialize(adapted, jax.random.key(seed)))()
+    fresh = jax.jit(lambda: initialize(adapted, jax.random.key(seed)))()
     return adapted, plain, replaced(fresh, plain)
 
 
@@ -56,7 +55,7 @@ def test_an_adapted_model_begins_as_it_was_and_each_bottleneck_counts(family):
     adapted, plain, start = begun(model)
     targets = INPUTS if family == "encoder_decoder" else None
     before = model.apply({"params": plain}, INPUTS, targets).hidden
-    compiled = quick_jit(lambda parameters: adapted.apply({"params": parameters}, INPUTS, targets).hidden)
+    compiled = jax.jit(lambda parameters: adapted.apply({"params": parameters}, INPUTS, targets).hidden)
     np.testing.assert_allclose(compiled(start), before, atol=1e-5)
     added = [name for name in parameter_names(start) if name.endswith("adapter_up_kernel")]
     sublayers = {"encoder": 2, "decoder": 2, "encoder_decoder": 2 + 3}[family]

@@ -21,7 +21,6 @@ from small_tuning import (
     objectives,
     optimizer_of,
     policy_of,
-    quick_jit,
     run,
     small_config,
     small_model,
@@ -63,7 +62,7 @@ def plain_and_start(family: str, config: LoraConfig):
         else Model(small_config(**FAMILIES[family]), (), ComputeConfig(scan_layers=True))
     )
     adapted = LoraModel(model, config)
-    fresh = quick_jit(lambda: initialize(adapted, jax.random.key(0)))()
+    fresh = jax.jit(lambda: initialize(adapted, jax.random.key(0)))()
     plain = draw(model)
     return model, plain, adapted, begun(plain, fresh, described(adapted)[1], config)
 
@@ -86,7 +85,7 @@ def hidden_of(model):
     """Compiled hidden states of some sequences."""
     inputs = Sequences(jnp.asarray(np.random.default_rng(1).integers(0, VOCABULARY, (2, LENGTH)), jnp.int32))
     targets = inputs if model.config.family == "encoder_decoder" else None
-    return quick_jit(lambda parameters: model.apply({"params": parameters}, inputs, targets).hidden)
+    return jax.jit(lambda parameters: model.apply({"params": parameters}, inputs, targets).hidden)
 
 
 # --- The start and the merge ---
@@ -188,7 +187,7 @@ def test_the_update_drops_inputs_in_training_alone():
     without = LoraModel(adapted.base, LoraConfig(rank=3))
     batch, parameters = make_batches(0)["task"], grown(start)
 
-    @functools.partial(quick_jit, static_argnums=0)
+    @functools.partial(static_argnums=0)
     def loss(model, parameters, key):
         return objectives()["task"].loss(bind(model, parameters, key), batch).loss
 
@@ -286,7 +285,7 @@ def rounded_kernel(leaf, form):
 
 def with_matrices_of(start, model):
     """Fresh parameters of a model whose low-rank matrices are those of another one."""
-    fresh = quick_jit(lambda: initialize(model, jax.random.key(0)))()
+    fresh = jax.jit(lambda: initialize(model, jax.random.key(0)))()
     found = dict(zip(parameter_names(start), jax.tree.leaves(start), strict=True))
     names = iter(parameter_names(fresh))
     return jax.tree.map(

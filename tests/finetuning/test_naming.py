@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_tuning import LENGTH, VOCABULARY, draw, quick_jit, small_config
+from small_tuning import LENGTH, VOCABULARY, draw, small_config
 
 from jaxft.errors import RecipeError
 from jaxft.finetuning.naming import check_pattern, depth, layer_names
@@ -37,7 +37,7 @@ def test_a_name_is_that_of_the_layer_whose_output_it_changes():
     names = layer_names(*abstract_parameters(model), model.config)
     inputs = Sequences(jnp.arange(LENGTH)[None] % VOCABULARY)
 
-    @quick_jit
+    @jax.jit
     def outputs(parameters):
         _, kept = model.apply({"params": parameters}, inputs, mutable=["layer_outputs"])
         groups = kept["layer_outputs"]["trunk"]["body"]["stack"]

@@ -17,7 +17,6 @@ from small_tuning import (
     moved,
     optimizer_of,
     policy_of,
-    quick_jit,
     run,
     small_model,
     start_of,
@@ -50,7 +49,7 @@ def updated(model, parameters, policy, steps: int = 1, gradient=1.0, **optimizer
     state, seen = transformation.init(own), []
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), own)
 
-    @quick_jit
+    @jax.jit
     def update(own, state):
         updates, state = transformation.update(gradients, state, own)
         return optax.apply_updates(own, updates), state

@@ -119,7 +119,7 @@ def our_program(model: Model, head: str):
             return (cross_entropy(logits, batch["targets"]) * weights).sum() / weights.sum(), logits
         return cross_entropy(logits, batch["label"]).mean(), logits
 
-    return jax.jit(jax.grad(loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(jax.grad(loss, has_aux=True))
 
 
 def numbers_of(module) -> dict[str, np.ndarray]:
@@ -317,7 +317,7 @@ def our_losses(batches) -> list[float]:
     start = our_tree(numbers_of(torch_model("three heads", "task")), model.config)
     state = create_state(model, optimizer, 0, make_mesh(MeshConfig()), lambda fresh: replaced(fresh, start))
     step = make_train_step(model, {"task": objective}, {"task": 1.0}, optimizer, schedule, ClipConfig(CLIP, "total"))
-    compiled = jax.jit(step, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    compiled = jax.jit(step, donate_argnums=0)
     losses = []
     for batch in batches:
         state, metrics = compiled(state, {"task": {name: jnp.asarray(array) for name, array in batch.items()}})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
 import jax
@@ -48,17 +47,11 @@ def chinese_tokenizer(poems, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def jit():
-    """`jax.jit` that compiles in a third of the time; the tests' models are so small that fast code gains nothing."""
-    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@pytest.fixture(scope="session")
-def make_model(jit):
+def make_model():
     """A function from objectives, and changes of the config, to a model with their heads, and its fresh parameters."""
 
     def make(*objectives, **changes):
         model = model_for(*objectives, **changes)
-        return model, jit(lambda: initialize(model, jax.random.key(0)))()
+        return model, jax.jit(lambda: initialize(model, jax.random.key(0)))()
 
     return make

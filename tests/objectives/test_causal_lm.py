@@ -30,7 +30,7 @@ def headless(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def run(tokenizer, jit):
+def run(tokenizer):
     """A compiled function from family and batch to the StreamLoss of a model of drawn parameters."""
 
     @functools.cache
@@ -38,7 +38,7 @@ def run(tokenizer, jit):
         objective = make(tokenizer, family=family).for_evaluation()
         model = model_for(objective, family=family, max_length=LENGTH)
         parameters = draw_parameters(model)
-        return jit(lambda batch: objective.loss(bind(model, parameters), batch))
+        return jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
 
     return lambda family, batch: jax.device_get(compiled(family)(batch))
 
@@ -134,10 +134,10 @@ def test_packed_is_unpacked(run, tokenizer):
     assert one.ratios["accuracy"].sum == other.ratios["accuracy"].sum
 
 
-def test_a_fresh_model_knows_nothing(make_model, tokenizer, jit):
+def test_a_fresh_model_knows_nothing(make_model, tokenizer):
     objective = make(tokenizer)
     model, parameters = make_model(objective, family="decoder", max_length=LENGTH)
-    part = jit(lambda batch: objective.loss(bind(model, parameters), batch))(batch_of(tokenizer, 10, 18))
+    part = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))(batch_of(tokenizer, 10, 18))
     assert part.loss / part.weight == pytest.approx(math.log(tokenizer.vocab_size), rel=0.02)
     assert set(part.ratios) == {"accuracy"}  # bits are for evaluation
 
@@ -162,7 +162,7 @@ def test_bits_are_counted_per_byte_of_the_text_however_it_is_split(run, tokenize
         assert both == pytest.approx(float(getattr(bits, name)), rel=1e-5)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_labels(tokenizer, jit):
+def test_the_loss_is_the_cross_entropy_of_the_labels(tokenizer):
     objective = make(tokenizer)
     model = model_for(objective, layers=1, family="decoder", max_length=LENGTH)
     parameters = draw_parameters(model)
@@ -172,7 +172,7 @@ def test_the_loss_is_the_cross_entropy_of_the_labels(tokenizer, jit):
         apply = bind(model, parameters)
         return objective.loss(apply, batch), apply(objective.sequences(batch), head="causal_lm").logits
 
-    part, logits = jax.device_get(jit(both)(batch))
+    part, logits = jax.device_get(jax.jit(both)(batch))
     logits = logits[0].astype(np.float64)
     normal = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     total = -sum(

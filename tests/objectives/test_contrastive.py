@@ -38,11 +38,11 @@ def of_hidden(hidden) -> Given:
 
 
 @pytest.fixture(scope="module")
-def loss_of(jit):
+def loss_of():
     """A function from objective, hidden states and batch to the loss."""
 
     def run(objective, hidden, batch):
-        return jax.device_get(jit(lambda hidden, batch: objective.loss(of_hidden(hidden), batch))(hidden, batch))
+        return jax.device_get(jax.jit(lambda hidden, batch: objective.loss(of_hidden(hidden), batch))(hidden, batch))
 
     return run
 
@@ -85,7 +85,7 @@ def test_the_loss_is_the_cross_entropy_of_finding_the_partner(loss_of, tokenizer
     assert part.tokens == (batch["segment_ids"] > 0).sum()
 
 
-def test_rows_of_padding_are_nobodys_negatives(loss_of, tokenizer, jit):
+def test_rows_of_padding_are_nobodys_negatives(loss_of, tokenizer):
     objective = make(tokenizer)
     real = np.array([1, 0, 1, 1, 0, 1], np.float32)
     batch = batch_of(objective, 6, real)
@@ -96,15 +96,15 @@ def test_rows_of_padding_are_nobodys_negatives(loss_of, tokenizer, jit):
     assert padded.loss == pytest.approx(float(alone.loss), rel=1e-6)
     assert padded.weight == alone.weight == 4
     assert padded.ratios["accuracy"].sum == alone.ratios["accuracy"].sum
-    gradient = jit(jax.grad(lambda hidden: objective.loss(of_hidden(hidden), batch).loss))(hidden)
+    gradient = jax.jit(jax.grad(lambda hidden: objective.loss(of_hidden(hidden), batch).loss))(hidden)
     moved = np.abs(gradient).reshape(6, -1).max(1)
     np.testing.assert_array_equal(moved > 0, real > 0)
 
 
-def test_gradients_are_finite_where_vectors_are_zero_or_equal(tokenizer, jit):
+def test_gradients_are_finite_where_vectors_are_zero_or_equal(tokenizer):
     objective = make(tokenizer)
     batch = batch_of(objective, 4)
-    compute = jit(jax.value_and_grad(lambda hidden: objective.loss(of_hidden(hidden), batch).loss))
+    compute = jax.jit(jax.value_and_grad(lambda hidden: objective.loss(of_hidden(hidden), batch).loss))
     for hidden in (np.zeros_like(hidden_of(batch)), np.ones_like(hidden_of(batch)), 1e-30 * hidden_of(batch)):
         loss, gradient = compute(hidden.astype(np.float32))
         assert np.isfinite(loss) and np.isfinite(gradient).all()
@@ -119,19 +119,19 @@ def test_vectors_have_length_one():
 # --- Views ---
 
 
-def test_the_views_of_a_sentence_differ_by_dropout_alone(tokenizer, jit):
+def test_the_views_of_a_sentence_differ_by_dropout_alone(tokenizer):
     objective = make(tokenizer)
     model = model_for(objective, layers=1, dropout=0.1)
     parameters = draw_parameters(model)
     batch = batch_of(objective, 6)
     np.testing.assert_array_equal(batch["token_ids"][:, 0], batch["token_ids"][:, 1])
-    compiled = jit(lambda key: objective.vectors(bind(model, parameters, key), batch))
+    compiled = jax.jit(lambda key: objective.vectors(bind(model, parameters, key), batch))
     trained = [np.asarray(compiled(jax.random.key(i))) for i in (0, 0, 1)]
     np.testing.assert_array_equal(trained[0], trained[1])
     assert (trained[0] != trained[2]).any()
     similarity = (trained[0][:, 0] * trained[0][:, 1]).sum(-1)
     assert (similarity < 0.999).all() and (similarity > 0.5).all()
-    measured = np.asarray(jit(lambda: objective.outputs(bind(model, parameters), batch)["vectors"])())
+    measured = np.asarray(jax.jit(lambda: objective.outputs(bind(model, parameters), batch)["vectors"])())
     np.testing.assert_array_equal(measured[:, 0], measured[:, 1])
 
 
@@ -150,7 +150,7 @@ def test_a_pair_is_two_sentences(tokenizer):
     assert row["segment_ids"].sum(1).tolist() == [len(first) + 2, LENGTH]
 
 
-def test_a_projection_is_for_training_alone(tokenizer, jit):
+def test_a_projection_is_for_training_alone(tokenizer):
     objective = make(tokenizer, projection=True)
     plain = make(tokenizer)
     assert list(objective.heads) == ["contrastive"] and not plain.heads
@@ -158,7 +158,7 @@ def test_a_projection_is_for_training_alone(tokenizer, jit):
     parameters = draw_parameters(model)
     batch = batch_of(objective, 5)
 
-    @jit
+    @jax.jit
     def run(parameters):
         apply = bind(model, parameters)
         return (

@@ -311,10 +311,10 @@ def objective(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def loss_of(make_model, objective, jit):
+def loss_of(make_model, objective):
     """A compiled function from a batch to its StreamLoss, of a fresh model."""
     model, parameters = make_model(objective)
-    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch))
+    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
     return lambda batch: jax.device_get(compiled(batch))
 
 
@@ -343,13 +343,13 @@ def test_packed_is_unpacked(loss_of, objective, store):
     assert one.ratios["accuracy"].sum == other.ratios["accuracy"].sum
 
 
-def test_the_loss_is_the_cross_entropy_of_the_original_tokens(make_model, loss_of, objective, store, jit):
+def test_the_loss_is_the_cross_entropy_of_the_original_tokens(make_model, loss_of, objective, store):
     model, parameters = make_model(objective)
     batch = whole_pass(objective, store, pack=True)
     part = loss_of(batch)
     # By hand, from the logits of all positions.
     sequences = Sequences(batch["token_ids"], batch["segment_ids"], batch["positions"])
-    compiled = jit(lambda sequences: bind(model, parameters)(sequences, head="masked_lm").logits)
+    compiled = jax.jit(lambda sequences: bind(model, parameters)(sequences, head="masked_lm").logits)
     logits = np.asarray(compiled(sequences), np.float64)
     total = hits = 0.0
     for row, (places, labels, weights) in enumerate(

@@ -42,7 +42,7 @@ def test_each_masked_token_is_asked_for_one_place_before_it(tokenizer, sizes):
 
 
 @pytest.fixture(scope="module")
-def trained_both_ways(tokenizer, jit):
+def trained_both_ways(tokenizer):
     """One model under both objectives: functions from tokens to the hidden states of a row."""
     objectives = [make(tokenizer), CausalLM(CausalLMConfig(), setting_of(tokenizer, LENGTH, family="decoder"))]
     model = model_for(*objectives, family="decoder", max_length=LENGTH)
@@ -58,7 +58,7 @@ def trained_both_ways(tokenizer, jit):
             objective.loss(listening, {**batch, **masked, "token_ids": ids})
             return listening.outputs[0].hidden[0]
 
-        return jit(hidden)
+        return jax.jit(hidden)
 
     return batch, [reading(objective) for objective in objectives]
 
@@ -74,14 +74,14 @@ def test_a_decoder_reads_both_ways_here_and_from_left_to_right_elsewhere(trained
             np.testing.assert_array_equal((np.asarray(run(changed_ids)) != before).any(-1), sees)
 
 
-def test_the_loss_is_that_of_the_places_before_and_packed_is_unpacked(tokenizer, jit):
+def test_the_loss_is_that_of_the_places_before_and_packed_is_unpacked(tokenizer):
     objective = make(tokenizer)
     model = model_for(objective, layers=1, family="decoder", max_length=LENGTH)
     parameters = draw_parameters(model)
     records = [record_of(text) for text in texts(tokenizer, *np.random.default_rng(0).integers(5, 40, 12).tolist())]
     packed, unpacked = (whole_pass(objective, records, pack=pack) for pack in (True, False))
     assert len(packed["row_weight"]) < len(unpacked["row_weight"])
-    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch))
+    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
     one, other = (jax.device_get(compiled(batch)) for batch in (packed, unpacked))
     assert one.weight == other.weight and one.loss == pytest.approx(float(other.loss), rel=2e-5)
 

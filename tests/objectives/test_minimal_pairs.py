@@ -33,7 +33,7 @@ def pairs(shared_data) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module", params=["encoder", "decoder"])
-def scored(request, tokenizer, pairs, jit):
+def scored(request, tokenizer, pairs):
     """Family, batch, its loss, and a function from rows of tokens to log-probabilities of every place."""
     family = request.param
     objective = make(tokenizer, family)
@@ -42,8 +42,10 @@ def scored(request, tokenizer, pairs, jit):
     keys = ("sentence_good", "sentence_bad")
     rows = [row_of(objective, read(objective, **{key: pair[key] for key in keys})) for pair in pairs]
     batch = stacked(rows, [1, 0, *[1] * (len(rows) - 2)])
-    part = jax.device_get(jit(lambda batch: objective.loss(bind(model, parameters), batch))(batch))
-    run = jit(lambda ids, segments: bind(model, parameters)(Sequences(ids, segments), head=objective.head_name).logits)
+    part = jax.device_get(jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))(batch))
+    run = jax.jit(
+        lambda ids, segments: bind(model, parameters)(Sequences(ids, segments), head=objective.head_name).logits
+    )
 
     def log_probabilities(ids, segments):
         logits = np.asarray(run(ids, segments), np.float64)
@@ -79,15 +81,15 @@ def test_scores_are_sums_over_the_tokens_of_a_sentence(scored, tokenizer):
     assert 0 < part.ratios["accuracy"].sum < 9 and part.ratios["accuracy"].weight == 9
 
 
-def test_packed_texts_are_scored_token_by_token(tokenizer, jit):
+def test_packed_texts_are_scored_token_by_token(tokenizer):
     """The pseudo log-likelihood that masked language modelling reports; it is of the text before masking."""
     objective = MaskedLM(MaskedLMConfig(mask_rate=0.3), setting_of(tokenizer, LENGTH))
     model = model_for(objective, layers=1, max_length=LENGTH)
     parameters = draw_parameters(model)
     parts = texts(tokenizer, 8, 6)
     batch = stacked([row_of(objective, *map(record_of, parts)), row_of(objective, record_of(parts[0]))])
-    outputs = jax.device_get(jit(lambda batch: objective.outputs(bind(model, parameters), batch))(batch))
-    run = jit(
+    outputs = jax.device_get(jax.jit(lambda batch: objective.outputs(bind(model, parameters), batch))(batch))
+    run = jax.jit(
         lambda ids, segments, positions: (
             bind(model, parameters)(Sequences(ids, segments, positions), head="masked_lm").logits
         )

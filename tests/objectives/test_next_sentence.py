@@ -221,7 +221,7 @@ def uneven_batch(tokenizer, kind):
     return stacked(rows, [1, 1, 1, 0, 1, 1, 1, 0])
 
 
-def test_the_loss_is_a_sum_of_two_means_whatever_the_micro_batches(tokenizer, jit):
+def test_the_loss_is_a_sum_of_two_means_whatever_the_micro_batches(tokenizer):
     objective = make(tokenizer, pair_weight=0.7)
     model = model_for(objective, layers=1)
     parameters = draw_parameters(model)
@@ -235,7 +235,7 @@ def test_the_loss_is_a_sum_of_two_means_whatever_the_micro_batches(tokenizer, ji
             model, {"text": objective}, {"text": 1.0}, descent, lambda step: 1.0, ClipConfig(0.0), micro_batches
         )
         state = TrainState(jnp.int32(0), jnp.int32(0), parameters, descent.init(parameters))
-        after, metrics = jax.device_get(jit(update)(state, {"text": batch}))
+        after, metrics = jax.device_get(jax.jit(update)(state, {"text": batch}))
         return jax.tree.map(np.subtract, jax.device_get(parameters), after.parameters), metrics
 
     (whole, metrics), (split, split_metrics) = step(1), step(4)
@@ -252,7 +252,7 @@ def test_the_loss_is_a_sum_of_two_means_whatever_the_micro_batches(tokenizer, ji
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_means_are_those_of_the_logits(tokenizer, kind, jit):
+def test_both_means_are_those_of_the_logits(tokenizer, kind):
     objective, batch = make(tokenizer, kind), uneven_batch(tokenizer, kind)
     model = model_for(objective, layers=1)
     parameters = draw_parameters(model)
@@ -268,7 +268,7 @@ def test_both_means_are_those_of_the_logits(tokenizer, kind, jit):
         part = objective.loss(listen, objective.balance(batch))
         return part, heard[0].logits
 
-    part, (tokens, pairs) = jax.device_get(jit(both)(batch))
+    part, (tokens, pairs) = jax.device_get(jax.jit(both)(batch))
     tokens, pairs = (x - np.log(np.exp(x.astype(np.float64)).sum(-1, keepdims=True)) for x in (tokens, pairs))
     rows = np.flatnonzero(batch["row_weight"])
     of_tokens = [

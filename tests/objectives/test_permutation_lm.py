@@ -109,13 +109,13 @@ def test_every_order_is_as_likely_as_any_other(tokenizer, size, targets):
 
 
 @pytest.fixture(scope="module")
-def logits_of(tokenizer, jit):
+def logits_of(tokenizer):
     """A compiled function from token ids, segments, positions and order to the logits of all places."""
     objective = make(tokenizer)
     model = model_for(objective, **XLNET)
     parameters = draw_parameters(model)
 
-    @jit
+    @jax.jit
     def compiled(token_ids, segment_ids, positions, order):
         sequences = Sequences(token_ids, segment_ids, positions, order=order)
         return bind(model, parameters)(sequences, head="permutation_lm").logits
@@ -165,10 +165,10 @@ def test_in_the_order_of_the_text_it_is_a_causal_model(logits_of, tokenizer):
 # --- The loss ---
 
 
-def test_packed_is_unpacked_and_a_fresh_model_knows_nothing(make_model, tokenizer, jit):
+def test_packed_is_unpacked_and_a_fresh_model_knows_nothing(make_model, tokenizer):
     objective = make(tokenizer)
     model, parameters = make_model(objective, layers=1, **XLNET)
-    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch))
+    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
     sizes = np.random.default_rng(0).integers(6, 50, 16).tolist()
     records = [record_of(text) for text in texts(tokenizer, *sizes)]
     packed, unpacked = (whole_pass(objective, records, pack=pack) for pack in (True, False))

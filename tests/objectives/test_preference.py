@@ -41,7 +41,7 @@ def model(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def loss_of(model, jit):
+def loss_of(model):
     def run(objective, batch, origin=None):
         built, parameters, start = model
         start = start if origin is None else origin
@@ -49,7 +49,7 @@ def loss_of(model, jit):
         def compute(parameters, start, batch):
             return objective.loss(bind(built, parameters, origin=start), batch)
 
-        return jax.device_get(jit(compute)(parameters, start, batch))
+        return jax.device_get(jax.jit(compute)(parameters, start, batch))
 
     return run
 
@@ -104,10 +104,10 @@ def test_rows_without_weight_count_nothing(tokenizer, loss_of, batch):
     assert (few.weight, padded.weight) == (3, 3) and few.loss == pytest.approx(padded.loss, rel=1e-5)
 
 
-def test_no_gradient_reaches_the_start(tokenizer, model, batch, jit):
+def test_no_gradient_reaches_the_start(tokenizer, model, batch):
     built, parameters, start = model
     objective = make(tokenizer)
-    slope = jit(jax.grad(lambda origin: objective.loss(bind(built, parameters, origin=origin), batch).loss))(start)
+    slope = jax.jit(jax.grad(lambda origin: objective.loss(bind(built, parameters, origin=origin), batch).loss))(start)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slope))
 
 

@@ -69,14 +69,14 @@ def beginnings(row) -> list[int]:
     return [int(row["prefix"][row["segment_ids"] == segment].sum()) for segment in (1, 2)]
 
 
-def test_a_beginning_is_read_both_ways_and_the_rest_from_left_to_right(tokenizer, jit):
+def test_a_beginning_is_read_both_ways_and_the_rest_from_left_to_right(tokenizer):
     objective = make(tokenizer)
     model = model_for(objective, family="decoder", max_length=LENGTH)
     parameters = draw_parameters(model)
     made = (row_of(objective, *map(record_of, texts(tokenizer, 8, 10)), seed=seed) for seed in range(100))
     # With beginnings neither short nor long.
     batch = stacked([next(row for row in made if {3, 4, 5, 6} >= {*beginnings(row)})])
-    sequences = jit(lambda ids: bind(model, parameters)(objective.sequences({**batch, "token_ids": ids})).hidden[0])
+    sequences = jax.jit(lambda ids: bind(model, parameters)(objective.sequences({**batch, "token_ids": ids})).hidden[0])
     ids, prefix, segments = batch["token_ids"], batch["prefix"][0], batch["segment_ids"][0]
     before = np.asarray(sequences(ids))
     places = np.arange(LENGTH)
@@ -88,11 +88,11 @@ def test_a_beginning_is_read_both_ways_and_the_rest_from_left_to_right(tokenizer
         np.testing.assert_array_equal(changed, sees, f"token {place} replaced")
 
 
-def test_packed_is_unpacked(tokenizer, jit):
+def test_packed_is_unpacked(tokenizer):
     objective = make(tokenizer)
     model = model_for(objective, layers=1, family="decoder", max_length=LENGTH)
     parameters = draw_parameters(model)
-    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch))
+    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
     sizes = np.random.default_rng(0).integers(1, 50, 20).tolist()
     records = [record_of(text) for text in texts(tokenizer, *sizes)]
     one, other = (jax.device_get(compiled(whole_pass(objective, records, pack=pack))) for pack in (True, False))

@@ -234,14 +234,14 @@ def test_everything_that_the_records_depend_on_is_in_their_options(tokenizer):
 # --- The loss ---
 
 
-def test_the_loss_is_the_mean_over_start_and_end_of_real_windows(tokenizer, make_model, jit, tmp_path):
+def test_the_loss_is_the_mean_over_start_and_end_of_real_windows(tokenizer, make_model, tmp_path):
     objective = make(tokenizer, 64)
     _, batch = stored(objective, [row_of("London"), row_of("1843"), row_of("Ada")], tmp_path / "store")
     batch["row_weight"][-1] = 0
     model, parameters = make_model(objective, layers=1)
     parameters = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, parameters)
     apply = bind(model, parameters)
-    part, outputs = jax.device_get(jit(lambda b: (objective.loss(apply, b), objective.outputs(apply, b)))(batch))
+    part, outputs = jax.device_get(jax.jit(lambda b: (objective.loss(apply, b), objective.outputs(apply, b)))(batch))
     rows, losses, hits = np.arange(len(batch["start"])), 0.0, 1.0
     for name in ("start", "end"):
         logits = outputs[name].astype(np.float64)

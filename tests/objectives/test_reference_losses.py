@@ -64,8 +64,8 @@ def batch_of(objective):
     return stacked([row_of(objective, record, seed=seed) for seed, record in enumerate(records)])
 
 
-def mean_loss(objective, model, parameters, batch, jit) -> float:
-    part = jit(lambda batch: objective.loss(bind(model, parameters), objective.balance(batch)))(batch)
+def mean_loss(objective, model, parameters, batch) -> float:
+    part = jax.jit(lambda batch: objective.loss(bind(model, parameters), objective.balance(batch)))(batch)
     return float(part.loss / part.weight)
 
 
@@ -93,7 +93,7 @@ def scattered(batch) -> np.ndarray:
     return out
 
 
-def test_causal_lm_is_that_of_gpt2(tokenizer, loaded, jit):
+def test_causal_lm_is_that_of_gpt2(tokenizer, loaded):
     torch_model = reference(
         "GPT2LMHeadModel", "GPT2Config", tokenizer, n_embd=24, n_layer=1, n_head=3, n_positions=LENGTH,
         bos_token_id=2, eos_token_id=3, pad_token_id=0,
@@ -109,14 +109,14 @@ def test_causal_lm_is_that_of_gpt2(tokenizer, loaded, jit):
     inputs = tensors(input_ids=whole[:, :LENGTH], labels=labels[:, :LENGTH])
     assert sizes.max() < LENGTH
     wanted = theirs(torch_model, **inputs)
-    assert mean_loss(objective, ours.model, ours.params, batch, jit) == pytest.approx(wanted, rel=1e-5)
+    assert mean_loss(objective, ours.model, ours.params, batch) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("objective", "config"), [(SpanCorruption, SpanCorruptionConfig), (TextInfilling, TextInfillingConfig)]
 )
 @pytest.mark.parametrize("name", ["T5", "Bart"])
-def test_denoising_is_that_of_t5_and_bart(sentinel_tokenizer, loaded, jit, name, objective, config):
+def test_denoising_is_that_of_t5_and_bart(sentinel_tokenizer, loaded, name, objective, config):
     tokenizer = sentinel_tokenizer
     keys = {
         "T5": {
@@ -140,10 +140,10 @@ def test_denoising_is_that_of_t5_and_bart(sentinel_tokenizer, loaded, jit, name,
         labels=counted(batch["labels"], batch["label_weights"]),
     )  # fmt: skip
     wanted = theirs(torch_model, **inputs)
-    assert mean_loss(objective, ours.model, ours.params, batch, jit) == pytest.approx(wanted, rel=1e-5)
+    assert mean_loss(objective, ours.model, ours.params, batch) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_permutation_lm_is_that_of_xlnet(tokenizer, loaded, jit):
+def test_permutation_lm_is_that_of_xlnet(tokenizer, loaded):
     torch_model = reference(
         "XLNetLMHeadModel", "XLNetConfig", tokenizer, d_model=24, n_layer=2, n_head=3, d_inner=40, pad_token_id=0
     )
@@ -164,7 +164,7 @@ def test_permutation_lm_is_that_of_xlnet(tokenizer, loaded, jit):
     wanted = theirs(
         torch_model, **inputs, **{key: torch.from_numpy(np.asarray(mask, np.float32)) for key, mask in masks.items()}
     )
-    assert mean_loss(objective, ours.model, ours.params, batch, jit) == pytest.approx(wanted, rel=1e-5)
+    assert mean_loss(objective, ours.model, ours.params, batch) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_permutation_lm_is_that_of_xlnet(tokenizer, loaded, jit):
         ("Albert", SentenceOrder, SentenceOrderConfig, {"embedding_size": 10}),
     ],
 )
-def test_pairs_are_those_of_bert_and_albert(tokenizer, loaded, jit, name, objective, config, keys):
+def test_pairs_are_those_of_bert_and_albert(tokenizer, loaded, name, objective, config, keys):
     torch_model = reference(f"{name}ForPreTraining", f"{name}Config", tokenizer, **_BERT, **keys)
     ours = loaded(torch_model)
     objective = objective(config(length=LENGTH), Setting(tokenizer, ours.config))
@@ -188,10 +188,10 @@ def test_pairs_are_those_of_bert_and_albert(tokenizer, loaded, jit, name, object
         labels=scattered(batch), **{named: batch["label"]},
     )  # fmt: skip
     wanted = theirs(torch_model, **inputs)
-    assert mean_loss(objective, ours.model, ours.params, batch, jit) == pytest.approx(wanted, rel=1e-5)
+    assert mean_loss(objective, ours.model, ours.params, batch) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_replaced_tokens_are_those_of_electra(tokenizer, loaded, tmp_path, jit):
+def test_replaced_tokens_are_those_of_electra(tokenizer, loaded, tmp_path):
     """Both of its models, which share their embeddings, in one of ours."""
     keys = _BERT | {"embedding_size": 10}
     discriminator = reference("ElectraForPreTraining", "ElectraConfig", tokenizer, **keys)
@@ -218,7 +218,7 @@ def test_replaced_tokens_are_those_of_electra(tokenizer, loaded, tmp_path, jit):
         part = objective.loss(apply, batch)
         return part, apply.heard[1][1]
 
-    part, filled = jax.device_get(jit(run)(batch))
+    part, filled = jax.device_get(jax.jit(run)(batch))
     labels = scattered(batch)
     originals = np.where(labels == IGNORED, batch["token_ids"], labels)
     assert (filled != originals).any()

@@ -91,11 +91,11 @@ def fitted(tokenizer):
     return model, draw_parameters(model, spread=0.5)
 
 
-def test_the_generator_reads_the_masked_text_and_fills_chosen_places_alone(tokenizer, fitted, jit):
+def test_the_generator_reads_the_masked_text_and_fills_chosen_places_alone(tokenizer, fitted):
     model, parameters = fitted
     batch, objective = batch_of(tokenizer, mask_rate=0.3), make(tokenizer)
 
-    @jit
+    @jax.jit
     def heard(key):
         apply = Listening(bind(model, parameters, key))
         objective.loss(apply, batch)
@@ -119,11 +119,11 @@ def test_the_generator_reads_the_masked_text_and_fills_chosen_places_alone(token
 
 
 @pytest.fixture(scope="module")
-def given_loss(tokenizer, jit):
+def given_loss(tokenizer):
     """The loss where the generator says the original token, or another where `wrong`; and of given logits `found`."""
     objective = make(tokenizer, discriminator_weight=7.0)
 
-    @jit
+    @jax.jit
     def compiled(batch, wrong, found):
         said = jnp.where(wrong, batch["labels"] % 290 + 7, batch["labels"])
         outputs = {"generator": 1e4 * jax.nn.one_hot(said, tokenizer.vocab_size), "replaced_token": found[..., None]}
@@ -190,7 +190,7 @@ def test_the_loss_is_a_sum_of_two_means_however_the_batch_is_split(given_loss, d
 
 
 @pytest.fixture(scope="module")
-def gradients(tokenizer, fitted, jit):
+def gradients(tokenizer, fitted):
     """Of the whole loss, and of the sums of each of the two, by name."""
     model, parameters = fitted
     objective, batch = make(tokenizer), batch_of(tokenizer)
@@ -199,7 +199,7 @@ def gradients(tokenizer, fitted, jit):
         part = objective.loss(bind(model, parameters, jax.random.key(0)), batch)
         return {"loss": part.loss, **{name: part.ratios[name].sum for name in ("generator_loss", "discriminator_loss")}}
 
-    return batch, jax.device_get(jit(jax.jacrev(losses))(parameters))
+    return batch, jax.device_get(jax.jit(jax.jacrev(losses))(parameters))
 
 
 def largest(tree) -> float:
@@ -234,7 +234,7 @@ def test_shared_embeddings_learn_from_both(gradients):
 # --- Refusals and evaluation ---
 
 
-def test_evaluation_is_the_same_every_time_and_has_its_own_rate(tokenizer, fitted, jit):
+def test_evaluation_is_the_same_every_time_and_has_its_own_rate(tokenizer, fitted):
     model, parameters = fitted
     objective = make(tokenizer, mask_rate=0.4).for_evaluation()
     batch = batch_of(tokenizer)
@@ -242,7 +242,7 @@ def test_evaluation_is_the_same_every_time_and_has_its_own_rate(tokenizer, fitte
         row_of(objective, record_of(np.arange(10, 50)))["token_ids"],
         row_of(make(tokenizer), record_of(np.arange(10, 50)))["token_ids"],
     )
-    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch).loss)
+    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch).loss)
     assert compiled(batch) == compiled(batch)
 
 

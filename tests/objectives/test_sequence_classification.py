@@ -197,12 +197,12 @@ def batch(objective):
 
 
 @pytest.fixture(scope="module")
-def computed(make_model, objective, jit):
+def computed(make_model, objective):
     """From objective and batch to StreamLoss and outputs, with weights large enough that rows differ."""
     model, parameters = make_model(objective, layers=1)
     parameters = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, parameters)
     apply = bind(model, parameters)
-    compute = jit(lambda of, batch: (of.loss(apply, batch), of.outputs(apply, batch)), static_argnums=0)
+    compute = jax.jit(lambda of, batch: (of.loss(apply, batch), of.outputs(apply, batch)), static_argnums=0)
     return lambda of, batch: jax.device_get(compute(of, batch))
 
 
@@ -261,10 +261,10 @@ def test_the_second_text_is_marked_by_its_token_type(logits_of, batch):
     assert np.abs(logits_of(unmarked) - logits_of(batch)).max() > 1e-3
 
 
-def test_a_fresh_model_knows_nothing(make_model, objective, batch, jit):
+def test_a_fresh_model_knows_nothing(make_model, objective, batch):
     model, parameters = make_model(objective, layers=1)
     plain = objective.for_evaluation()
-    part = jax.device_get(jit(lambda batch: plain.loss(bind(model, parameters), batch))(batch))
+    part = jax.device_get(jax.jit(lambda batch: plain.loss(bind(model, parameters), batch))(batch))
     assert part.loss / part.weight == pytest.approx(math.log(3), rel=0.02)
 
 

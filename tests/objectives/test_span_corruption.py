@@ -231,12 +231,12 @@ def test_impossible_values_are_refused(options):
 
 
 @pytest.fixture(scope="module")
-def loss_of(sentinel_tokenizer, jit):
+def loss_of(sentinel_tokenizer):
     """A compiled function from a batch to its StreamLoss, of a fresh model."""
     objective = make(sentinel_tokenizer)
     model = model_for(objective, layers=1, family="encoder_decoder", position="relative_bias")
-    parameters = jit(lambda: initialize(model, jax.random.key(0)))()
-    compiled = jit(lambda batch: objective.loss(bind(model, parameters), batch))
+    parameters = jax.jit(lambda: initialize(model, jax.random.key(0)))()
+    compiled = jax.jit(lambda batch: objective.loss(bind(model, parameters), batch))
     return objective, lambda batch: jax.device_get(compiled(batch))
 
 

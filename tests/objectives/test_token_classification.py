@@ -194,7 +194,7 @@ def test_everything_that_the_records_depend_on_is_in_their_options(tokenizer):
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
-def test_the_loss_is_that_of_the_labelled_tokens(tokenizer, posts, make_model, jit, family, tmp_path):
+def test_the_loss_is_that_of_the_labelled_tokens(tokenizer, posts, make_model, family, tmp_path):
     objective = make(tokenizer, 24, family, labels=None or TAGS)
     rows = [ROW, dataclasses.replace(ROW, values={"tokens": ["x", "y"] * 12, "tags": ["O", "B-LOC"] * 12})]
     _, batch = stored(objective, rows, tmp_path / "store")
@@ -202,7 +202,7 @@ def test_the_loss_is_that_of_the_labelled_tokens(tokenizer, posts, make_model, j
     model, parameters = make_model(objective, layers=1, family=family)
     parameters = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, parameters)
     apply = bind(model, parameters)
-    part, outputs = jax.device_get(jit(lambda b: (objective.loss(apply, b), objective.outputs(apply, b)))(batch))
+    part, outputs = jax.device_get(jax.jit(lambda b: (objective.loss(apply, b), objective.outputs(apply, b)))(batch))
     weights = batch["tag_weights"] * batch["row_weight"][:, None]
     right = np.take_along_axis(outputs["probabilities"], batch["tags"][..., None], -1)[..., 0]
     assert part.loss == pytest.approx(-(np.log(right) * weights).sum(), rel=1e-4)

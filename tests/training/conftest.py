@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -33,16 +32,10 @@ def tokenizer(shared_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def jit():
-    """`jax.jit` that compiles in a third of the time; the tests' models are so small that fast code gains nothing."""
-    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-@pytest.fixture(scope="session")
-def fresh_parameters(make_model, jit):
+def fresh_parameters(make_model):
     """The parameters that the small model begins with."""
     model = make_model()
-    return jit(lambda: initialize(model, jax.random.key(0)))()
+    return jax.jit(lambda: initialize(model, jax.random.key(0)))()
 
 
 @pytest.fixture(scope="session")

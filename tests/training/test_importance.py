@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from small_tuning import by_name, draw, make_batches, objectives, quick_jit, small_model
+from small_tuning import by_name, draw, make_batches, objectives, small_model
 
 from jaxft.training.importance import fisher_information
 from jaxft.training.step import bind
@@ -21,7 +21,7 @@ def test_it_is_the_mean_squared_gradient_of_rows_made_one_in_the_mean(model):
     batches = [make_batches(seed)["replay"] for seed in range(2)]
     found = fisher_information(lambda own: bind(model, own), objective, parameters, batches)
 
-    @quick_jit
+    @jax.jit
     def gradient(row):
         def mean_loss(parameters):
             part = objective.loss(bind(model, parameters), row)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +17,6 @@ from jaxft.training.optimizer import OptimizerConfig, decay_mask, make_optimizer
 from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.step import bind
 
-# The trees are small: compiling is all that costs time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 NAMES = ("adamw", "adafactor", "lion", "muon", "sgd")
 BOTH = frozenset({"task", "masked_lm"})
 
@@ -74,11 +70,11 @@ def trained(config: OptimizerConfig, parameters, axes, gradients, heads=BOTH, sc
     optimizer = make_optimizer(
         config, schedule or optax.constant_schedule(config.learning_rate), parameters, axes, heads
     )
-    return run_steps(optimizer, quick_jit(optimizer.update), parameters, gradients)
+    return run_steps(optimizer(optimizer.update), parameters, gradients)
 
 
 def run_steps(optimizer, update, parameters, gradients):
-    state = quick_jit(optimizer.init)(parameters)
+    state = jax.jit(optimizer.init)(parameters)
     for gradient in gradients:
         updates, state = update(gradient, state, parameters)
         parameters = jax.tree.map(jnp.add, parameters, updates)
@@ -92,7 +88,7 @@ def task_alone(request, parameters, axes):
     for decay in (0.0, 0.5):
         config = OptimizerConfig(request.param, 0.1, decay)
         optimizer = make_optimizer(config, optax.constant_schedule(0.1), parameters, axes, frozenset({"task"}))
-        made[decay] = optimizer, quick_jit(optimizer.update)
+        made[decay] = optimizer(optimizer.update)
     return lambda decay, gradients: named(run_steps(*made[decay], parameters, gradients))
 
 
@@ -354,7 +350,7 @@ def loss_and_gradient(model, objectives, make_batches):
         part = objectives["replay"].loss(bind(model, parameters), batch)
         return part.loss / part.weight
 
-    return quick_jit(jax.value_and_grad(loss))
+    return jax.jit(jax.value_and_grad(loss))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +361,7 @@ def test_every_optimizer_learns_a_batch_by_heart(model, fresh_parameters, loss_a
     axes = abstract_parameters(model)[1]
     optimizer = make_optimizer(OptimizerConfig(name, rate), optax.constant_schedule(rate), parameters, axes, BOTH)
 
-    update, losses, state = quick_jit(optimizer.update), [], optimizer.init(parameters)
+    update, losses, state = jax.jit(optimizer.update), [], optimizer.init(parameters)
     for _ in range(25):
         loss, gradient = loss_and_gradient(parameters)
         losses.append(float(loss))

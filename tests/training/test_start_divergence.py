@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_tuning import draw, make_batches, objectives, quick_jit, small_model
+from small_tuning import draw, make_batches, objectives, small_model
 
 from jaxft.errors import RecipeError
 from jaxft.models.transformer import Sequences
@@ -44,7 +44,7 @@ def losses(model):
             )
             return part.loss, part
 
-        return quick_jit(jax.value_and_grad(loss, has_aux=True, argnums=(0, 1)))
+        return jax.jit(jax.value_and_grad(loss, has_aux=True, argnums=(0, 1)))
 
     return {name: of(name) for name in NAMES}
 

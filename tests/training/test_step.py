@@ -69,7 +69,7 @@ def start(fresh_parameters):
 
 
 @pytest.fixture(scope="module")
-def stepped(model, start, objectives, make_batches, jit):
+def stepped(model, start, objectives, make_batches):
     """A function that makes a step of gradient descent on both streams; it returns the gradient and the metrics."""
     streams = {name: Scaled(objective) for name, objective in objectives.items()}
     descent = sgd(model)
@@ -77,7 +77,7 @@ def stepped(model, start, objectives, make_batches, jit):
 
     @functools.cache
     def compiled(clip, micro_batches):
-        return jit(make_train_step(model, streams, WEIGHTS, descent, lambda step: RATE, clip, micro_batches))
+        return jax.jit(make_train_step(model, streams, WEIGHTS, descent, lambda step: RATE, clip, micro_batches))
 
     def run(clip=NO_CLIP, micro_batches=1, batches=None, **factors):
         batches = batches or make_batches()
@@ -142,13 +142,13 @@ def test_micro_batches_of_unequal_weight_give_the_same_step(stepped, make_batche
 
 
 def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams(
-    stepped, fresh_parameters, model, objectives, make_batches, jit
+    stepped, fresh_parameters, model, objectives, make_batches
 ):
     batches = make_batches(1)
     _, metrics = stepped(batches=batches)
     wanted = 0.0
     for name, objective in objectives.items():
-        part = jit(lambda batch, objective=objective: objective.loss(bind(model, fresh_parameters), batch))(
+        part = jax.jit(lambda batch, objective=objective: objective.loss(bind(model, fresh_parameters), batch))(
             batches[name]
         )
         found = metrics["streams"][name]
@@ -162,14 +162,14 @@ def test_the_loss_is_the_weighted_sum_of_the_means_of_the_streams(
     assert (metrics["skipped"], metrics["learning_rate"]) == (0.0, np.float32(RATE))
 
 
-def test_the_gradient_is_that_of_the_combined_loss(stepped, fresh_parameters, model, objectives, make_batches, jit):
+def test_the_gradient_is_that_of_the_combined_loss(stepped, fresh_parameters, model, objectives, make_batches):
     batches = make_batches()
 
     def loss(parameters):
         parts = {name: objective.loss(bind(model, parameters), batches[name]) for name, objective in objectives.items()}
         return sum(WEIGHTS[name] * part.loss / part.weight for name, part in parts.items())
 
-    assert apart(jax.device_get(jit(jax.grad(loss))(fresh_parameters)), stepped()[0]) < 1e-5
+    assert apart(jax.device_get(jax.jit(jax.grad(loss))(fresh_parameters)), stepped()[0]) < 1e-5
 
 
 def test_the_gradient_is_the_weighted_sum_of_those_of_the_streams(stepped, alone):
@@ -231,7 +231,7 @@ def test_an_impossible_norm_is_refused():
 
 
 @pytest.fixture(scope="module")
-def adam_step(model, start, objectives, jit):
+def adam_step(model, start, objectives):
     """A compiled step with AdamW, which has moments, and its first state."""
     shapes, axes = abstract_parameters(model)
     optimizer = make_optimizer(
@@ -239,7 +239,7 @@ def adam_step(model, start, objectives, jit):
     )
     streams = {"task": SometimesBroken(objectives["task"]), "replay": objectives["replay"]}
     step = make_train_step(model, streams, dict.fromkeys(streams, 1.0), optimizer, lambda step: 1e-2, ClipConfig())
-    return jit(step), start(optimizer)
+    return jax.jit(step), start(optimizer)
 
 
 def broken(batches, kind: str):
@@ -287,7 +287,7 @@ def test_steps_move_everything_that_has_a_gradient(adam_step, make_batches):
 
 
 @pytest.fixture(scope="module")
-def dropping(make_model, start, objectives, make_batches, jit):
+def dropping(make_model, start, objectives, make_batches):
     """A function from a state to the losses of two equal streams, whose batch is one row four times; and a state."""
     model = make_model(dropout=0.3)
     optimizer, twice = sgd(model), {"one": objectives["replay"], "other": objectives["replay"]}
@@ -295,7 +295,7 @@ def dropping(make_model, start, objectives, make_batches, jit):
     step = make_train_step(
         model, twice, dict.fromkeys(twice, 1.0), optimizer, lambda step: RATE, NO_CLIP, micro_batches=2
     )
-    step = jit(step)
+    step = jax.jit(step)
 
     def losses(state):
         metrics = step(state, dict.fromkeys(twice, batch))[1]["streams"]
@@ -317,19 +317,19 @@ def test_dropout_follows_seed_and_step(dropping):
     assert len({loss for one in states for loss in losses(one)}) == 8  # nor do the two streams drop the same
 
 
-def test_micro_batches_drop_different_places(make_model, fresh_parameters, objectives, make_batches, dropping, jit):
+def test_micro_batches_drop_different_places(make_model, fresh_parameters, objectives, make_batches, dropping):
     """Were the key the same for both, the loss of a row four times were twice that of the row twice."""
     losses, state = dropping
     model = make_model(dropout=0.3)
     batch = {key: np.repeat(array[:1], 2, axis=0) for key, array in make_batches()["replay"].items()}
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
-    loss = jit(lambda key: objectives["replay"].loss(bind(model, fresh_parameters, key), batch).loss)
+    loss = jax.jit(lambda key: objectives["replay"].loss(bind(model, fresh_parameters, key), batch).loss)
     parts = [float(loss(jax.random.fold_in(key, part))) for part in (0, 1)]
     assert abs(parts[0] - parts[1]) > 1e-3
     assert losses(state)[0] == pytest.approx(sum(parts), rel=1e-5)
 
 
-def test_bfloat16_computes_but_does_not_keep(make_model, start, objectives, make_batches, stepped, jit):
+def test_bfloat16_computes_but_does_not_keep(make_model, start, objectives, make_batches, stepped):
     seen = set()
 
     def note(updates, state, parameters=None):
@@ -339,7 +339,7 @@ def test_bfloat16_computes_but_does_not_keep(make_model, start, objectives, make
     noting = optax.GradientTransformation(lambda parameters: optax.EmptyState(), note)
     model = make_model(precision="bfloat16")
     optimizer = optax.chain(noting, sgd(model))
-    step = jit(make_train_step(model, objectives, WEIGHTS, optimizer, lambda step: RATE, NO_CLIP))
+    step = jax.jit(make_train_step(model, objectives, WEIGHTS, optimizer, lambda step: RATE, NO_CLIP))
     before = start(optimizer)
     after, metrics = step(before, make_batches())
     assert seen == {np.dtype(np.float32)}

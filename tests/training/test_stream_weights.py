@@ -86,12 +86,12 @@ class Broken:
         return part.replace(loss=part.loss / (1.0 - batch["broken"][0]))
 
 
-def test_a_stream_at_rest_is_not_computed(make_model, objectives, fresh_parameters, make_batches, jit):
+def test_a_stream_at_rest_is_not_computed(make_model, objectives, fresh_parameters, make_batches):
     """Its batches are broken wherever it rests: as soon as one is computed, the step is skipped."""
     own = {"task": objectives["task"], "replay": Broken(objectives["replay"])}
     schedule = stream_weight(0.5, WeightScheduleConfig(stop=0.5), 2, 8)
     optimizer = optax.sgd(0.01)
-    step = jit(
+    step = jax.jit(
         make_train_step(
             make_model(), own, {"task": 1.0, "replay": schedule}, optimizer, lambda step: 0.01, ClipConfig(1.0),
             balance=BalanceConfig("project"),
