@@ -21,7 +21,7 @@ from jaxft.generation.constraints.tokens import check_length, compile_constraint
 from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
 from jaxft.generation.controls import Controls, make_controls
 from jaxft.generation.decoder import Decoder
-from jaxft.generation.layout import Layout, Parameters, SeparateLayers
+from jaxft.generation.layout import Layout, Parameters
 from jaxft.generation.loop import Decoding, begin, go_on
 from jaxft.generation.prompts import Batch, batches_of, bucket, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
@@ -242,7 +242,7 @@ class Generator:
             )
 
     def _written(
-        self, parameters: Parameters | SeparateLayers, batch: Batch, controls: Controls, config: GenerationConfig,
+        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig,
         wishes: Sequence[Wish], every: int,
     ) -> Iterator[list[_Row]]:  # fmt: skip
         """The rows of a batch after every so many steps, until all have ended."""
@@ -278,7 +278,7 @@ class Generator:
 
     def _way(
         self,
-        parameters: Parameters | SeparateLayers,
+        parameters: Parameters,
         batch: Batch,
         controls: Controls,
         config: GenerationConfig,
@@ -306,7 +306,7 @@ class Generator:
         )
 
     def _searched(
-        self, parameters: Parameters | SeparateLayers, batch: Batch, controls: Controls, config: GenerationConfig
+        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig
     ) -> list[Generated]:
         """The best sequences of beam search."""
         with self._on_mesh():

@@ -53,7 +53,7 @@ class Layout:
         self._config, self._stacks = model.config, _stack_names(model.config)
         self._known: tuple[weakref.ref, jax.Array] | None = None
 
-    def __call__(self, parameters: Parameters) -> Parameters | SeparateLayers:
+    def __call__(self, parameters: Parameters) -> Parameters:
         """The parameters themselves but where they lie on one CPU; there what was stacked is not copied, but seen."""
         leaves = jax.tree.leaves(parameters)
         if not all(isinstance(leaf, jax.Array) for leaf in leaves):

@@ -71,7 +71,7 @@ class Blueprint:
         streams = self.assembly.recipe.streams
         return {
             name: passes_of(
-                self.assembly.objectives[name], self.tactics.model, _bare(self.state.parameters), _bare(batch)
+                self.tactics.objective(name), self.tactics.model, _bare(self.state.parameters), _bare(batch)
             )
             for name, batch in self.batches.items()
             if streams[name].weight

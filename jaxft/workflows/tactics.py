@@ -77,7 +77,7 @@ class Tactics:
             name: stream_weight(stream.weight, stream.schedule, stream.every, self.total_steps)
             for name, stream in recipe.streams.items()
         }
-        objectives = {name: self._objective(name) for name, stream in recipe.streams.items() if stream.weight}
+        objectives = {name: self.objective(name) for name, stream in recipe.streams.items() if stream.weight}
         step = make_train_step(
             self.model, objectives, weights, self.optimizer, self.schedule, recipe.training.gradient_clip,
             recipe.training.micro_batches, balance=recipe.training.balance, trained=self.keeping.trained,
@@ -85,7 +85,8 @@ class Tactics:
         )  # fmt: skip
         return step if config.averaging is None else with_average(step, config.averaging, self.total_steps)
 
-    def _objective(self, name: str) -> Objective:
+    def objective(self, name: str) -> Objective:
+        """What a stream is trained by: its objective, held to the start where the recipe says so."""
         objective, weight = self.assembly.objectives[name], self.assembly.recipe.finetuning.start_divergence.get(name)
         return objective if weight is None else held_to_start(objective, weight)
 

@@ -7,6 +7,7 @@ import typing
 
 import numpy as np
 import pytest
+import transformers
 
 from jaxft.data.tokenizers import Part
 from jaxft.objectives.registry import ObjectiveConfig
@@ -43,10 +44,10 @@ def kinds() -> list[str]:
     return [typing.get_args(typing.get_type_hints(option)["kind"])[0] for option in options]
 
 
-def blueprint_of(kind: str, more: str = "", head: str = "") -> Blueprint:
+def blueprint_of(kind: str, more: str = "", head: str = "", model: str = "") -> Blueprint:
     family = FAMILY.get(kind, "bert")
     length = "" if kind == "image_classification" else f", length: {LENGTH}"
-    model = PRESET[family] + ("" if family == "vit" else f", max_length: {LENGTH}")
+    model = model or PRESET[family] + ("" if family == "vit" else f", max_length: {LENGTH}")
     tokenizer = f"tokenizer: {{train: {{vocab_size: {VOCABULARY}, sentinels: 100}}}}" if family != "vit" else ""
     text = f"""
 name: planned
@@ -99,6 +100,18 @@ def test_the_passes_are_those_of_the_objectives():
     assert not blueprint_of("masked_next_token").passes()["task"][0].causal
     (pair,) = blueprint_of("span_corruption").passes()["task"]
     assert 0 < pair.target_length < LENGTH
+
+
+def test_a_stream_that_is_held_to_the_start_asks_the_start_too_and_has_whole_logits(tmp_path):
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = transformers.BertConfig(vocab_size=VOCABULARY, max_position_embeddings=LENGTH, **sizes)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    (alone,) = blueprint_of("masked_lm", model=f"pretrained: {tmp_path}").passes()["task"]
+    tactics = "finetuning: {start_divergence: {task: 1.0}}"
+    held = blueprint_of("masked_lm", head=tactics, model=f"pretrained: {tmp_path}").passes()["task"]
+    assert [one.trained for one in held] == [True, False]
+    assert alone.in_parts and not any(one.in_parts for one in held)
+    assert {one.places for one in held} == {alone.places}
 
 
 def test_labels_that_the_recipe_names_shape_the_head():
