@@ -187,7 +187,7 @@ def test_the_update_drops_inputs_in_training_alone():
     without = LoraModel(adapted.base, LoraConfig(rank=3))
     batch, parameters = make_batches(0)["task"], grown(start)
 
-    @functools.partial(static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0)
     def loss(model, parameters, key):
         return objectives()["task"].loss(bind(model, parameters, key), batch).loss
 

@@ -70,7 +70,7 @@ def trained(config: OptimizerConfig, parameters, axes, gradients, heads=BOTH, sc
     optimizer = make_optimizer(
         config, schedule or optax.constant_schedule(config.learning_rate), parameters, axes, heads
     )
-    return run_steps(optimizer(optimizer.update), parameters, gradients)
+    return run_steps(optimizer, jax.jit(optimizer.update), parameters, gradients)
 
 
 def run_steps(optimizer, update, parameters, gradients):
@@ -88,7 +88,7 @@ def task_alone(request, parameters, axes):
     for decay in (0.0, 0.5):
         config = OptimizerConfig(request.param, 0.1, decay)
         optimizer = make_optimizer(config, optax.constant_schedule(0.1), parameters, axes, frozenset({"task"}))
-        made[decay] = optimizer(optimizer.update)
+        made[decay] = optimizer, jax.jit(optimizer.update)
     return lambda decay, gradients: named(run_steps(*made[decay], parameters, gradients))
 
 
