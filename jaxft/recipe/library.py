@@ -24,8 +24,13 @@ def load_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> tupl
       RecipeError: it is missing or wrong.
     """
     found = pathlib.Path(path)
-    if not found.exists() and str(path).removesuffix(".yaml") in names():
-        found = path_of(str(path))
+    if not found.exists():
+        name = str(path).removesuffix(".yaml")
+        if name not in names():
+            raise RecipeError(
+                f"{path}: no such recipe{_meant(name)}; `jaxft recipes ls` lists those that come with jaxft"
+            )
+        found = path_of(name)
     document = override(read_document(found), overrides)
     return decode(document, Recipe), document
 
@@ -60,10 +65,19 @@ def path_of(name: str) -> pathlib.Path:
     """
     known, name = names(), name.removesuffix(".yaml")
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise RecipeError(f"{name!r} is not a recipe of jaxft{hint} `jaxft recipes ls` lists them")
+        raise RecipeError(f"{name!r} is not a recipe of jaxft{_meant(name)}; `jaxft recipes ls` lists them")
     return directory() / f"{name}.yaml"
+
+
+def _meant(name: str) -> str:
+    """The recipes of jaxft that a name may mean, for a message: the nearest, or all whose last part is."""
+    known = names()
+    last = [one.rpartition("/")[2] for one in known]
+    near = difflib.get_close_matches(name, known, 1, 0.8)
+    if not near:
+        nearest = difflib.get_close_matches(name.rpartition("/")[2], last, 1, 0.7)
+        near = [one for one, part in zip(known, last, strict=True) if part in nearest]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def summary_of(name: str) -> str:
