@@ -58,12 +58,10 @@ def read_document(path: pathlib.Path) -> Document:
     """Reads a recipe's file.
 
     Raises:
-      RecipeError: the file is missing, not UTF-8, not YAML, not a mapping, or has a key twice.
+      RecipeError: the file cannot be read, is not UTF-8, not YAML, not a mapping, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; `jaxft recipes ls` lists those that come with jaxft") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     return parse_document(text, str(path))
