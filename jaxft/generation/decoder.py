@@ -37,7 +37,7 @@ class Prompts:
         if self.source_ids is None:
             return None
         columns = jnp.arange(self.source_ids.shape[1])
-        return Sequences(self.source_ids, (columns < self.source_lengths[:, None]).astype(jnp.int32))
+        return Sequences(self.source_ids, (columns < self.source_lengths[:, None]).astype(jnp.int32), padded=True)
 
 
 @flax.struct.dataclass

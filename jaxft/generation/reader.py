@@ -296,7 +296,7 @@ def _parts(text: str, own: str) -> list[Part]:
 
 
 def _apply(model: Model, parameters, arrays: dict[str, jax.Array], head: str | None):
-    inputs = Sequences(arrays["token_ids"], arrays["segment_ids"], token_types=arrays["token_types"])
+    inputs = Sequences(arrays["token_ids"], arrays["segment_ids"], token_types=arrays["token_types"], padded=True)
     return model.apply({"params": parameters}, inputs, None, head, arrays.get("places"))
 
 

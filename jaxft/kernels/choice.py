@@ -35,6 +35,7 @@ class Situation:
       window: as in `AttentionMask`.
       devices: that share the length.
       bias: whether scores get a bias.
+      exact_bias: as in `AttentionMask`.
       by_data: what else of the mask only data tell: `a prefix`, `an order` or `positions out of a cache`; empty if
         nothing.
       soft_cap: whether scores are capped.
@@ -50,6 +51,7 @@ class Situation:
     window: tuple[int, int] | None = None
     devices: int = 1
     bias: bool = False
+    exact_bias: bool = False
     by_data: str = ""
     soft_cap: bool = False
     dropout: bool = False
@@ -65,7 +67,7 @@ def situation_of(
     return Situation(
         platform=target_platform(), query_length=query.shape[1], key_length=key.shape[1], head_dim=query.shape[3],
         half=query.dtype in (jnp.bfloat16, jnp.float16), causal=mask.causal, window=mask.window,
-        devices=parts_of("length"), bias=mask.bias is not None,
+        devices=parts_of("length"), bias=mask.bias is not None, exact_bias=mask.exact_bias,
         by_data=next((name for name, value in given.items() if value is not None), ""),
         soft_cap=soft_cap is not None, dropout=dropout_rate > 0,
     )  # fmt: skip
@@ -129,6 +131,8 @@ def _cudnn_lacks(asked: Situation) -> str:
         return "odd lengths"
     if asked.devices > 1:
         return "length that devices share"
+    if asked.exact_bias:
+        return "bias in float32"
     return _xla_lacks(asked)
 
 

@@ -17,6 +17,8 @@ class AttentionMask:
       window: `(left, right)`: how many keys before and after the query are visible besides itself (static).
       query_segments: int32 `(batch, query_length)`, or None. Tokens see only their own segment; segment 0 is padding.
       key_segments: int32 `(batch, key_length)`, or None; given whenever `query_segments` is.
+      padded: whether these are a single segment with padding behind it in each row, so that lengths say all of them
+        (static).
       prefix: bool `(batch, key_length)`, or None: keys that queries of their segment see although they come later.
       query_order: int32 `(batch, query_length)`, or None: only keys of a lower order are visible (XLNet).
       key_order: int32 `(batch, key_length)`, or None; given whenever `query_order` is.
@@ -27,6 +29,7 @@ class AttentionMask:
       balanced: for how many devices that share the length the tokens were laid out (see `balanced_order`), by which
         `causal` and `window` then go; 1 where they stand as they follow each other (static).
       bias: float, broadcastable to `(batch, heads, query_length, key_length)`, or None: added to the scaled scores.
+      exact_bias: whether that bias must not be rounded to 16 bits, in which keys far away would share one (static).
     """
 
     causal: bool = flax.struct.field(pytree_node=False, default=False)
@@ -34,12 +37,14 @@ class AttentionMask:
     balanced: int = flax.struct.field(pytree_node=False, default=1)
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
+    padded: bool = flax.struct.field(pytree_node=False, default=False)
     prefix: jax.Array | None = None
     query_order: jax.Array | None = None
     key_order: jax.Array | None = None
     query_positions: jax.Array | None = None
     key_positions: jax.Array | None = None
     bias: jax.Array | None = None
+    exact_bias: bool = flax.struct.field(pytree_node=False, default=False)
 
     def dense(self, query_length: int, key_length: int) -> jax.Array | None:
         """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all see all."""

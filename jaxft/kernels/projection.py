@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -12,7 +13,32 @@ from jax import lax
 from jaxft.parallel.sharding import parts_of
 
 
-def project(x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class _Contraction:
+    """Which axes a product contracts, and in which dtypes it is computed.
+
+    Attributes:
+      count: contracted axes, the last of the activations.
+      onto_rows: whether they are the last of the weights too, and not the first.
+      dtype: of the operands and the result.
+      reduce_dtype: in which devices add what each found of the weights' gradient.
+    """
+
+    count: int
+    onto_rows: bool
+    dtype: jnp.dtype
+    reduce_dtype: jnp.dtype
+
+    def axes(self, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of weights of so many axes, those that are contracted and those of the output."""
+        first, last = (ndim - self.count, self.count) if self.onto_rows else (self.count, ndim - self.count)
+        parts = tuple(range(first)), tuple(range(first, first + last))
+        return parts[::-1] if self.onto_rows else parts
+
+
+def project(
+    x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype, reduce_dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
     """Contracts the last `contracted` axes of `x` with the first of `kernel`.
 
     Args:
@@ -20,22 +46,22 @@ def project(x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype) 
       kernel: `(*contracted axes, *output axes)`, float32.
       contracted: number of contracted axes.
       dtype: dtype of the operands and of the result.
+      reduce_dtype: to which the gradient of the kernel that a device finds is rounded before devices add theirs.
 
     Returns:
       `(..., *output axes)` in `dtype`. In low precision all three products (forward and both of the backward pass) take
-      `dtype` operands and sum in float32, and the gradient of the kernel stays float32: a plain product would hand
+      `dtype` operands and sum in float32, and the gradient of the kernel is float32: a plain product would hand
       its transposes a float32 operand, which doubles their cost, or round the kernel's gradient.
     """
     leading, outputs = x.shape[: x.ndim - contracted], kernel.shape[contracted:]
-    product = _float32 if dtype == jnp.float32 else functools.partial(_low_precision, dtype)
     if parts_of("length") > 1:
         # Merging two split axes would gather one of them.
-        return product(x.astype(dtype), kernel, contracted)
+        return _product(_Contraction(contracted, False, dtype, reduce_dtype), x, kernel)
     # As matrices: XLA's CPU backend multiplies those twice as fast as arrays of higher rank, and for the others it is
     # the same.
     inner = math.prod(kernel.shape[:contracted])
-    matrix = product(x.astype(dtype).reshape(-1, inner), kernel.reshape(inner, -1), 1)
-    return matrix.reshape(*leading, *outputs)
+    matrices = x.reshape(-1, inner), kernel.reshape(inner, -1)
+    return _product(_Contraction(1, False, dtype, reduce_dtype), *matrices).reshape(*leading, *outputs)
 
 
 def project_onto_rows(x: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -51,10 +77,10 @@ def project_onto_rows(x: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.A
     Returns:
       `(..., rows)` in `dtype`.
     """
-    product = _float32_onto_rows if dtype == jnp.float32 else functools.partial(_low_precision_onto_rows, dtype)
+    how = _Contraction(1, True, dtype, jnp.dtype(jnp.float32))
     if parts_of("length") > 1:
-        return product(x.astype(dtype), table)
-    return product(x.astype(dtype).reshape(-1, x.shape[-1]), table).reshape(*x.shape[:-1], len(table))
+        return _product(how, x, table)
+    return _product(how, x.reshape(-1, x.shape[-1]), table).reshape(*x.shape[:-1], len(table))
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -83,60 +109,40 @@ def _add_bias_backward(ndim, gradient):
 _add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
-def _dot(left, right, axes):
-    return lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=jnp.float32)
+def _product(how: _Contraction, x: jax.Array, weights: jax.Array) -> jax.Array:
+    x = x.astype(how.dtype)
+    return _forward(how, x, weights) if how.dtype == jnp.float32 else _low_precision(how, x, weights)
 
 
-def _float32(x, kernel, contracted):
-    return _dot(x, kernel, _forward_axes(x.ndim, contracted))
+def _dot(left, right, axes, dtype=jnp.float32):
+    return lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=dtype)
 
 
-def _forward_axes(ndim: int, contracted: int):
-    return tuple(range(ndim - contracted, ndim)), tuple(range(contracted))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _low_precision(dtype, x, kernel, contracted):
-    return _dot(x, kernel.astype(dtype), _forward_axes(x.ndim, contracted)).astype(dtype)
-
-
-def _low_precision_forward(dtype, x, kernel, contracted):
-    cast = kernel.astype(dtype)
-    return _dot(x, cast, _forward_axes(x.ndim, contracted)).astype(dtype), (x, cast)
-
-
-def _low_precision_backward(dtype, contracted, saved, gradient):
-    x, kernel = saved
-    outputs, leading = kernel.ndim - contracted, x.ndim - contracted
-    gradient = gradient.astype(dtype)
-    of_gradient = tuple(range(leading, leading + outputs))
-    of_x = _dot(gradient, kernel, (of_gradient, tuple(range(contracted, kernel.ndim)))).astype(dtype)
-    of_kernel = _dot(x, gradient, (tuple(range(leading)), tuple(range(leading))))
-    return of_x, of_kernel
-
-
-_low_precision.defvjp(_low_precision_forward, _low_precision_backward)
-
-
-def _float32_onto_rows(x, table):
-    return _dot(x, table, ((x.ndim - 1,), (1,)))
+def _forward(how: _Contraction, x: jax.Array, weights: jax.Array) -> jax.Array:
+    contracted, _ = how.axes(weights.ndim)
+    return _dot(x, weights.astype(how.dtype), (tuple(range(x.ndim - how.count, x.ndim)), contracted)).astype(how.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _low_precision_onto_rows(dtype, x, table):
-    return _dot(x, table.astype(dtype), ((x.ndim - 1,), (1,))).astype(dtype)
+def _low_precision(how, x, weights):
+    return _forward(how, x, weights)
 
 
-def _low_precision_onto_rows_forward(dtype, x, table):
-    cast = table.astype(dtype)
-    return _dot(x, cast, ((x.ndim - 1,), (1,))).astype(dtype), (x, cast)
+def _low_precision_forward(how, x, weights):
+    cast = weights.astype(how.dtype)
+    return _forward(how, x, cast), (x, cast)
 
 
-def _low_precision_onto_rows_backward(dtype, saved, gradient):
-    x, table = saved
-    gradient, leading = gradient.astype(dtype), tuple(range(x.ndim - 1))
-    of_x = _dot(gradient, table, ((x.ndim - 1,), (0,))).astype(dtype)
-    return of_x, _dot(gradient, x, (leading, leading))
+def _low_precision_backward(how, saved, gradient):
+    x, weights = saved
+    _, outputs = how.axes(weights.ndim)
+    gradient, leading = gradient.astype(how.dtype), tuple(range(x.ndim - how.count))
+    of_gradient = tuple(range(len(leading), gradient.ndim))
+    of_x = _dot(gradient, weights, (of_gradient, outputs)).astype(how.dtype)
+    factors = (gradient, x) if how.onto_rows else (x, gradient)
+    # Each device sums in float32 and rounds its sum: what they add is what the product gives.
+    of_weights = _dot(*factors, (leading, leading), how.reduce_dtype).astype(jnp.float32)
+    return of_x, of_weights
 
 
-_low_precision_onto_rows.defvjp(_low_precision_onto_rows_forward, _low_precision_onto_rows_backward)
+_low_precision.defvjp(_low_precision_forward, _low_precision_backward)

@@ -120,7 +120,7 @@ class Attention(nn.Module):
         output_bias = config.attention_bias if config.attention_output_bias is None else config.attention_output_bias
         return Linear(
             (config.embed_dim,), ("heads", "head_dim"), ("embed",), output_bias, jnp.dtype(compute.precision),
-            config.initializer_range, name="output",
+            config.initializer_range, jnp.dtype(compute.reduce_dtype), name="output",
         )(mixed)  # fmt: skip
 
     def _attended(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
@@ -153,10 +153,11 @@ class Attention(nn.Module):
         return cached_attention(query, parts, mask, scale=scale, soft_cap=self.config.attention_soft_cap)
 
     def _heads(self, name: str, number: int, axis: str, initializer_range: float | None = None) -> Linear:
-        config = self.config
+        config, compute = self.config, self.compute
         return Linear(
             (number, config.width_of_head), ("embed",), (axis, "head_dim"), config.attention_bias,
-            jnp.dtype(self.compute.precision), initializer_range or config.initializer_range, name=name,
+            jnp.dtype(compute.precision), initializer_range or config.initializer_range,
+            jnp.dtype(compute.reduce_dtype), name=name,
         )  # fmt: skip
 
     def _normalized(self, x: jax.Array, name: str) -> jax.Array:
@@ -174,12 +175,12 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        config = self.config
+        config, compute = self.config, self.compute
 
         def linear(name: str, size: int, axes: tuple[str, str]) -> Linear:
             return Linear(
-                (size,), axes[:1], axes[1:], config.mlp_bias, jnp.dtype(self.compute.precision),
-                config.initializer_range, name=name,
+                (size,), axes[:1], axes[1:], config.mlp_bias, jnp.dtype(compute.precision),
+                config.initializer_range, jnp.dtype(compute.reduce_dtype), name=name,
             )  # fmt: skip
 
         inner = linear("input", config.mlp_dim, ("embed", "mlp"))(x)

@@ -307,6 +307,8 @@ class ComputeConfig:
       remat: what the backward pass computes again: `none`, `full` blocks, all but what `attention` found (where its
         kernel keeps no scores), or all but that and the `dots`.
       loss_parts: parts of the predicted tokens whose logits over the vocabulary are in memory one after the other.
+      reduce_dtype: in which devices add what each found of the gradients of attention's and feed-forwards' kernels:
+        `bfloat16` halves what they send and the memory for it, for one more rounding. The sums are kept in float32.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -314,6 +316,12 @@ class ComputeConfig:
     scan_layers: bool = False
     remat: Literal["none", "full", "attention", "dots"] = "none"
     loss_parts: int = 1
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        _positive(self, "loss_parts")
+        if self.reduce_dtype == "bfloat16" and self.precision != "bfloat16":
+            raise InvalidField("reduce_dtype", f"bfloat16 needs precision bfloat16, found {self.precision}")
 
 
 def _positive(config, *names: str) -> None:

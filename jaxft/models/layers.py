@@ -21,6 +21,7 @@ class Linear(nn.Module):
       use_bias: whether a bias of shape `features` is added.
       dtype: of the product and the result.
       initializer_range: standard deviation of the initial kernel.
+      reduce_dtype: in which devices add what each found of the kernel's gradient.
     """
 
     features: tuple[int, ...]
@@ -29,6 +30,7 @@ class Linear(nn.Module):
     use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
     initializer_range: float = 0.02
+    reduce_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,7 +39,7 @@ class Linear(nn.Module):
             nn.initializers.normal(self.initializer_range), self.input_axes + self.output_axes
         )
         kernel = self.param("kernel", initializer, x.shape[x.ndim - contracted :] + self.features, jnp.float32)
-        y = project(x, kernel, contracted, self.dtype)
+        y = project(x, kernel, contracted, self.dtype, self.reduce_dtype)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.output_axes)
             y = add_bias(y, self.param("bias", zeros, self.features, jnp.float32))

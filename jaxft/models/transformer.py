@@ -25,6 +25,8 @@ class Sequences:
       token_ids: int32 `(batch, length)`, each in `[0, vocab_size)`.
       segment_ids: int32 `(batch, length)`: 0 for padding, else the number of the packed segment; None: all one segment.
       positions: int32 `(batch, length)`, restarting in each packed segment; None: 0, 1, 2, ...
+      padded: whether nothing is packed: each row is one segment with padding behind it (static). Kernels need not know,
+        but some are faster so.
       token_types: int32 `(batch, length)`, or None for type 0 everywhere.
       prefix: bool `(batch, length)`: tokens that a causal model reads in both directions (prefix LM), or None.
       order: int32 `(batch, length)`: rank of each token in the order in which a permutation language model predicts
@@ -42,6 +44,7 @@ class Sequences:
     token_ids: jax.Array
     segment_ids: jax.Array | None = None
     positions: jax.Array | None = None
+    padded: bool = flax.struct.field(pytree_node=False, default=False)
     token_types: jax.Array | None = None
     prefix: jax.Array | None = None
     order: jax.Array | None = None
@@ -71,7 +74,7 @@ class Sequences:
         order = balanced_order(length, devices)
         tokens = {name: getattr(self, name) for name in ("token_ids", "segment_ids", "token_types", "prefix")}
         laid = {name: None if one is None else one[:, order] for name, one in tokens.items()}
-        return self.replace(**laid, positions=self.placed()[:, order], balanced=devices)
+        return self.replace(**laid, positions=self.placed()[:, order], padded=False, balanced=devices)
 
 
 @flax.struct.dataclass
@@ -219,7 +222,7 @@ class Side(nn.Module):
         causal = self.causal if sequences.causal is None else sequences.causal
         mask = AttentionMask(
             causal=causal, query_segments=segments, key_segments=segments,
-            prefix=sequences.prefix if causal else None, balanced=sequences.balanced,
+            padded=sequences.padded, prefix=sequences.prefix if causal else None, balanced=sequences.balanced,
         )  # fmt: skip
         if sequences.cached is not None:
             # Which keys a layer's cache holds, the layer knows; rows of a cache are neither packed nor padded.
@@ -228,7 +231,8 @@ class Side(nn.Module):
         if sequences.order is not None:
             inputs = _two_streams(inputs, sequences)
         if self.cross:
-            cross_mask = AttentionMask(query_segments=segments, key_segments=source.segment_ids)
+            padded = sequences.padded and source.padded
+            cross_mask = AttentionMask(query_segments=segments, key_segments=source.segment_ids, padded=padded)
             inputs = inputs.replace(encoded=encoded, cross_mask=cross_mask)
         x = Stack(self.config, self.compute, self.num_layers, self.cross, name="stack")(x, inputs)
         return make_norm(self.config, self.compute, "final_norm")(x) if self.config.final_norm else x
@@ -251,7 +255,7 @@ class Side(nn.Module):
             return inputs.replace(mask=inputs.mask.replace(bias=bias))
         if config.position == "alibi":
             bias = alibi_bias(positions, key_positions, config.num_heads)
-            return inputs.replace(mask=inputs.mask.replace(bias=bias))
+            return inputs.replace(mask=inputs.mask.replace(bias=bias, exact_bias=True))
         if config.position == "disentangled":
             relative = DisentangledPositions(config, self.compute, name="relative_positions")(positions)
             return inputs.replace(relative=relative)
@@ -272,6 +276,7 @@ def _two_streams(inputs: BlockInputs, sequences: Sequences) -> BlockInputs:
     """For queries that follow the content: content sees itself and what is of a lower rank, a query not itself."""
     segments, order = sequences.segment_ids, 2 * sequences.order
     mask = inputs.mask.replace(query_order=jnp.concatenate([order + 1, order], axis=1), key_order=order)
+    mask = mask.replace(padded=False)
     if segments is not None:
         mask = mask.replace(query_segments=jnp.tile(segments, (1, 2)))
     return inputs.replace(mask=mask, source_length=order.shape[1])

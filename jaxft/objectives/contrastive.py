@@ -98,7 +98,7 @@ class SentenceVectors(Objective):
     def vectors(self, apply: Apply, batch: Mapping[str, jax.Array], head: str | None = None) -> jax.Array:
         """Unit vectors, float32 `(batch, sentences, embed)`."""
         rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids")}
-        output = apply(Sequences(**rows), head=head)
+        output = apply(Sequences(**rows, padded=True), head=head)
         pooled = output.pooled
         if head is None:
             pooled = pool(output.hidden, rows["segment_ids"], self._config.pooling)

@@ -77,7 +77,7 @@ class MinimalPairs(Objective):
         """Negative log-likelihood of the good sentences, in nats per sentence; `accuracy`: how many are likelier."""
         rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids")}
         score = self._pseudo_scores if self._masked else self._scores
-        good, bad = score(apply, Sequences(**rows)).reshape(-1, 2).T
+        good, bad = score(apply, Sequences(**rows, padded=True)).reshape(-1, 2).T
         weights = batch["row_weight"]
         accuracy = Ratio(((good > bad) * weights).sum(), weights.sum())
         tokens = count_tokens(batch["segment_ids"])

@@ -117,7 +117,8 @@ class SentencePairs(Objective):
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the masked tokens, and of the pairs."""
-        sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=batch["token_types"])
+        types = batch["token_types"]
+        sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=types, padded=True)
         logits, pairs = apply(sequences, head=("masked_lm", self.kind), gather=batch["gather"]).logits
         weights = batch["label_weights"] * batch["row_weight"][:, None]
         sums = weighted_sums(logits, batch["labels"], weights)

@@ -132,7 +132,7 @@ class Preference(Objective):
         ids, segments, answer = (
             batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids", "answer")
         )
-        logits = apply(Sequences(ids, segments), head=self.head_name).logits[:, :-1]
+        logits = apply(Sequences(ids, segments, padded=True), head=self.head_name).logits[:, :-1]
         losses = cross_entropy(logits, ids[:, 1:])
         return -(losses * answer[:, 1:]).sum(1).reshape(-1, 2)
 

@@ -171,7 +171,8 @@ class QuestionAnswering(Objective):
         return {"start": start, "end": end}
 
     def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=batch["token_types"])
+        types = batch["token_types"]
+        sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=types, padded=True)
         logits = apply(sequences, head=self.head_name).logits
         masked = jnp.where(batch["eligible"][..., None] > 0, logits, _IMPOSSIBLE)
         return masked[..., 0], masked[..., 1]

@@ -84,7 +84,7 @@ class TextTask(Objective):
         """
         # The views of a row stand side by side, so that they lie on the device that holds the row.
         rows = {name: jnp.repeat(batch[name], views, axis=0) for name in ("token_ids", "segment_ids", "token_types")}
-        logits = apply(Sequences(**rows), head=self.head_name).logits
+        logits = apply(Sequences(**rows, padded=True), head=self.head_name).logits
         return logits.reshape(-1, views, logits.shape[-1])
 
 

@@ -254,4 +254,4 @@ class TokenClassification(Objective):
         return [{"tags": [self.labels[tag] for tag in records[rows[0]][_TAGS]]} for rows in examples_of(records)]
 
     def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return apply(Sequences(batch["token_ids"], batch["segment_ids"]), head=self.head_name).logits
+        return apply(Sequences(batch["token_ids"], batch["segment_ids"], padded=True), head=self.head_name).logits

@@ -51,6 +51,7 @@ def attention_uses(
         platform, one.length * one.streams, one.length, config.width_of_head,
         half=compute.precision != "float32", causal=one.causal, devices=mesh["context"],
         bias=config.position in ("relative_bias", "alibi", "disentangled", "transformer_xl"),
+        exact_bias=config.position == "alibi",
         by_data="a prefix" if one.prefix else "an order" if one.streams > 1 else "",
         soft_cap=config.attention_soft_cap is not None, dropout=one.trained and config.attention_dropout > 0,
     )  # fmt: skip
@@ -58,7 +59,7 @@ def attention_uses(
     if config.family != "encoder_decoder":
         return (first,)
     target = dataclasses.replace(asked, query_length=one.target_length, key_length=one.target_length, causal=True)
-    across = dataclasses.replace(asked, query_length=one.target_length, bias=False, causal=False)
+    across = dataclasses.replace(asked, query_length=one.target_length, bias=False, exact_bias=False, causal=False)
     layers = config.decoder_layers
     return first, (*_of_stack(config, layers, compute, target), _use(compute, across, layers))
 

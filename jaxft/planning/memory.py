@@ -252,8 +252,9 @@ def _layer(
     between += (filled - 1) * heads
     between += tokens * width * (1 + attentions) * (config.dropout > 0 and trained)
     weights = width * (2 * attentions * (inner + keys_width) + (1 + sides) * mlp)
-    # Those of the next layer are gathered meanwhile; gradients are summed in float32.
-    gathered = weights * (2 * size + 4) if mesh["fsdp"] > 1 else 0.0
+    # Those of the next layer are gathered meanwhile.
+    gradient = 2 if compute.reduce_dtype == "bfloat16" else 4
+    gathered = weights * (2 * size + gradient) if mesh["fsdp"] > 1 else 0.0
     return _Layer(
         tokens * width * size, filled * found, projected, tokens * size * attentions * width, between, gathered
     )  # fmt: skip

@@ -186,11 +186,12 @@ class TrainingSection(ComputeConfig):
     early_stopping: EarlyStoppingConfig | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise InvalidField("steps", "give either steps or epochs")
         if self.epochs is not None and self.epochs <= 0:
             raise InvalidField("epochs", f"must be positive, found {self.epochs}")
-        for name in ("steps", "micro_batches", "loss_parts", "log_every", "evaluate_every"):
+        for name in ("steps", "micro_batches", "log_every", "evaluate_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidField(name, f"must be at least 1, found {value}")
         if self.skips_allowed < 0:

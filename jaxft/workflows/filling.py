@@ -126,5 +126,5 @@ def _filler(config: FillConfig) -> Filler:
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _logits(model: Model, parameters, head: str, token_ids, segment_ids, places) -> jax.Array:
-    inputs = Sequences(token_ids, segment_ids)
+    inputs = Sequences(token_ids, segment_ids, padded=True)
     return model.apply({"params": parameters}, inputs, None, head, places).logits.astype(jnp.float32)

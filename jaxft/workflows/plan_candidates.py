@@ -1,4 +1,4 @@
-"""Other ways to run a recipe on the same devices: meshes, parts of a batch, remat policies."""
+"""Other ways to run a recipe on the same devices: meshes, parts of a batch and of the loss, remat policies."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def candidates(recipe: Recipe, document: Document, topology: Topology) -> Iterat
         words = tuple(f"mesh.{axis}={getattr(mesh, axis)}" for axis in ("data", "fsdp", "tensor"))
         for parts, remat in _ways(sketch):
             own = sketched(sketch.blueprint, topology, sketch.passes, parts, remat)
-            yield Candidate((*words, f"training.micro_batches={parts}", f"training.remat={remat}"), own)
+            way = (*words, f"training.micro_batches={parts}", f"training.remat={remat}")
+            if own.memory.total > topology.chip.hbm_bytes and (leaner := _in_fewest_parts(sketch, parts, remat)):
+                loss_parts, own = leaner
+                way += (f"training.loss_parts={loss_parts}",)
+            yield Candidate(way, own)
 
 
 def _meshes(given: MeshConfig, topology: Topology) -> Iterator[MeshConfig]:
@@ -101,14 +105,24 @@ def ways_to_fit(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
 def _ways_by_loss(sketch: Sketch, factor: float) -> dict[str, dict[str, Any]]:
     """The fewest parts of the loss that fit, where logits over the vocabulary are what is in the way."""
     now = sketch.blueprint.assembly.recipe.training
+    found = _in_fewest_parts(sketch, now.micro_batches, now.remat, factor)
+    if found is None:
+        return {}
+    parts, leaner = found
+    needed = int(leaner.memory.total * factor)
+    return {"training.loss_parts": {"change": f"training.loss_parts={parts}", "bytes_per_device": needed}}
+
+
+def _in_fewest_parts(
+    sketch: Sketch, micro_batches: int, remat: str, factor: float = 1.0
+) -> tuple[int, Sketch] | None:  # fmt: skip
+    """The fewest parts of the loss, more than the recipe has, with which it fits, and what formulas then say."""
     for parts in _PARTS:
-        if parts <= now.loss_parts:
-            continue
-        own = sketched(sketch.blueprint, sketch.topology, sketch.passes, now.micro_batches, now.remat, parts)
-        if (needed := own.memory.total * factor) <= sketch.topology.chip.hbm_bytes:
-            change = f"training.loss_parts={parts}"
-            return {"training.loss_parts": {"change": change, "bytes_per_device": int(needed)}}
-    return {}
+        if parts > sketch.blueprint.assembly.recipe.training.loss_parts:
+            own = sketched(sketch.blueprint, sketch.topology, sketch.passes, micro_batches, remat, parts)
+            if own.memory.total * factor <= sketch.topology.chip.hbm_bytes:
+                return parts, own
+    return None
 
 
 def _ways_by_mesh(sketch: Sketch, factor: float) -> list[dict[str, Any]]:

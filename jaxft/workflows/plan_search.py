@@ -1,4 +1,4 @@
-"""Searching for the mesh, the parts of a batch and the remat policy with which a recipe runs best."""
+"""Searching for the mesh, the parts of a batch and of the loss, and the remat policy with which a recipe runs best."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def search(
 ) -> dict[str, Any]:
     """The plan of the mesh, micro-batches and remat policy with the best estimate of those that fit.
 
-    All are judged by formula, then the best few are compiled. The batch of a step stays as it is.
+    All are judged by formula, then the best few are compiled. The batch of a step stays as it is, and the loss has more
+    parts only where it would not fit without.
 
     Args:
       tries: how many are compiled at most.

@@ -131,6 +131,8 @@ def test_a_search_finds_a_way_that_fits_and_is_no_slower_by_formula(told):
     assert found["estimated_step_seconds"] <= given["estimated_step_seconds"]
     again = told("--topology", "v5e-4", *found["overrides"])
     assert again["bytes_per_device"] == found["bytes_per_device"]
+    in_parts = [one for one in found["candidates"] if one["overrides"][-1].startswith("training.loss_parts")]
+    assert in_parts and all(one["bytes_per_device"] <= found["hbm_bytes"] for one in in_parts)
 
 
 def test_slices_share_the_batch_and_pay_for_their_network(told):

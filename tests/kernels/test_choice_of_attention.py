@@ -31,6 +31,7 @@ LONG = {"query_length": 2048, "key_length": 2048, "head_dim": 64, "half": True}
         ({"platform": "tpu", "devices": 3, "causal": True}, "xla"),
         ({"platform": "gpu", "causal": True}, "cudnn"),
         ({"platform": "gpu", "bias": True}, "cudnn"),
+        ({"platform": "gpu", "bias": True, "exact_bias": True}, "xla"),
         ({"platform": "gpu", "half": False}, "xla"),
         ({"platform": "gpu", "head_dim": 60}, "xla"),
         ({"platform": "gpu", "devices": 2}, "xla"),
@@ -48,8 +49,8 @@ def test_auto_says_what_the_faster_ones_lack():
 
 
 ASKS = {
-    "soft_cap": True, "dropout": True, "bias": True, "by_data": "an order", "window": (64, 64), "devices": 4,
-    "causal": True, "half": False,
+    "soft_cap": True, "dropout": True, "bias": True, "exact_bias": True, "by_data": "an order", "window": (64, 64),
+    "devices": 4, "causal": True, "half": False,
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +124,27 @@ def test_all_three_products_take_bfloat16_and_sum_in_float32(x_shape, kernel_sha
     for product in products:
         assert [v.aval.dtype for v in product.invars] == [jnp.bfloat16, jnp.bfloat16]
         assert product.outvars[0].aval.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "contracted", "letters"), CASES)
+def test_devices_add_16_bits_of_the_kernels_gradient_where_asked(x_shape, kernel_shape, contracted, letters):
+    """Of the three products the kernel's gradient alone leaves its device rounded; the optimizer gets float32."""
+    x, kernel = draw(x_shape, kernel_shape)
+    (toward,) = draw(np.einsum(letters, x, kernel).shape)
+
+    def products_and_gradients(reduce_dtype):
+        def run(x, kernel):
+            return gradients(lambda x, k: project(x, k, contracted, jnp.bfloat16, reduce_dtype), x, kernel, toward)
+
+        found = dots(jax.make_jaxpr(run)(x.astype(jnp.bfloat16), kernel).jaxpr)
+        return [one.outvars[0].aval for one in found], run(x.astype(jnp.bfloat16), kernel)
+
+    (_, exact), (products, rounded) = map(products_and_gradients, (jnp.float32, jnp.bfloat16))
+    low = [one.shape for one in products if one.dtype == jnp.bfloat16]
+    assert len(products) == 3 and [math.prod(shape) for shape in low] == [kernel.size]
+    np.testing.assert_array_equal(exact[0], rounded[0])
+    assert rounded[1].dtype == jnp.float32
+    np.testing.assert_allclose(exact[1], rounded[1], rtol=2**-8)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5), (7, 4)])

@@ -26,12 +26,12 @@ model: {{preset: {preset}, embed_dim: 256, num_layers: 3, num_heads: 4, mlp_dim:
 tokenizer: {{train: {{vocab_size: 1024, sentinels: {sentinels}}}}}
 streams:
   text: {{source: {{jsonl: text.jsonl}}, objective: {{kind: {objective}, length: {length}}}, batch_size: {rows}}}
-training: {{steps: 10, precision: bfloat16, scan_layers: true, remat: {remat}}}
+training: {{steps: 10, precision: bfloat16, scan_layers: true, remat: {remat}, reduce_dtype: {reduce_dtype}}}
 mesh: {mesh}
 """
 SHARDED = {
     "topology": "v5e:16x16", "slices": 1, "mesh": "{data: 1, fsdp: -1}", "length": 512, "rows": 256, "sentinels": 0,
-    "remat": "attention",
+    "remat": "attention", "reduce_dtype": "float32",
 }  # fmt: skip
 CASES = {
     "encoder": {
@@ -42,7 +42,8 @@ CASES = {
         **SHARDED, "preset": "decoder-tiny", "objective": "causal_lm", "mesh": "{data: 16, fsdp: 8, tensor: 2}"
     },
     "encoder-decoder": {
-        **SHARDED, "preset": "encoder-decoder-tiny", "objective": "span_corruption", "sentinels": 100, "remat": "dots"
+        **SHARDED, "preset": "encoder-decoder-tiny", "objective": "span_corruption", "sentinels": 100, "remat": "dots",
+        "reduce_dtype": "bfloat16",
     },
     "context": {
         **SHARDED, "topology": "v5p:4x4x8", "preset": "decoder-tiny", "objective": "causal_lm", "length": 2048,
@@ -72,6 +73,7 @@ def compiled(name: str, directory: pathlib.Path) -> dict:
         "kernels": sum(cost.kernels.values()),
         "unknown_loops": cost.unknown_loops,
         "gathered": [one.bytes for one in cost.collectives.values() if one.kind == "all-gather"],
+        "scattered": sum(one.sent for one in cost.collectives.values() if one.kind.startswith("reduce-scatter")),
         "largest_parameter": max(math.prod(leaf.shape) for leaf in parameters),
         "parameters": sum(math.prod(leaf.shape) for leaf in parameters),
         "tokens": case["rows"] * case["length"],

@@ -71,6 +71,14 @@ def test_a_shared_length_gathers_keys_and_values_of_its_own_rows_alone(programs)
     assert max(program["gathered"]) <= max(4 * program["largest_parameter"], 2 * keys)
 
 
+def test_devices_add_gradients_of_kernels_in_16_bits_where_asked(programs):
+    """But those of the vocabulary's two tables in float32; sums that are whole on the way are sent twice."""
+    program = programs["encoder-decoder"]
+    tables = 2 * 1024 * WIDTH
+    expected = 2 * (2 * (program["parameters"] - tables) + 4 * tables)
+    assert program["scattered"] == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.parametrize(("name", "shares"), [("encoder", 128), ("encoder-decoder", 256)])
 def test_each_device_holds_its_share_of_the_state(programs, name, shares):
     """Parameters and two moments in float32, beside norms and the batch's few integers."""

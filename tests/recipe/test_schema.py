@@ -66,6 +66,8 @@ def test_own_fields_win_over_the_preset_and_over_inherited_ones():
     [
         ("training.steps=0", "training.steps: must be at least 1, found 0"),
         ("training.epochs=2", "training.steps: give either steps or epochs"),
+        ("training.loss_parts=0", "training.loss_parts: must be at least 1, found 0"),
+        ("training.reduce_dtype=bfloat16", "training.reduce_dtype: bfloat16 needs precision bfloat16, found float32"),
         ("training.seed=-1", "training.seed: must be in [0, 2**31), found -1"),
         ("training.micro_batches=3", "training.micro_batches: 3 does not divide streams.text.batch_size 4"),
         ("streams.text.batch_size=0", "streams.text.batch_size: must be at least 1, found 0"),
