@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-TARGETS = ("tpu-vm", "gke", "slurm", "skypilot", "gpu-host", "docker")
+TARGETS = ("tpu-vm", "gke", "xpk", "slurm", "skypilot", "gpu-host", "docker")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", help="v5e-16, v5p:4x4x8, h100-16 ...: kind and number of chips, or shape")
     parser.add_argument("--slices", type=int, default=1, help="TPU slices of that topology (default: %(default)s)")
     parser.add_argument(
-        "--storage", metavar="WHERE", help="what all machines share: a directory, or gs://BUCKET/DIRECTORY (default: .)"
-    )
+        "--storage", metavar="WHERE",
+        help="what all machines share: gs://BUCKET/DIRECTORY, or a directory (default: ., where they see it)",
+    )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="for the files (default: launches/<name>/<target>)")
     parser.add_argument("--install", metavar="REQUIREMENT", help="what pip installs for jaxft (default: this version)")
     parser.add_argument("--image", metavar="NAME:TAG", help="of a container with jaxft in it")
@@ -28,14 +29,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a variable whose value the target fetches: from Secret Manager (tpu-vm), a Kubernetes secret as "
         "SECRET:KEY (gke), or your environment (skypilot); may be repeated",
     )  # fmt: skip
-    parser.add_argument("--env-file", metavar="FILE", help="variables, on the machine (slurm, gpu-host)")
+    parser.add_argument(
+        "--env-file", metavar="FILE", help="variables, on the machine (slurm, gpu-host) or in the storage (xpk)"
+    )
     parser.add_argument("--spot", action="store_true", help="machines that cost less and may be taken away")
     parser.add_argument("--service-account", metavar="NAME", help="as which the machines act")
     parser.add_argument("--restarts", type=int, default=100, help="at most (default: %(default)s)")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE",
-        help="of the target: zone, project (tpu-vm), namespace, context (gke), any of sbatch's (slurm), infra "
-        "(skypilot), push (docker); may be repeated",
+        help="of the target: zone, project (tpu-vm), namespace, context (gke), cluster, project, zone, priority, "
+        "reservation, docker-image-pull-secret, storage, attach (xpk), any of sbatch's (slurm), infra (skypilot), push "
+        "(docker); may be repeated",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
 
@@ -53,8 +57,8 @@ def launch(options: argparse.Namespace) -> None:
     directory, planned = plan_launch(options.target, options.recipe, options.overrides, chosen)
     if not options.dry_run:
         print(f"{directory}: {', '.join(planned.files)}", file=sys.stderr)
-        if planned.advice:
-            print(planned.advice, file=sys.stderr)
+        for line in planned.advice:
+            print(line, file=sys.stderr)
         carry_out(options.target, directory, planned)
     elif options.json:
         files = {str(directory / name): text for name, text in planned.files.items()}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
+
+from jaxft.planning.topology import Topology
 
 # Where a machine shows the storage that all of them share.
 HOME = "/mnt/jaxft"
@@ -28,6 +31,16 @@ class Hardware:
     shape: tuple[int, ...]
     chips: int
     slices: int = 1
+
+    @classmethod
+    def of(cls, place: Topology) -> Hardware:
+        """Of a topology."""
+        return cls(place.chip.name, place.compiles, place.shape, math.prod(place.shape), place.slices)
+
+    @property
+    def name(self) -> str:
+        """Of a slice as `--topology` takes it, like `v5e:4x4` or `h100-8`."""
+        return f"{self.kind}:{'x'.join(map(str, self.shape))}" if self.is_tpu else f"{self.kind}-{self.chips}"
 
     @property
     def chips_per_host(self) -> int:
@@ -54,7 +67,7 @@ class Job:
       name: of the recipe.
       recipe: YAML text, overrides applied.
       hardware: where it runs; None: on what is there.
-      storage: what all machines share: a directory, `gs://BUCKET/DIRECTORY`, on GKE also the name of a volume claim.
+      storage: what all machines share, as each target takes it: a directory, `gs://BUCKET/DIRECTORY` ...
       install: what pip installs for jaxft.
       image: of a container, or None.
       secrets: where the values of environment variables come from, by their names.
@@ -81,7 +94,9 @@ class Job:
     @property
     def slug(self) -> str:
         """The name as clouds and clusters allow one."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")[:40].rstrip("-") or "jaxft"
+        words = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        # They begin with a letter.
+        return (words if words[:1].isalpha() else f"jaxft-{words}")[:40].rstrip("-")
 
     @property
     def bucket(self) -> tuple[str, str] | None:
@@ -107,9 +122,9 @@ class Launch:
     Attributes:
       files: texts by name, all to be written into one directory; scripts may be executed.
       commands: to be run one after the other.
-      advice: what else the user should know.
+      advice: lines of what else the user should know.
     """
 
     files: Mapping[str, str]
     commands: tuple[tuple[str, ...], ...]
-    advice: str = ""
+    advice: tuple[str, ...] = ()

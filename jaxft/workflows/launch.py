@@ -16,9 +16,10 @@ import yaml
 from jaxft import __version__
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.launching.job import Hardware, Job, Launch
-from jaxft.launching.targets import BY_REFERENCE, TARGETS
+from jaxft.launching.target import Target
+from jaxft.launching.targets import TARGETS
 from jaxft.parallel.mesh import AXES
-from jaxft.planning.topology import Topology, parse_topology
+from jaxft.planning.topology import parse_topology
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
@@ -26,9 +27,14 @@ from jaxft.recipe.schema import Recipe
 _TOOLS = {
     "gcloud": "the Google Cloud CLI", "kubectl": "Kubernetes' command line", "docker": "Docker",
     "sbatch": "SLURM's; launch from a login node", "sky": "SkyPilot: pip install skypilot", "bash": "a shell",
+    "xpk": "Google's kit for GKE: pip install xpk",
 }  # fmt: skip
-# What scripts call that are run here.
-_CALLED = {"tpu-vm": ("gcloud",)}
+# Words that mean something to some targets only, and what the others say of them.
+_WORDS = {
+    "image": "", "install": "its jaxft is the one that is there", "spot": "", "service_account": "",
+    "secrets": "its variables come from a file there, --env-file FILE",
+    "env_file": "it takes its variables by reference, --secret NAME=REFERENCE",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,7 @@ class LaunchOptions:
     Attributes:
       topology: like `v5e-16` or `h100-8`; None: that of the recipe's mesh, or what is there.
       slices: TPU slices.
-      storage: what all machines share; None: the working directory.
+      storage: what all machines share; None: the working directory, where they see it.
       output: directory for the files; `launches/<name>/<target>` where None.
       install: what pip installs for jaxft; None: this version, with the extra that the hardware needs.
       image: of a container.
@@ -82,34 +88,52 @@ def plan_launch(
       RecipeError: the words are wrong, or do not suit the target.
     """
     parsed, document = load_recipe(recipe, overrides)
+    place = TARGETS[target]
+    _check_words(target, place, options)
+    own = _own_options(target, place, options.options)
     hardware = _hardware(target, parsed, options)
-    storage = options.storage or str(pathlib.Path.cwd())
-    if "://" not in storage and target != "gke":
-        storage = str(pathlib.Path(storage).absolute())
+    secrets = _secrets(options.secrets)
     job = Job(
-        name=parsed.name, recipe=_recipe_text(document), hardware=hardware, storage=storage,
-        install=options.install or _requirement(hardware), image=options.image,
-        secrets=_secrets(target, options), env_file=options.env_file, spot=options.spot,
+        name=parsed.name, recipe=_recipe_text(document), hardware=hardware,
+        storage=_storage(target, place, options.storage), install=options.install or _requirement(hardware),
+        image=options.image, secrets=secrets, env_file=options.env_file, spot=options.spot,
         service_account=options.service_account, restarts=options.restarts,
     )  # fmt: skip
     _check(job)
     directory = pathlib.Path(options.output or pathlib.Path("launches") / job.slug / target).absolute()
-    return directory, TARGETS[target](job, directory, _pairs(options.options))
+    return directory, place.plan(job, directory, own)
+
+
+def _check_words(target: str, place: Target, options: LaunchOptions) -> None:
+    """Whether what the user says means something to the target: nothing of it is left aside in silence."""
+    for word, instead in _WORDS.items():
+        if not getattr(options, word) or word in place.takes:
+            continue
+        flag = "--secret" if word == "secrets" else f"--{word.replace('_', '-')}"
+        known = ", ".join(name for name, other in TARGETS.items() if word in other.takes)
+        has_other = {"secrets": "env_file", "env_file": "secrets"}.get(word, word) in place.takes
+        instead = f": {instead}" if instead and has_other else ""
+        raise RecipeError(f"{target} does not take {flag}{instead}; {flag} is for {known}")
+
+
+def _storage(target: str, place: Target, storage: str | None) -> str:
+    """What all machines share; a directory that they see from here by its whole path."""
+    if place.storage is not None:
+        if storage is None:
+            raise RecipeError(f"{target} needs --storage {place.storage}, which all its machines share")
+        return storage
+    return storage if storage and "://" in storage else str(pathlib.Path(storage or "").absolute())
 
 
 def _hardware(target: str, recipe: Recipe, options: LaunchOptions) -> Hardware | None:
     if options.topology is not None:
-        return _of_topology(parse_topology(options.topology, options.slices))
+        return Hardware.of(parse_topology(options.topology, options.slices))
     if target == "slurm":
         sizes = [getattr(recipe.mesh, axis) for axis in AXES]
         if -1 in sizes:
             raise RecipeError("slurm needs --topology, like h100-16: the recipe's mesh takes as many GPUs as there are")
-        return _of_topology(parse_topology(f"h100-{math.prod(sizes)}"))
+        return Hardware.of(parse_topology(f"h100-{math.prod(sizes)}"))
     return None
-
-
-def _of_topology(place: Topology) -> Hardware:
-    return Hardware(place.chip.name, place.compiles, place.shape, math.prod(place.shape), place.slices)
 
 
 def _requirement(hardware: Hardware | None) -> str:
@@ -125,13 +149,9 @@ def _recipe_text(document: Document) -> str:
     return yaml.safe_dump({**value, "data": data}, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _secrets(target: str, options: LaunchOptions) -> dict[str, str]:
-    if options.secrets and target not in BY_REFERENCE:
-        raise RecipeError(f"{target} takes secrets from a file of variables on its machines: --env-file FILE")
-    if options.env_file is not None and target in BY_REFERENCE:
-        raise RecipeError(f"{target} takes secrets by reference: --secret NAME=REFERENCE")
+def _secrets(words: Sequence[str]) -> dict[str, str]:
     found = {}
-    for word in options.secrets:
+    for word in words:
         name, _, reference = word.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise RecipeError(f"--secret {name!r} is not the name of a variable")
@@ -155,21 +175,28 @@ def _check(job: Job) -> None:
         raise RecipeError(f"--restarts must not be negative, found {job.restarts}")
 
 
-def _pairs(words: Sequence[str]) -> Mapping[str, str]:
+def _own_options(target: str, place: Target, words: Sequence[str]) -> Mapping[str, str]:
+    """The target's own options by their names."""
     pairs = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name or any(ord(character) < 32 for character in value):
             raise RecipeError(f"--option {word!r} is not like partition=gpu")
+        if place.options is not None and name not in place.options:
+            known = f"knows {', '.join(place.options)}" if place.options else "has no options"
+            raise RecipeError(f"--option {name}: {target} {known}")
         pairs[name] = value
+    for name in place.needed:
+        if name not in pairs:
+            raise RecipeError(f"{target} needs --option {name}={name.upper()}")
     return pairs
 
 
 def describe(directory: pathlib.Path, launch: Launch) -> str:
     """All files and commands, as they will be written and run."""
     files = [f"# {directory / name}\n{text}" for name, text in launch.files.items()]
-    commands = "".join(f"$ {shlex.join(command)}\n" for command in launch.commands)
-    return "\n".join([*files, commands + (f"# {launch.advice}\n" if launch.advice else "")]).rstrip("\n")
+    commands = [f"$ {shlex.join(command)}\n" for command in launch.commands]
+    return "\n".join([*files, "".join([*commands, *(f"# {line}\n" for line in launch.advice)])]).rstrip("\n")
 
 
 def carry_out(target: str, directory: pathlib.Path, launch: Launch) -> None:
@@ -186,7 +213,7 @@ def carry_out(target: str, directory: pathlib.Path, launch: Launch) -> None:
                 (directory / name).chmod(0o755)
     except OSError as error:
         raise RecipeError(f"{directory} cannot be written: {error.strerror}; choose another with --output") from error
-    for tool in (*_CALLED.get(target, ()), *(command[0] for command in launch.commands)):
+    for tool in (*TARGETS[target].calls, *(command[0] for command in launch.commands)):
         if shutil.which(tool) is None:
             raise JaxftError(f"{tool} is not here ({_TOOLS[tool]}); what it should run is in {directory}")
     for command in launch.commands:

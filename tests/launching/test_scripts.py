@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -14,57 +13,12 @@ import time
 
 import pytest
 import yaml
+from hostile_job import GPU, HOSTILE, OPTIONS, TPU, job_for, launched
 
 from jaxft.errors import RecipeError
-from jaxft.launching.job import Hardware, Job
+from jaxft.launching.job import Hardware
 from jaxft.launching.targets import TARGETS
 from jaxft.launching.templates import shell
-
-# What a shell, YAML and Kubernetes would each act upon.
-HOSTILE = 'it\'s "a" $(touch PWNED) `touch PWNED` & b; --x ${HOME} $(HOSTNAME)\n: *new\t\\'
-TPU, GPU = Hardware("v5e", True, (4, 4), 16, 2), Hardware("h100", False, (16,), 16)
-OPTIONS = {"tpu-vm": {"zone": "us-west4-a"}, "slurm": {"partition": "gpu", "time": "24:00:00"}}
-
-
-def job_for(target: str, **changes) -> Job:
-    values = {
-        "name": HOSTILE, "recipe": f"name: {json.dumps(HOSTILE)}\n", "image": "registry/jaxft:1", "spot": True,
-        "hardware": GPU if target == "slurm" else TPU, "storage": "gs://bucket/a directory", "pause": 0,
-        "install": "jaxft[tpu] @ git+https://example.org/x#$(touch PWNED)",
-        "secrets": {"TOKEN": "TOKEN"} if target in ("tpu-vm", "gke", "skypilot") else {},
-    }  # fmt: skip
-    if target == "skypilot":
-        values["hardware"] = GPU
-    if target in ("slurm", "gpu-host"):
-        values["storage"] = "/a $(touch PWNED) 'b'"
-    return Job(**{**values, **changes})
-
-
-def launched(target: str, directory: pathlib.Path, **changes):
-    """What is launched, its files written."""
-    found = TARGETS[target](job_for(target, **changes), directory, OPTIONS.get(target, {}))
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in found.files.items():
-        (directory / name).write_text(text)
-    return found
-
-
-@pytest.fixture
-def tools(tmp_path, monkeypatch):
-    """A directory for tools of the test's own, before all others of the path, and the calls that they were given."""
-    directory = tmp_path / "tools"
-    directory.mkdir()
-    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-
-    def add(name: str, body: str) -> None:
-        path = directory / name
-        note = f"import json, os, sys\nprint(json.dumps(sys.argv), file=open(os.environ['CALLS'], 'a'))\n"  # noqa: F541
-        path.write_text(f"#!{sys.executable}\n{note}{body}\n")
-        path.chmod(0o755)
-
-    add.calls = lambda: [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    return add
 
 
 def test_bash_reads_back_what_was_quoted():
@@ -73,9 +27,15 @@ def test_bash_reads_back_what_was_quoted():
     assert out.decode().split("\0")[:-1] == words
 
 
-@pytest.mark.parametrize("target", ["tpu-vm", "slurm", "skypilot", "gpu-host"])
-def test_scripts_are_sound(target, tmp_path):
-    found = launched(target, tmp_path / "out $(touch PWNED)", image=None)
+@pytest.mark.parametrize(
+    ("target", "changes"),
+    [
+        ("tpu-vm", {}), ("slurm", {}), ("skypilot", {}), ("gpu-host", {}), ("gpu-host", {"env_file": "a $(b)"}),
+        ("xpk", {"image": "i"}), ("xpk", {"image": "i", "hardware": GPU, "storage": "/a", "env_file": "a $(b)"}),
+    ],
+)  # fmt: skip
+def test_scripts_are_sound(target, changes, tmp_path):
+    found = launched(target, tmp_path / "out $(touch PWNED)", **{"image": None, **changes})
     scripts = [text for name, text in found.files.items() if name.endswith((".sh", ".sbatch"))]
     if target == "skypilot":
         task = yaml.safe_load(found.files["task.yaml"])
@@ -100,7 +60,7 @@ def test_options_of_sbatch_are_those_that_were_given(tmp_path):
     assert max(i for i, line in enumerate(lines) if "#SBATCH" in line) < lines.index("set -euo pipefail")
     for bad in ({"partition": "a b"}, {"x\ny": "1"}, {"time": "1\n#SBATCH --uid=0"}):
         with pytest.raises(RecipeError, match="is not one of sbatch"):
-            TARGETS["slurm"](job_for("slurm"), tmp_path, bad)
+            TARGETS["slurm"].plan(job_for("slurm"), tmp_path, bad)
 
 
 def test_a_jobset_holds_the_words_and_no_pod_expands_them(tmp_path):
@@ -125,6 +85,12 @@ def test_a_jobset_holds_the_words_and_no_pod_expands_them(tmp_path):
         secret = next(one for one in container["env"] if one["name"] == "TOKEN")
         assert secret["valueFrom"]["secretKeyRef"] == {"name": "hub", "key": "token"}
         assert len(jobset["metadata"]["name"]) <= 40 and re.fullmatch(r"[a-z0-9-]+", jobset["metadata"]["name"])
+
+
+def test_names_are_as_clouds_take_them():
+    for name in (HOSTILE, "7B: a run", "é", "x" * 90):
+        # A name of a service in Kubernetes, of a workload of XPK and of a queued resource.
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{,38}[a-z0-9])?", job_for("gke", name=name).slug)
 
 
 def run_script(path: pathlib.Path, cwd: pathlib.Path) -> subprocess.CompletedProcess:
@@ -205,13 +171,17 @@ elif 'describe' in words:
     [
         ("tpu-vm", {"hardware": GPU}, "tpu-vm has v4, v5e"), ("tpu-vm", {"storage": "/here"}, "needs --storage gs://"),
         ("gke", {"image": None}, "needs --image"), ("slurm", {"hardware": TPU}, "with GPUs"),
-        ("skypilot", {"storage": "/here"}, "needs --storage like gs://"), ("docker", {"image": None}, "needs --image"),
-        ("gpu-host", {"storage": "/a,b"}, "without commas"),
+        ("skypilot", {"storage": "/here"}, "needs --storage gs://.* or s3://"),
+        ("docker", {"image": None}, "needs --image"), ("gpu-host", {"storage": "/a,b"}, "without commas"),
+        ("gke", {"storage": "/here"}, "name of a volume claim"),
+        ("xpk", {"image": None}, "needs --image"), ("xpk", {"image": "i$(id)"}, "--image has characters"),
+        ("xpk", {"hardware": None}, "needs --topology"), ("xpk", {"storage": "claim"}, "path at which XPK mounts"),
+        ("xpk", {"recipe": random.Random(0).randbytes(60_000).hex()}, "too long for the command"),
     ],
 )  # fmt: skip
 def test_what_a_target_cannot_do_is_refused(target, changes, problem, tmp_path):
     with pytest.raises(RecipeError, match=problem):
-        TARGETS[target](job_for(target, **changes), tmp_path, OPTIONS.get(target, {}))
+        TARGETS[target].plan(job_for(target, **changes), tmp_path, OPTIONS.get(target, {}))
 
 
 def test_hosts_follow_from_chips():

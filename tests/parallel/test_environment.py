@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from jax._src.clusters import cloud_tpu_cluster
 
 from jaxft.errors import RecipeError
 from jaxft.parallel.environment import first_host, found_place
@@ -48,6 +49,23 @@ def test_mpi_says_how_many_and_which_where_the_user_says_where():
     assert found_place("[::1]:9000", 2, 0, environment) == Place("::1", 9000, 2, 0)
     with pytest.raises(RecipeError, match="give --coordinator HOST:PORT"):
         found_place(None, None, None, environment)
+
+
+def test_a_host_of_several_slices_on_gke_knows_its_place(monkeypatch):
+    """As GKE says it to the pods of a JobSet, ours or XPK's; the first of them must have an address here."""
+    variables = {
+        "TPU_WORKER_HOSTNAMES": ",".join(f"run-slice-job-1-{host}.run" for host in range(4)), "TPU_WORKER_ID": "2",
+        "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "1", "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    place = found_place(None, None, None)
+    assert (place.host, place.count, place.index, place.local_devices) == ("localhost", 12, 6, None)
+    # A single host of a single slice is alone.
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "1")
+    assert found_place(None, None, None) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ import pathlib
 import pytest
 import yaml
 
+from jaxft.cli.launching import TARGETS
 from jaxft.cli.main import run
+from jaxft.launching import targets
+
+XPK = ["--option", "cluster=ours", "--topology", "v5e-16", "--image", "i", "--storage", "gs://b/team"]
 
 
 def test_a_dry_run_prints_all_and_does_nothing(recipe, tmp_path, capsys):
@@ -30,6 +34,15 @@ def test_a_missing_tool_is_named_and_the_files_stay(recipe, tmp_path, monkeypatc
     assert written["name"] == "small" and (tmp_path / "launches/small/slurm/train.sbatch").is_file()
 
 
+def test_the_words_of_the_target_are_those_of_the_command(recipe, capsys):
+    assert tuple(targets.TARGETS) == TARGETS
+    for words, shown in ((["launch", "--help"], "{tpu-vm,gke,xpk,"), (["launch", "moon", str(recipe)], "'xpk'")):
+        with pytest.raises(SystemExit) as ended:
+            run(words)
+        assert ended.value.code == (0 if "--help" in words else 2)
+        assert shown in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("status", "answered"), [(0, 0), (3, 3), (77, 1)])
 def test_commands_are_run_and_their_status_is_told(recipe, tmp_path, monkeypatch, capsys, status, answered):
     tools = tmp_path / "tools"
@@ -48,8 +61,17 @@ def test_commands_are_run_and_their_status_is_told(recipe, tmp_path, monkeypatch
     ("words", "problem"),
     [
         (["slurm"], "slurm needs --topology"), (["slurm", "--topology", "x-1"], "is not known"),
+        (["tpu-vm", "--topology", "v5e-16", "--option", "zone=z"], "needs --storage gs://BUCKET/DIRECTORY"),
+        (["slurm", "--topology", "h100-8", "--spot"], "slurm does not take --spot; --spot is for tpu-vm, gke, xpk"),
+        (["gpu-host", "--option", "zone=z"], "gpu-host has no options"),
+        (["docker", "--image", "i", "--option", "push=yes"], "push is true or false"),
+        (["xpk", *XPK[2:]], "needs --option cluster=CLUSTER"), (["xpk", *XPK, "--option", "zone=a b"], "characters"),
+        (["xpk", *XPK, "--topology", "v5e-4"], "does not know v5e:2x2"),
+        (["xpk", *XPK, "--secret", "A"], "--env-file FILE; --secret is for tpu-vm, gke, skypilot"),
+        (["xpk", *XPK, "--service-account", "me"], "does not take --service-account"),
+        (["xpk", *XPK, "--option", "storage=team"], "the path at which XPK mounts it"),
         (["tpu-vm", "--topology", "v5e-16", "--storage", "gs://b"], "needs --option zone=ZONE"),
-        (["tpu-vm", "--topology", "v5e-16", "--storage", "gs://b,x/$(y)"], "is not like gs://my-bucket"),
+        (["xpk", *XPK, "--storage", "gs://b,x/$(y)"], "is not like gs://my-bucket"),
         (["slurm", "--secret", "A=b", "--topology", "h100-8"], "--env-file"),
         (["gke", "--secret", "A=sk-$ecret!", "--topology", "h100-8", "--image", "i"], "not the value"),
         (["gke", "--env-file", "f", "--topology", "h100-8", "--image", "i"], "--secret NAME=REFERENCE"),
