@@ -215,10 +215,13 @@ def carry_out(target: str, directory: pathlib.Path, launch: Launch) -> None:
         raise RecipeError(f"{directory} cannot be written: {error.strerror}; choose another with --output") from error
     for tool in (*TARGETS[target].calls, *(command[0] for command in launch.commands)):
         if shutil.which(tool) is None:
-            raise JaxftError(f"{tool} is not here ({_TOOLS[tool]}); what it should run is in {directory}")
+            raise JaxftError(
+                f"{tool} is not here ({_TOOLS[tool]}); what it should run is in {directory}, and --dry-run shows how"
+            )
     for command in launch.commands:
         status = subprocess.run(command, check=False).returncode
         if status:
-            error = JaxftError(f"{shlex.join(command)} ended with status {status}")
+            short = shlex.join(word if len(word) <= 200 else f"{word[:60]}..." for word in command)
+            error = JaxftError(f"{short} ended with status {status}")
             error.exit_status = status if status in (2, 3, 4, 5) else 1
             raise error
