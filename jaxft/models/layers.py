@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project, project_onto_rows
-from jaxft.parallel.sharding import constrain
+from jaxft.parallel.sharding import constrain, parts_of
 
 
 class Linear(nn.Module):
@@ -63,10 +63,22 @@ class Embedding(nn.Module):
         )
         self.table = self.param("table", initializer, (self.rows, self.features), jnp.float32)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        """float32 `(..., features)` for int32 ids `(...)`."""
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        """`(..., features)` in `dtype` for int32 ids `(...)`."""
+        if self._fewer_tokens_than_rows(ids):
+            # Each device looks its own features up for all tokens, and devices exchange these; the table stays where it
+            # is, and so does its gradient.
+            rows = constrain(self.table, self.row_axis, "embed")[constrain(ids, "rows_of_copy", "length")]
+            rows = constrain(rows.astype(dtype), "rows_of_copy", "length", "embed")
+            return constrain(rows, "batch", "length", "features")
         # Whole in its features: rows that the batch's own mesh axes split would be gathered on every device.
-        return constrain(self.table, self.row_axis, "features")[ids]
+        return constrain(self.table, self.row_axis, "features")[ids].astype(dtype)
+
+    def _fewer_tokens_than_rows(self, ids: jax.Array) -> bool:
+        """Whether devices that share the table's features have each fewer tokens than the table has rows."""
+        if parts_of("embed") == 1 or ids.ndim != 2:
+            return False
+        return ids.size // (parts_of("batch") * parts_of("length")) < self.rows // parts_of(self.row_axis)
 
     def attend(self, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Products of vectors `(..., features)` with all rows, `(..., rows)`, computed and given in `dtype`.

@@ -124,8 +124,9 @@ class TokenEmbeddings(nn.Module):
         return _positioned(self, x, sequences)
 
     def vectors(self, sequences: Sequences) -> jax.Array:
-        """Token embeddings alone, float32 `(batch, length, embedding)`."""
-        return self.tokens(sequences.token_ids) * self.config.embedding_scale
+        """Token embeddings alone, float32 `(batch, length, embedding)`, rounded as weights of products are."""
+        rows = self.tokens(sequences.token_ids, jnp.dtype(self.compute.precision))
+        return rows.astype(jnp.float32) * self.config.embedding_scale
 
     def attend(self, x: jax.Array) -> jax.Array:
         """The token embedding as a projection onto the vocabulary: `(..., vocab)` from `(..., embedding)`."""

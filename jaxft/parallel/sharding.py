@@ -32,6 +32,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "block": "fsdp",
     "code": None,
     "batch": ("data", "fsdp"),
+    # Rows of all devices that share a copy of the parameters.
+    "rows_of_copy": "data",
     "length": "context",
     "features": None,
 }

@@ -19,7 +19,7 @@ SumsOfTokens = Callable[[Any, jax.Array, jax.Array, jax.Array], Sums]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def sums_in_parts(
-    function: SumsOfTokens, parts: int, read_elsewhere: bool, parameters, hidden: jax.Array, labels: jax.Array,
+    function: SumsOfTokens, parts: int, reduce_dtype: jnp.dtype, parameters, hidden: jax.Array, labels: jax.Array,
     weights: jax.Array,
 ) -> Sums:  # fmt: skip
     """What a function sums over tokens that are given to it in parts, one after the other.
@@ -31,8 +31,7 @@ def sums_in_parts(
     Args:
       function: to a loss, and to a second sum that has no gradient.
       parts: how many there are.
-      read_elsewhere: whether the parameters have other gradients too, as a tied embedding. The compiler then keeps what
-        each device has summed until it can add those, and the devices' sums meet once for both; else they meet at once.
+      reduce_dtype: in which devices add what each has summed of the gradients of matrices.
       parameters: tree of the arrays that the function reads.
       hidden: `(batch, length, embed)`.
       labels: int32 `(batch, length)`.
@@ -45,10 +44,10 @@ def sums_in_parts(
     def sums(*arguments):
         return function(*arguments), None
 
-    return _over_parts(sums, parts, parameters, hidden, labels, weights)[0]
+    return _over_parts(sums, parts, reduce_dtype, parameters, hidden, labels, weights)[0]
 
 
-def _forward(function, parts, read_elsewhere, parameters, hidden, labels, weights):
+def _forward(function, parts, reduce_dtype, parameters, hidden, labels, weights):
     """The sums, and the gradients of the first by those parameters and hidden states that are asked for theirs."""
     wanted = jax.tree.map(lambda leaf: leaf.perturbed, (parameters, hidden))
     parameters, hidden, labels, weights = jax.tree.map(lambda leaf: leaf.value, (parameters, hidden, labels, weights))
@@ -63,14 +62,16 @@ def _forward(function, parts, read_elsewhere, parameters, hidden, labels, weight
         (of_parameters, of_hidden), sums = jax.grad(loss, has_aux=True)(own)
         return (sums, of_parameters), of_hidden
 
-    (sums, of_parameters), of_hidden = _over_parts(sums_and_gradients, parts, parameters, hidden, labels, weights)
+    (sums, of_parameters), of_hidden = _over_parts(
+        sums_and_gradients, parts, reduce_dtype, parameters, hidden, labels, weights
+    )
     if of_hidden is not None:
         of_hidden = _gathered_in(of_hidden, hidden.shape)
-    gradients = of_parameters, of_hidden
-    return sums, gradients if read_elsewhere else jax.lax.optimization_barrier(gradients)
+    # Or the compiler keeps what each device has summed until the gradient of a tied embedding is there to be added.
+    return sums, jax.lax.optimization_barrier((of_parameters, of_hidden))
 
 
-def _backward(function, parts, read_elsewhere, gradients, cotangents):
+def _backward(function, parts, reduce_dtype, gradients, cotangents):
     factor = cotangents[0]
     return *jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), gradients), None, None
 
@@ -78,16 +79,19 @@ def _backward(function, parts, read_elsewhere, gradients, cotangents):
 sums_in_parts.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _over_parts(function, parts: int, parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array):
+def _over_parts(function, parts: int, reduce_dtype: jnp.dtype, parameters, hidden, labels, weights):
     """Of a pair of trees that a function gives for tokens of one device, the first summed over all devices and parts.
 
     The second has an array of every part, `(parts, rows, columns, tokens, ...)` as `_dealt`.
     """
+    devices = parts_of("batch"), parts_of("length")
+    if devices != (1, 1):
+        # A copy for each device, or the parameters were gathered for every part again.
+        parameters = jax.tree.map(lambda x: _on_its_device(jnp.broadcast_to(x, (*devices, *x.shape))), parameters)
 
     def each(tokens):
-        if parts_of("batch") * parts_of("length") > 1:
-            across = jax.vmap(jax.vmap(function, (None, 0, 0, 0)), (None, 0, 0, 0))
-            return across(parameters, *tokens)
+        if devices != (1, 1):
+            return jax.vmap(jax.vmap(function))(parameters, *tokens)
         # A product of arrays with two more axes takes CPUs twice as long.
         found = function(parameters, *(x[0, 0] for x in tokens))
         return jax.tree.map(lambda x: x[None, None], found)
@@ -100,7 +104,16 @@ def _over_parts(function, parts: int, parameters, hidden: jax.Array, labels: jax
     shapes, _ = jax.eval_shape(each, tuple(x[0] for x in dealt))
     zeros = jax.tree.map(lambda leaf: _on_its_device(jnp.zeros(leaf.shape, leaf.dtype)), shapes)
     sums, by_token = jax.lax.scan(add, zeros, dealt)
-    return jax.tree.map(lambda x: x.sum((0, 1)), sums), by_token
+    return jax.tree.map(lambda x: _met(x, reduce_dtype), sums), by_token
+
+
+def _met(x: jax.Array, reduce_dtype: jnp.dtype) -> jax.Array:
+    """What the devices have found by themselves, `(rows, columns, ...)`, added, matrices in `reduce_dtype`."""
+    if x.ndim < 4:
+        return x.sum((0, 1))
+    # Not by `sum`, which would add in float32.
+    zero = jnp.zeros((), reduce_dtype)
+    return jax.lax.reduce(x.astype(reduce_dtype), zero, jax.lax.add, (0, 1)).astype(x.dtype)
 
 
 def _on_its_device(x: jax.Array) -> jax.Array:

@@ -69,7 +69,8 @@ class _Bound(Apply):
 
         hidden = at_places(self(sequences, targets).hidden, gather)
         parameters = read_by_vocabulary_head(self.parameters, head, model.config)
-        return sums_in_parts(of_part, parts, model.config.tied_embeddings, parameters, hidden, labels, weights)
+        reduce_dtype = jnp.dtype(model.compute.reduce_dtype)
+        return sums_in_parts(of_part, parts, reduce_dtype, parameters, hidden, labels, weights)
 
 
 def make_train_step(
