@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from jaxft.planning.collectives import Collective, collectives_of, scattered_by
+from jaxft.planning.collectives import KINDS, Collective, collectives_of, scattered_by
 from jaxft.planning.hlo import Computation, Instruction, Program, Shape, parse_program, trip_count
 from jaxft.planning.kernels import KernelCall, kernel_call
 
@@ -139,7 +139,10 @@ class _Walk:
         operands = [computation.instructions[name] for name in one.operands]
         if one.opcode == "fusion":
             inner = self._program.computations[one.called[0]]
-            read = sum(_read_inside(inner, number, operand) for number, operand in enumerate(operands))
+            read = sum(
+                min(self._read_inside(inner, number), _all_in_memory(operand))
+                for number, operand in enumerate(operands) if _all_in_memory(operand)
+            )  # fmt: skip
             return read + _written_by(inner, inner.instructions[inner.root], one.shapes)
         if one.opcode in ("dynamic-slice", "gather", "slice", "slice-start"):
             return 2 * sum(_in_memory(shape) for shape in one.shapes[-1:])
@@ -148,6 +151,32 @@ class _Walk:
         if one.opcode == "copy-start":
             return sum(_in_memory(shape) for shape in one.shapes[:2])
         return sum(_all_in_memory(operand) for operand in operands) + sum(map(_in_memory, one.shapes))
+
+    def _read_inside(self, inner: Computation, number: int) -> float:
+        """What a fusion reads of an operand in memory: where it only slices or updates a part of it, no more than that.
+
+        Infinity where it reads all of it.
+        """
+        parameter = inner.parameters.get(number)
+        return 0.0 if parameter is None else self._read_of(inner, parameter.name)
+
+    def _read_of(self, inner: Computation, name: str) -> float:
+        parts = 0.0
+        for user in inner.instructions.values():
+            for number in (place for place, operand in enumerate(user.operands) if operand == name):
+                parts += self._read_by(inner, user, number)
+        return parts
+
+    def _read_by(self, inner: Computation, user: Instruction, number: int) -> float:
+        if number == 0 and user.opcode in ("dynamic-slice", "gather", "slice"):
+            return float(sum(shape.bytes for shape in user.shapes))
+        if user.opcode == "fusion":
+            return self._read_inside(self._program.computations[user.called[0]], number)
+        if user.opcode == "bitcast":
+            return self._read_of(inner, user.name)
+        # What is handed on as it came, sent or written over is not read.
+        handed_on = user.opcode in KINDS or (user.opcode == "tuple" and user.name == inner.root)
+        return 0.0 if handed_on or (number == 0 and user.opcode == "dynamic-update-slice") else math.inf
 
 
 def _weight(cost: ProgramCost) -> tuple[float, float, float]:
@@ -253,23 +282,11 @@ def _all_in_memory(one: Instruction) -> int:
     return sum(map(_in_memory, one.shapes))
 
 
-def _read_inside(inner: Computation, number: int, operand: Instruction) -> float:
-    """What a fusion reads of an operand: of an array that it only slices or updates a part of, no more than that."""
-    parameter = inner.parameters.get(number)
-    if parameter is None or not _all_in_memory(operand):
-        return 0.0
-    users = [one for one in inner.instructions.values() if parameter.name in one.operands]
-    parts = 0
-    for user in users:
-        if user.operands[0] == parameter.name and user.opcode in ("dynamic-slice", "gather", "slice"):
-            parts += sum(shape.bytes for shape in user.shapes)
-        elif not (user.operands[0] == parameter.name and user.opcode == "dynamic-update-slice"):
-            return float(_all_in_memory(operand))
-    return float(min(parts, _all_in_memory(operand)))
-
-
 def _written_by(inner: Computation, root: Instruction, shapes: tuple[Shape, ...]) -> float:
-    """What a fusion writes: of an array that it updates in place, no more than the new part."""
+    """What a fusion writes: of an array that it updates in place, no more than the new part, of one that it hands on or
+    that a collective fills, nothing."""
+    if root.opcode in ("parameter", *KINDS):
+        return 0.0
     if root.opcode == "bitcast":
         return _written_by(inner, inner.instructions[root.operands[0]], shapes)
     if root.opcode == "tuple" and len(root.operands) == len(shapes):

@@ -54,6 +54,49 @@ def test_a_slice_of_a_stack_is_read_once_in_all_turns():
     assert stack < found < 6 * stack
 
 
+FUSED = """HloModule fused
+
+%cut (s: f32[50,64,32], n: s32[]) -> f32[64,32] {
+  %s = f32[50,64,32]{2,1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %part = f32[1,64,32]{2,1,0} dynamic-slice(%s, %n, %zero, %zero), dynamic_slice_sizes={1,64,32}
+  ROOT %flat = f32[64,32]{1,0} bitcast(%part)
+}
+
+%times (stack: f32[50,64,32], m: s32[], w: f32[32,16], share: f32[8,64], whole: f32[64,64]) -> f32[64,16] {
+  %stack = f32[50,64,32]{2,1,0} parameter(0)
+  %m = s32[] parameter(1)
+  %w = f32[32,16]{1,0} parameter(2)
+  %share = f32[8,64]{1,0} parameter(3)
+  %whole = f32[64,64]{1,0} parameter(4)
+  %left = f32[64,32]{1,0} fusion(%stack, %m), kind=kLoop, calls=%cut
+  %product = f32[64,16]{1,0} dot(%left, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %gathered = f32[64,64]{1,0} all-gather(%share), channel_id=1, dimensions={0}
+  ROOT %both = (f32[64,16]{1,0}, f32[64,64]{1,0}, f32[64,64]{1,0}) tuple(%product, %gathered, %whole)
+}
+
+ENTRY %main (a: f32[50,64,32], b: s32[], c: f32[32,16], d: f32[8,64], e: f32[64,64]) -> f32[64,16] {
+  %a = f32[50,64,32]{2,1,0} parameter(0)
+  %b = s32[] parameter(1)
+  %c = f32[32,16]{1,0} parameter(2)
+  %d = f32[8,64]{1,0} parameter(3)
+  %e = f32[64,64]{1,0} parameter(4)
+  %all = (f32[64,16]{1,0}, f32[64,64]{1,0}, f32[64,64]{1,0}) fusion(%a, %b, %c, %d, %e), kind=kOutput, calls=%times
+  ROOT %answer = f32[64,16]{1,0} get-tuple-element(%all), index=0
+}
+"""
+
+
+def test_a_fusion_reads_of_a_stack_what_a_fusion_within_it_slices():
+    """What it hands on, and what a collective within it sends and fills, it neither reads nor writes."""
+    cost = program_cost(FUSED)
+    place, part, weights, product = 1, 64 * 32, 32 * 16, 64 * 16
+    assert cost.memory_bytes == 4 * (place + part + weights + product)
+    assert cost.matmul_flops == 2 * 64 * 32 * 16
+    assert cost.by_kind() == {"all-gather": {"count": 1, "bytes": 4 * 64 * 64}}
+
+
 WRITTEN = """HloModule written
 
 %add (a: f32[], b: f32[]) -> f32[] {
