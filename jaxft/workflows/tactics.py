@@ -69,7 +69,9 @@ class Tactics:
 
     def jitted_step(self) -> jax.stages.Wrapped:
         """The train step, which takes the place of the state that it is given."""
-        return jax.jit(self._train_step(), donate_argnums=0, compiler_options=step_options(self.assembly.mesh))
+        device = self.assembly.mesh.devices.flat[0]
+        options = step_options(device.platform, device.device_kind)
+        return jax.jit(self._train_step(), donate_argnums=0, compiler_options=options)
 
     def _train_step(self):
         recipe, config = self.assembly.recipe, self.assembly.recipe.finetuning

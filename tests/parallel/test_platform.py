@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from jaxft.parallel.platform import step_options
+
 TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
 
 
@@ -55,3 +57,14 @@ def test_a_tpu_machine_is_left_to_jax():
 def test_importing_jaxft_imports_neither_jax_nor_torch():
     done = run("import sys, jaxft; print(sorted({'jax', 'torch', 'transformers', 'matplotlib'} & set(sys.modules)))")
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_the_compiler_gets_what_the_kind_of_device_needs_and_the_users_own_words_win(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    assert step_options("cpu", "cpu") == step_options("gpu", "NVIDIA H200") == {}
+    assert step_options("tpu", "TPU v5 lite").keys() == {"xla_jf_spmd_threshold_for_windowed_einsum_mib"}
+    assert step_options("tpu", "TPU v6 lite").keys() == {
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib", "xla_tpu_scoped_vmem_limit_kib"
+    }  # fmt: skip
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    assert "xla_tpu_scoped_vmem_limit_kib" not in step_options("tpu", "TPU v6 lite")
