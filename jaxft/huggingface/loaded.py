@@ -173,7 +173,7 @@ class LoadedModel:
                 raise DataError(f"token type {int(types.max())} is outside of the model's {self.config.token_types}")
             types = jnp.asarray(types)
         segments = None if mask is None else jnp.asarray(mask)
-        return Sequences(jnp.asarray(token_ids), segments, positions, types)
+        return Sequences(jnp.asarray(token_ids), segments, positions, token_types=types)
 
     def _run(self, inputs, targets, names: tuple[str, ...]) -> ModelOutput:
         known = [name for name, _ in self.model.heads]

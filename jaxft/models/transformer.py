@@ -25,8 +25,6 @@ class Sequences:
       token_ids: int32 `(batch, length)`, each in `[0, vocab_size)`.
       segment_ids: int32 `(batch, length)`: 0 for padding, else the number of the packed segment; None: all one segment.
       positions: int32 `(batch, length)`, restarting in each packed segment; None: 0, 1, 2, ...
-      padded: whether nothing is packed: each row is one segment with padding behind it (static). Kernels need not know,
-        but some are faster so.
       token_types: int32 `(batch, length)`, or None for type 0 everywhere.
       prefix: bool `(batch, length)`: tokens that a causal model reads in both directions (prefix LM), or None.
       order: int32 `(batch, length)`: rank of each token in the order in which a permutation language model predicts
@@ -39,12 +37,13 @@ class Sequences:
       cache_slots: for how many tokens a layer without a window has room in that cache (static).
       balanced: for how many devices that share the length the tokens are laid out (see `balanced_order`); 1 where they
         stand as they follow each other (static).
+      padded: whether nothing is packed: each row is one segment with padding behind it (static). Kernels need not know,
+        but some are faster so.
     """
 
     token_ids: jax.Array
     segment_ids: jax.Array | None = None
     positions: jax.Array | None = None
-    padded: bool = flax.struct.field(pytree_node=False, default=False)
     token_types: jax.Array | None = None
     prefix: jax.Array | None = None
     order: jax.Array | None = None
@@ -52,6 +51,7 @@ class Sequences:
     cached: jax.Array | None = None
     cache_slots: int = flax.struct.field(pytree_node=False, default=0)
     balanced: int = flax.struct.field(pytree_node=False, default=1)
+    padded: bool = flax.struct.field(pytree_node=False, default=False)
 
     def placed(self) -> jax.Array:
         """Positions, counted from 0, or after the cached tokens, where none are given."""
