@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -98,8 +100,9 @@ class Model(nn.Module):
 
     def touch_all(self, inputs: Sequences | Images, targets: Sequences | None = None) -> None:
         """Runs every part once, so that initialization makes every parameter."""
-        self(inputs, targets)
-        for name, _ in self.heads:
+        generators = [name for name, head in self.heads if head.kind == "generator"]
+        self(inputs, targets, head=tuple(name for name, _ in self.heads if name not in generators))
+        for name in generators:
             self(inputs, targets, head=name)
 
 
@@ -129,8 +132,14 @@ def abstract_parameters(model: Model):
     Returns:
       A tree of ShapeDtypeStruct and a tree, of the same structure, of PartitionSpec over logical axes.
     """
-    boxed = jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
+    boxed = _boxed(model)
     return nn.unbox(boxed), nn.get_partition_spec(boxed)
+
+
+@functools.lru_cache(maxsize=32)
+def _boxed(model: Model):
+    """Every part of a run asks for them, and a model is traced for a second or several each time."""
+    return jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
 
 
 def initialize(model: Model, key: jax.Array):
