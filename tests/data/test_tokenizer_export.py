@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -30,6 +31,8 @@ CONFIGS = {
     "unigram-spaceless": ("spaceless", SentencePieceConfig(3000, character_coverage=0.99)),
     "bpe-spaceless": ("spaceless", SentencePieceConfig(3000, "bpe", character_coverage=0.99)),
 }
+# Each kind of model once, with folded case and with bytes; the others are of the whole suite.
+QUICK = ("unigram-folded", "bpe-bytes")
 NASTY = [
     "", " ", "  \t\n", "a  b", "  a b  ", "a\tb", "a\nb\n", "\n", "\n\n a \n", "日 \n 本", "\r\n x \r",
     "a\u00a0b\u3000c", "\x01", "<sep",
@@ -73,7 +76,10 @@ def lines(corpora) -> list[str]:
     return [*corpora["english"], *corpora["chinese"][1000:3500]]
 
 
-@pytest.fixture(scope="session", params=CONFIGS)
+@pytest.fixture(
+    scope="session",
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
+)
 def pair(request, corpora, tmp_path_factory) -> Pair:
     corpus, config = CONFIGS[request.param]
     return exported(corpora[corpus][:1200], config, tmp_path_factory.mktemp(request.param))
@@ -106,10 +112,10 @@ def tied(pair: Pair, ours: list[int], theirs: list[int]) -> bool:
 
 
 def test_real_lines_have_the_same_ids(pair, lines):
-    ours, theirs = pair.ids(lines)
-    assert differing(pair, lines) == []
+    other = [(line, ours, theirs) for line, ours, theirs in zip(lines, *pair.ids(lines), strict=True) if ours != theirs]
+    assert [line for line, ours, theirs in other if not tied(pair, ours, theirs)] == []
     # Ties exist, but in runs of one character alone, and there are few of these.
-    assert sum(one != other for one, other in zip(ours, theirs, strict=True)) <= len(lines) / 1000
+    assert len(other) <= len(lines) / 1000
 
 
 def test_hard_strings_have_the_same_ids(pair):
@@ -159,6 +165,7 @@ def test_runs_of_few_characters_have_the_same_ids(pair):
     assert differing(pair, texts) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bpe-folded", "unigram-bytes"])
 def test_every_character_has_the_same_ids(name, corpora, tmp_path):
     corpus, config = CONFIGS[name]
@@ -270,11 +277,17 @@ def test_a_tokenizer_of_hugging_face_exports_its_own_files(pair, tmp_path):
 # Beside a model.
 
 
+@pytest.fixture(scope="module")
+def small(corpora, tmp_path_factory) -> Pair:
+    return exported(corpora["english"][:50], SentencePieceConfig(300), tmp_path_factory.mktemp("small"))
+
+
 @pytest.mark.parametrize("model_type", [name for one in ARCHITECTURES for name in one.model_types])
-def test_it_is_read_alike_beside_a_model_of_any_type(model_type, corpora, tmp_path):
-    pair = exported(corpora["english"][:50], SentencePieceConfig(300), tmp_path)
-    (pair.directory / "config.json").write_text(json.dumps({"model_type": model_type}))
-    beside = Pair(pair.ours, transformers.AutoTokenizer.from_pretrained(pair.directory), pair.directory)
+def test_it_is_read_alike_beside_a_model_of_any_type(model_type, small, tmp_path):
+    shutil.copytree(small.directory, tmp_path / "beside")
+    (tmp_path / "beside" / "config.json").write_text(json.dumps({"model_type": model_type}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "beside")
+    beside = dataclasses.replace(small, theirs=theirs, directory=tmp_path / "beside")
     ours, theirs = beside.ids(["the first time", "[MASK] of"])
     # Transformers 5 reads every tokenizer beside a Qwen 2 as Qwen 2's own, whatever its files say.
     assert (ours == theirs) == (model_type != "qwen2")

@@ -17,6 +17,7 @@ Every text is normalized as by SentencePiece, but for
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -40,16 +41,14 @@ def normalizer_of(model: bytes, user_symbols: Sequence[str]) -> normalizers.Norm
       user_symbols: strings that stay as they are; none holds a space.
     """
     table = _charsmap(model)
-    precompiled, sources = normalizers.Precompiled(table), list(_sources(table))
-    composed = [source for source in sources if len(source) > 1]
-    removed = [source for source in sources if len(source) == 1 and not precompiled.normalize_str(source)]
-    later = _characters({character for source in composed for character in source[1:]})
+    precompiled = normalizers.Precompiled(table)
+    removed, later, longest = _expressions_of(table)
     joining, other = f"[{_JOINING}{later}]", f"[^{_JOINING}{later}]"
     # Only from the beginning of a cluster on, or from where the last match ended, is a string of the table looked for.
-    ends = rf"(?=(?m:.){joining})(?=\G|{other})(?>{_longest_of(composed)}|(?m:.))\K(?={joining})"
+    ends = rf"(?=(?m:.){joining})(?=\G|{other})(?>{longest}|(?m:.))\K(?={joining})"
     placeholders = {symbol: chr(_FIRST_SYMBOL + index) for index, symbol in enumerate(user_symbols)}
     return normalizers.Sequence([
-        normalizers.Replace(Regex(rf"\A[{_characters(removed)}]+"), " "),
+        normalizers.Replace(Regex(rf"\A[{removed}]+"), " "),
         *_hidden(placeholders),
         normalizers.Replace(Regex(ends), _BOUNDARY),
         normalizers.Replace(Regex(f"(?<=[^{_BOUNDARY}])(?={joining})"), _JOINT),
@@ -61,6 +60,19 @@ def normalizer_of(model: bytes, user_symbols: Sequence[str]) -> normalizers.Norm
         normalizers.Replace(Regex(r" \z"), ""),
         *(normalizers.Replace(placeholder, symbol) for symbol, placeholder in placeholders.items()),
     ])  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4)
+def _expressions_of(table: bytes) -> tuple[str, str, str]:
+    """The characters that a table removes, those that it composes with what is before them, and what it composes.
+
+    Of hundreds of thousands of strings, so it takes seconds; most models have one of the same few tables.
+    """
+    precompiled, sources = normalizers.Precompiled(table), list(_sources(table))
+    composed = [source for source in sources if len(source) > 1]
+    removed = [source for source in sources if len(source) == 1 and not precompiled.normalize_str(source)]
+    later = _characters({character for source in composed for character in source[1:]})
+    return _characters(removed), later, _longest_of(composed)
 
 
 def _hidden(placeholders: dict[str, str]) -> Iterator[normalizers.Normalizer]:
