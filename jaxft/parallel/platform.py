@@ -13,6 +13,9 @@ from collections.abc import Iterator
 # Not TPU_SKIP_MDS_QUERY: importing JAX sets it where there is no TPU.
 _TPU_ENVIRONMENT = ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES")
 _GOOGLE_PCI_VENDOR = "0x1ae0"
+# Of the vector memory of these kinds of devices, what a product may take. More brings no fewer cycles on v5p, and
+# doubles the time of compiling again.
+_PRODUCT_KIB = {"TPU v5": 32768, "TPU v6 lite": 98304, "TPU7x": 65536}
 _PLANNED: contextvars.ContextVar[str | None] = contextvars.ContextVar("planned", default=None)
 
 
@@ -85,9 +88,10 @@ def step_options(platform: str, kind: str) -> dict[str, str]:
 
     On TPUs, parameters are gathered before the products that read them: the compiler's own choice, to send them in
     parts while products of parts go on, has more instructions than it saves (1.7 times as many cycles by its own
-    account, for a Llama of 1.2B on v5e 4x4 with libtpu 0.0.41). On v6e a product may take 96 of the 128 MiB on the
-    chip, as others set it there too: its own choice feeds the matrix units too slowly (1.4 times as many cycles for
-    Llama 8B). What the user's `LIBTPU_INIT_ARGS` name is left to them.
+    account, for a Llama of 1.2B on v5e 4x4 with libtpu 0.0.41). On the larger chips products may take more of the
+    memory that lies beside the matrix units, which its own choice feeds too slowly: 1.2 times as many cycles for Llama
+    8B on v5p, 1.4 times on v6e. It compiles twice as long for that. What the user's `LIBTPU_INIT_ARGS` name is left to
+    them.
 
     Args:
       platform: of a device, such as `tpu`.
@@ -96,8 +100,8 @@ def step_options(platform: str, kind: str) -> dict[str, str]:
     if platform != "tpu":
         return {}
     options = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
-    if kind == "TPU v6 lite":
-        options["xla_tpu_scoped_vmem_limit_kib"] = "98304"
+    if kind in _PRODUCT_KIB:
+        options["xla_tpu_scoped_vmem_limit_kib"] = str(_PRODUCT_KIB[kind])
     asked = os.environ.get("LIBTPU_INIT_ARGS", "")
     return {name: value for name, value in options.items() if name not in asked}
 
