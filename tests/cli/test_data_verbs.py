@@ -68,6 +68,7 @@ def refusal(capsys, *words: str) -> tuple[int, str]:
     return status, message
 
 
+@pytest.mark.slow
 def test_preparing_twice_does_it_once(folder, capsys):
     first = answer(capsys, "prepare", "recipe.yaml", "--workers", "0", "--quiet")["stores"]
     assert [store["source"] for store in first] == ["streams.task", "streams.replay[0]", "streams.replay[1]"]

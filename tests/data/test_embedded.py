@@ -55,6 +55,7 @@ def by_split(extracted: list[embedded.EmbeddedRow]) -> dict:
     return {key: [row.values for row in extracted if (row.corpus, row.split) == key] for key in SPLITS}
 
 
+@pytest.mark.slow
 def test_nothing_held_out_stands_in_training_text(rows):
     assert leaks(rows) == []
 
@@ -87,6 +88,7 @@ def test_texts_that_quote_one_another_at_great_length_are_trained_on(tmp_path):
     assert len(extracted["documentation", "train"]) == 150
 
 
+@pytest.mark.slow
 def test_sizes_and_shares_of_the_real_corpora(rows):
     characters = {key: sum(len(row["text"]) for row in part) for key, part in rows.items()}
     documentation = characters["documentation", "train"] + characters["documentation", "heldout"]
@@ -97,6 +99,7 @@ def test_sizes_and_shares_of_the_real_corpora(rows):
     assert 0.15 < count["heldout"] / sum(count.values()) < 0.25
 
 
+@pytest.mark.slow
 def test_every_package_of_this_library_is_a_class_in_both_parts(rows):
     library = Path(sysconfig.get_paths()["stdlib"])
     expected = {package for package in embedded.PACKAGES if (library / package).is_dir()}
@@ -106,23 +109,27 @@ def test_every_package_of_this_library_is_a_class_in_both_parts(rows):
         assert min(counts.values()) >= 5
 
 
+@pytest.mark.slow
 def test_labels_agree_with_the_imported_modules(rows):
     label_of = {row["text"]: row["package"] for split in ("train", "heldout") for row in rows["packages", split]}
     for package, documented in (("logging", logging.Logger), ("asyncio", asyncio.run), ("logging", logging.Formatter)):
         assert label_of[normalize(documented.__doc__)] == package
 
 
+@pytest.mark.slow
 def test_package_texts_are_distinct_normalized_and_long_enough(rows):
     texts = [row["text"] for split in ("train", "heldout") for row in rows["packages", split]]
     assert len(set(texts)) == len(texts)
     assert all(text == normalize(text) and len(text) >= 40 for text in texts)
 
 
+@pytest.mark.slow
 def test_topics_of_help_are_in_the_documentation(rows):
     topics = {row["module"] for split in ("train", "heldout") for row in rows["documentation", split]}
     assert {"topics.assignment", "topics.lambda", "topics.while"} <= topics
 
 
+@pytest.mark.slow
 def test_all_is_both_parts(rows, cache):
     assert list(embedded.embedded_rows("packages", "all", cache)) == (
         rows["packages", "train"] + rows["packages", "heldout"]

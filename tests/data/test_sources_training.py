@@ -36,7 +36,7 @@ def rows_of(count: int) -> list[dict]:
     ]
 
 
-@pytest.fixture(params=["tfds", "hf"])
+@pytest.fixture(params=[pytest.param("tfds", marks=pytest.mark.slow), "hf"])
 def source(request, tmp_path, monkeypatch) -> str:
     """How a recipe names the data set."""
     monkeypatch.chdir(tmp_path)

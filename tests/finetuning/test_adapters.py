@@ -67,6 +67,7 @@ def test_an_adapted_model_begins_as_it_was_and_each_bottleneck_counts(family):
         assert np.abs(compiled(grown) - before).max() > 1e-3, chosen
 
 
+@pytest.mark.slow
 def test_adapters_and_heads_move_and_nothing_else():
     adapted, _, start = begun(small_model())
     policy = policy_of(adapted, train_only=(*TRAINED, "^head_"))

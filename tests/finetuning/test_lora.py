@@ -39,6 +39,7 @@ from jaxft.models.model import Model, initialize
 from jaxft.models.transformer import Sequences
 from jaxft.training.step import bind
 
+slow = pytest.mark.slow
 TRAINED = ("/lora_a$", "/lora_b$", "/dora_magnitude$", "^head_")
 FAMILIES = {
     # A first layer by itself, a repeat of two kinds, and one that is left over.
@@ -92,7 +93,11 @@ def hidden_of(model):
 
 
 @pytest.mark.parametrize(
-    ("family", "dora"), [*((family, False) for family in FAMILIES), ("encoder", True), ("shared", True)]
+    ("family", "dora"),
+    [
+        pytest.param(family, dora, marks=() if (family, dora) in (("decoder", False), ("encoder", True)) else slow)
+        for family, dora in [*((family, False) for family in FAMILIES), ("encoder", True), ("shared", True)]
+    ],
 )
 def test_an_adapted_model_begins_as_it_was_and_merges_exactly(family, dora):
     config = LoraConfig(rank=3, dora=dora)

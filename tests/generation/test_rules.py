@@ -32,11 +32,11 @@ PROMPTS = draw_prompts((8, 8, 8, 8, 8))
     "rules",
     [
         {"early_stopping": True},
-        {"early_stopping": False, "length_penalty": 0.0},
-        {"early_stopping": False, "length_penalty": 2.0},
-        {"early_stopping": False, "length_penalty": -1.0},
+        pytest.param({"early_stopping": False, "length_penalty": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"early_stopping": False, "length_penalty": 2.0}, marks=pytest.mark.slow),
+        pytest.param({"early_stopping": False, "length_penalty": -1.0}, marks=pytest.mark.slow),
         {"early_stopping": "never", "length_penalty": 1.5},
-        {"early_stopping": "never", "length_penalty": -0.5},
+        pytest.param({"early_stopping": "never", "length_penalty": -0.5}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -52,7 +52,7 @@ def test_several_beams_are_returned(pair):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_no_sequence_of_tokens_twice(pair, beams, n):
     if beams == 3 and n == 1:
         pytest.skip("vocabularies of transformers run dry")

@@ -17,7 +17,15 @@ ENCODER_DECODERS = ["t5", "mt5", "bart", "mbart", "pegasus", "marian"]
 LENGTHS = (5, 9, 3, 12)
 
 
-@pytest.fixture(scope="module", params=DECODERS + ENCODER_DECODERS)
+QUICK = ("gpt2", "llama", "qwen2-windows", "t5", "bart")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS + ENCODER_DECODERS
+    ],
+)
 def pair(request, tmp_path_factory) -> Pair:
     return Pair(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -15,8 +15,13 @@ from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import load_model, save_model
 from jaxft.huggingface.safetensors_files import stored_tensors
 
+# One of each kind of position, mask and family; the whole suite compares every case.
+QUICK = ("bert-masked-lm", "deberta-v2", "gpt2", "llama", "gemma2-capped", "t5", "bart", "vit")
 
-@pytest.fixture(scope="module", params=list(CASES))
+
+@pytest.fixture(
+    scope="module", params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def pair(request, tmp_path_factory):
     """A case with its torch model, its directory and our model."""
     case = CASES[request.param]

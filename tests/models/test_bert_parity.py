@@ -266,7 +266,12 @@ BATCH_DEFECTS = {
 }
 
 
-@pytest.mark.parametrize("defect", [*WEIGHT_DEFECTS, *CONFIG_DEFECTS])
+def some_slow(defects, quick: int) -> list:
+    """The first few in the quick loop, the others in the whole suite."""
+    return [*defects[:quick], *(pytest.param(defect, marks=pytest.mark.slow) for defect in defects[quick:])]
+
+
+@pytest.mark.parametrize("defect", [*some_slow([*WEIGHT_DEFECTS], 3), *some_slow([*CONFIG_DEFECTS], 2)])
 def test_the_comparison_sees_a_planted_defect(defect):
     size, head = "three heads", "masked_lm"
     model = our_model(size, head)
@@ -325,6 +330,7 @@ def our_losses(batches) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_twenty_steps_of_fine_tuning_are_torchs():
     """The clip bites in the first steps, the decay counts, and the loss falls: all of the recipe is compared."""
     batches = [make_batch("three heads", rows=8, seed=seed % 4) for seed in range(STEPS)]

@@ -85,10 +85,13 @@ def inputs_of(family: str) -> list[Sequences]:
 @pytest.mark.parametrize(
     ("family", "way"),
     [
-        ("encoder", "scanned"), ("encoder", "remat dots, scanned"), ("decoder", "scanned"), ("decoder", "remat full"),
-        ("encoder_decoder", "remat full, scanned"),
+        pytest.param("encoder", "scanned", marks=pytest.mark.slow),
+        pytest.param("encoder", "remat dots, scanned", marks=pytest.mark.slow),
+        ("decoder", "scanned"),
+        ("decoder", "remat full"),
+        pytest.param("encoder_decoder", "remat full, scanned", marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_the_way_of_computing_changes_neither_values_nor_gradients(family, way):
     model, parameters, (hidden, gradient) = computed_plainly(family)
     other = dataclasses.replace(model, compute=WAYS[way])
@@ -131,7 +134,7 @@ def test_layers_are_drawn_apart():
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("windows", [(0, 2), (2, 0), (0, 0, 3)])
+@pytest.mark.parametrize("windows", [(0, 2), (2, 0), pytest.param((0, 0, 3), marks=pytest.mark.slow)])
 def test_a_pattern_that_does_not_divide_the_layers_goes_on_in_order(windows):
     """Five layers computed as one stack, and as five models of one layer each, one after the other."""
     config = config_of("encoder", num_layers=5, windows=windows)
@@ -189,10 +192,10 @@ def packed_and_alone(lengths: tuple[int, ...], width: int):
     ("family", "position"),
     [
         ("encoder", "learned"),
-        ("encoder", "sinusoidal"),
-        ("decoder", "alibi"),
+        pytest.param("encoder", "sinusoidal", marks=pytest.mark.slow),
+        pytest.param("decoder", "alibi", marks=pytest.mark.slow),
         ("decoder", "rotary"),
-        ("encoder_decoder", "relative_bias"),
+        pytest.param("encoder_decoder", "relative_bias", marks=pytest.mark.slow),
     ],
 )
 def test_packed_sequences_are_what_they_are_alone(family, position):

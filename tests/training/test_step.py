@@ -121,7 +121,7 @@ def alone(stepped):
 # --- Sums and weights ---
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
+@pytest.mark.parametrize("micro_batches", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_micro_batches_of_unequal_weight_give_the_same_step(stepped, make_batches, micro_batches):
     batches = make_batches()
     for name, weight in (

@@ -50,6 +50,7 @@ def lines(capsys) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_small_vit_reads_digits(trained):
     found = json.loads((trained / "summary.json").read_text())["evaluation"]["test"]
     assert found["accuracy"] > 0.8

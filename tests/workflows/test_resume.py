@@ -84,6 +84,7 @@ def test_a_finished_run_says_so_and_stays(recipe, tmp_path, capsys):
     assert after == before
 
 
+@pytest.mark.slow
 def test_the_newest_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
     """A flipped byte in the newest checkpoint: the run continues from the one before it, to the same end."""
     words = ["train", str(recipe), "training.steps=12", "training.evaluate_every=6", "checkpoint.every=4", "--quiet"]
@@ -101,6 +102,7 @@ def test_the_newest_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
     assert_same_run(tmp_path / "whole", directory)
 
 
+@pytest.mark.slow
 def test_early_stopping_and_the_best_checkpoint_survive_a_resume(recipe, tmp_path):
     """With a learning rate of almost 0 nothing improves: both runs stop at the same step, one of them resumed."""
     changes = [

@@ -50,6 +50,12 @@ TASKS = {
 }
 
 
+def slow_but(kept: str, kinds) -> list:
+    """Parameters of tests, each a kind or a tuple that begins with one; all kinds but one are of the whole suite."""
+    rows = [kind if isinstance(kind, tuple) else (kind,) for kind in kinds]
+    return [pytest.param(*row, marks=() if row[0] == kept else pytest.mark.slow) for row in rows]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A small BERT and rows to learn from."""
@@ -122,7 +128,7 @@ def inputs_of(tokenizer, texts: list[str], pairs: list[str] | None = None) -> di
     return {"input_ids": ids, "token_type_ids": torch.tensor(types), "attention_mask": (ids != tokenizer.pad_id).long()}
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", slow_but("regression", TASKS))
 def test_a_task_is_learned(trained, kind):
     before, after = evaluated(trained(kind))
     assert all(math.isfinite(value) for value in after.values() if isinstance(value, float))
@@ -143,6 +149,7 @@ def test_a_regression_speaks_in_its_own_units_wherever_it_is_used(trained, data,
     np.testing.assert_allclose(logits, said, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_predicted_labels_and_exported_logits_of_many_labels_agree(trained, data, tmp_path, capsys):
     directory = trained("multi_label_classification")
     rows = predicted(directory, data, capsys)
@@ -161,6 +168,7 @@ def test_predicted_labels_and_exported_logits_of_many_labels_agree(trained, data
     assert evaluated(directory)[-1]["task.loss"] == pytest.approx(output.loss.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_choices_compete_as_in_transformers(trained, data, tmp_path, capsys):
     directory = trained("multiple_choice")
     rows = predicted(directory, data, capsys)
@@ -177,6 +185,7 @@ def test_choices_compete_as_in_transformers(trained, data, tmp_path, capsys):
     assert evaluated(directory)[-1]["task.loss"] == pytest.approx(output.loss.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "pooling"), [("sentence_similarity", "mean"), ("contrastive", "lasttoken")])
 def test_vectors_of_sentences_leave_with_their_pooling(trained, data, tmp_path, capsys, kind, pooling):
     directory = trained(kind)
@@ -225,7 +234,10 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "change", "message"), [(k, *one) for k, ones in WRONG.items() for one in ones])
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    slow_but("regression", [(kind, *one) for kind, ones in WRONG.items() for one in ones]),
+)
 def test_a_bad_row_is_named_with_what_is_wrong(trained, data, tmp_path, capsys, kind, change, message):
     good = [json.loads(line) for line in (data / "dev.jsonl").read_text().splitlines()[:2]]
     path = tmp_path / "bad.jsonl"
