@@ -8,9 +8,10 @@ import pathlib
 import time
 
 import pytest
-from processes import finish, start
+from processes import start
 from small_recipe import RECIPE
 
+from jaxft.cli.main import run
 from jaxft.errors import RecipeError
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.comparison import check_comparison, recipe_of, trials
@@ -96,9 +97,9 @@ def test_a_recipe_without_a_start_has_nothing_to_forget(tmp_path, shared_data):
 
 
 @pytest.mark.slow
-def test_a_comparison_from_the_command_line(tmp_path, recipe, shared_data, monkeypatch):
+def test_a_comparison_from_the_command_line(tmp_path, recipe, shared_data, capsys):
     """One that is killed goes on; hosts share it; ends of an interpolation are the start and the tuned model."""
-    finish("train", str(recipe), "--run-dir", "start", "--quiet", "training.steps=10")
+    assert run(["train", str(recipe), "--run-dir", "start", "--quiet", "training.steps=10"]) == 0
     path = str(write(tmp_path / "c.yaml", "start", shared_data, COMPARE.replace("[task, compute]", "[task]")))
     first = start("compare", path, "--quiet", "--run-dir", "out", "--shard", "0/2")
     results = pathlib.Path("out/arms/one-way/task/rate-0.001/seed-0/result.json")
@@ -108,8 +109,10 @@ def test_a_comparison_from_the_command_line(tmp_path, recipe, shared_data, monke
     said = first.communicate()[1]
     assert results.is_file(), said
     written = results.stat().st_mtime_ns
-    assert "of 10 runs are done" in finish("compare", path, "--quiet", "--run-dir", "out", "--shard", "0/2")
-    found = json.loads(finish("compare", path, "--quiet", "--run-dir", "out", "--json"))
+    assert run(["compare", path, "--quiet", "--run-dir", "out", "--shard", "0/2"]) == 0
+    assert "of 10 runs are done" in capsys.readouterr().out
+    assert run(["compare", path, "--quiet", "--run-dir", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert results.stat().st_mtime_ns == written
     assert found["done"] == found["trials"] == 10 and (pathlib.Path("out") / "report.html").is_file()
     arms = {(arm["arm"], arm["budget"]): arm for arm in found["arms"]}

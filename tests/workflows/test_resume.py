@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import signal
 import time
 
 import jax
 import numpy as np
 import pytest
-from processes import finish, start
+from processes import start
+from small_recipe import RECIPE
 
 from jaxft.cli.main import run
 from jaxft.workflows.opened import open_run
@@ -50,26 +52,33 @@ def kill_at(directory: pathlib.Path, recipe: pathlib.Path, step: int, how: int):
     return process
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shared_data) -> pathlib.Path:
+    """The run of the recipe from its beginning to its end."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    (directory / "small.yaml").write_text(f"{RECIPE}data: {{directory: {shared_data}}}\n")
+    assert run(["train", str(directory / "small.yaml"), "--run-dir", str(directory / "run"), "--quiet"]) == 0
+    return directory / "run"
+
+
 @pytest.mark.slow
-def test_sigkill_at_three_moments_changes_nothing(recipe, tmp_path):
-    finish("train", str(recipe), "--run-dir", "undisturbed")
+def test_sigkill_at_three_moments_changes_nothing(recipe, undisturbed, tmp_path):
     for step in (1, 25, 45):
         assert kill_at(tmp_path / "killed", recipe, step, signal.SIGKILL).returncode == -signal.SIGKILL
-    finish("train", str(recipe), "--run-dir", "killed")
-    assert_same_run(tmp_path / "undisturbed", tmp_path / "killed")
+    assert run(["train", str(recipe), "--run-dir", "killed", "--quiet"]) == 0
+    assert_same_run(undisturbed, tmp_path / "killed")
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_says_how_to_continue_and_continues(recipe, tmp_path):
-    finish("train", str(recipe), "--run-dir", "undisturbed")
+def test_ctrl_c_saves_says_how_to_continue_and_continues(recipe, undisturbed, tmp_path):
     process = kill_at(tmp_path / "stopped", recipe, 15, signal.SIGINT)
     _, err = process.communicate_result
     assert process.returncode == 1
     assert "stopped by Ctrl-C after step" in err and "The same command continues" in err and "Traceback" not in err
     steps = [int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir() if path.name.isdigit()]
     assert max(steps) >= 15
-    finish("train", str(recipe), "--run-dir", "stopped")
-    assert_same_run(tmp_path / "undisturbed", tmp_path / "stopped")
+    assert run(["train", str(recipe), "--run-dir", "stopped", "--quiet"]) == 0
+    assert_same_run(undisturbed, tmp_path / "stopped")
 
 
 def test_a_finished_run_says_so_and_stays(recipe, tmp_path, capsys):
@@ -89,8 +98,8 @@ def test_the_newest_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
     """A flipped byte in the newest checkpoint: the run continues from the one before it, to the same end."""
     words = ["train", str(recipe), "training.steps=12", "training.evaluate_every=6", "checkpoint.every=4", "--quiet"]
     assert run([*words, "--run-dir", "whole"]) == 0
-    assert run([*words, "--run-dir", "damaged"]) == 0
     directory = tmp_path / "damaged"
+    shutil.copytree(tmp_path / "whole", directory)
     (directory / "summary.json").unlink()
     data = max((directory / "checkpoints/12/training").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
@@ -111,13 +120,11 @@ def test_early_stopping_and_the_best_checkpoint_survive_a_resume(recipe, tmp_pat
         "training.early_stopping={metric: reviews.accuracy, patience: 3}", "checkpoint.every=4", "--quiet",
     ]  # fmt: skip
     assert run(["train", str(recipe), *changes, "--run-dir", "whole"]) == 0
-    assert run(["train", str(recipe), *changes, "--run-dir", "again"]) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert summary["stopped_early"] and summary["steps"] == 12 and summary["used_step"] == 0
     # As after a kill behind step 8: the later checkpoints and the summary never came to be.
     (tmp_path / "again" / "summary.json").unlink()
-    import shutil
-
     shutil.rmtree(tmp_path / "again" / "checkpoints" / "12")
     assert run(["train", str(recipe), *changes, "--run-dir", "again"]) == 0
     again = json.loads((tmp_path / "again" / "summary.json").read_text())

@@ -6,7 +6,8 @@ import json
 import pathlib
 
 import pytest
-from processes import finish
+
+from jaxft.cli.main import run
 
 DAYS = ("one Monday", "two Tuesday", "three Wednesday", "four Thursday", "five Friday", "six Saturday")
 SIZE = "embed_dim: 32, num_layers: 1, num_heads: 2, mlp_dim: 64, max_length: 48, dropout: 0, attention_dropout: 0"
@@ -54,13 +55,15 @@ training: {{steps: 200, evaluate_every: 200, log_every: 50}}
 
 
 @pytest.mark.slow
-def test_what_is_known_by_heart_is_written(recipe):
+def test_what_is_known_by_heart_is_written(recipe, capsys):
     """Catches prompts that differ from those of training, ends that are not seen, and answers beside their rows."""
-    summary = json.loads(finish("train", str(recipe), "--run-dir", "run", "--json", "--quiet"))
+    assert run(["train", str(recipe), "--run-dir", "run", "--json", "--quiet"]) == 0
+    summary = json.loads(capsys.readouterr().out)
     known = summary["evaluation"]["known"]
     assert known["loss"] < 0.05
     assert (known["exact_match"], known["rougeL"]) == (1.0, 1.0) and known["bleu"] == pytest.approx(100)
     before = json.loads(pathlib.Path("run/metrics.jsonl").read_text().splitlines()[0])
     assert before["known.exact_match"] == 0
-    predicted = [json.loads(line) for line in finish("predict", "run", "days.jsonl").splitlines()]
+    assert run(["predict", "run", "days.jsonl"]) == 0
+    predicted = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["answer"] for row in predicted] == [row["reply"] for row in predicted]
