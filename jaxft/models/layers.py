@@ -46,6 +46,10 @@ class Linear(nn.Module):
         return y
 
 
+# Rows of a register of TPUs.
+_FEWEST_COLUMNS = 8
+
+
 class Embedding(nn.Module):
     """A table of `rows` vectors of width `features`.
 
@@ -65,7 +69,7 @@ class Embedding(nn.Module):
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         """`(..., features)` in `dtype` for int32 ids `(...)`."""
-        if self._fewer_tokens_than_rows(ids):
+        if self._by_columns(ids):
             # Each device looks its own features up for all tokens, and devices exchange these; the table stays where it
             # is, and so does its gradient.
             rows = constrain(self.table, self.row_axis, "embed")[constrain(ids, "rows_of_copy", "length")]
@@ -74,9 +78,12 @@ class Embedding(nn.Module):
         # Whole in its features: rows that the batch's own mesh axes split would be gathered on every device.
         return constrain(self.table, self.row_axis, "features")[ids].astype(dtype)
 
-    def _fewer_tokens_than_rows(self, ids: jax.Array) -> bool:
-        """Whether devices that share the table's features have each fewer tokens than the table has rows."""
-        if parts_of("embed") == 1 or ids.ndim != 2:
+    def _by_columns(self, ids: jax.Array) -> bool:
+        """Whether devices that share the table's features better exchange vectors of tokens than gather the table.
+
+        As they do where each has fewer tokens than the table has rows, and features enough to fill registers.
+        """
+        if ids.ndim != 2 or parts_of("embed") == 1 or self.features // parts_of("embed") < _FEWEST_COLUMNS:
             return False
         return ids.size // (parts_of("batch") * parts_of("length")) < self.rows // parts_of(self.row_axis)
 
