@@ -15,6 +15,7 @@ import optax
 from settings import setting_of
 
 from jaxft.finetuning.naming import parameter_names
+from jaxft.models import layers
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model, abstract_parameters
@@ -119,6 +120,8 @@ def shard_shapes(tree) -> dict[str, list]:
 
 
 def main() -> None:
+    # As wide models do, whose devices have each enough features of the table.
+    layers._FEWEST_COLUMNS = 1
     results = []
     for mesh_name, dropout, micro_batches, loss_parts in RUNS:
         print(mesh_name, dropout, micro_batches, loss_parts, file=sys.stderr, flush=True)
