@@ -88,7 +88,9 @@ def flat(metrics: dict) -> dict:
 
 
 @pytest.mark.parametrize("name", ["task", "masked_lm"])
-@pytest.mark.parametrize("batch_size", [1, 3, 7])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_batches_of_any_size_give_the_same_metrics(setting, name, batch_size):
     whole, parts = setting.evaluate(name), setting.evaluate(name, batch_size)
     assert setting.stream(name, 1).rows % 3 and setting.stream(name, 1).rows % 7, "no batch would be padded"

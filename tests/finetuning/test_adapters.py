@@ -49,7 +49,10 @@ def noise(shape) -> jax.Array:
     return jnp.asarray(np.random.default_rng(2).normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [name if name == "encoder_decoder" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def test_an_adapted_model_begins_as_it_was_and_each_bottleneck_counts(family):
     model = Model(small_config(**FAMILIES[family]), (), ComputeConfig(scan_layers=True))
     adapted, plain, start = begun(model)

@@ -164,8 +164,8 @@ def test_low_rank_matrices_and_heads_move_and_nothing_else(dora):
     "changed",
     [
         {"compute": ComputeConfig()},
-        {"compute": ComputeConfig(scan_layers=True, remat="dots")},
-        {"micro_batches": 4},
+        pytest.param({"compute": ComputeConfig(scan_layers=True, remat="dots")}, marks=slow),
+        pytest.param({"micro_batches": 4}, marks=slow),
     ],
     ids=["unrolled", "remat", "micro-batches"],
 )

@@ -40,7 +40,10 @@ def _by_hand(pair: Pair, prompt: np.ndarray, groups: int, beams: int, penalty: f
     return sorted(((total / NEW, tokens) for group in kept for total, tokens in group), key=lambda one: -one[0])
 
 
-@pytest.mark.parametrize(("groups", "beams", "penalty"), [(3, 1, 0.7), (2, 2, 0.7), (2, 3, 50.0)])
+@pytest.mark.parametrize(
+    ("groups", "beams", "penalty"),
+    [pytest.param(3, 1, 0.7, marks=pytest.mark.slow), (2, 2, 0.7), pytest.param(2, 3, 50.0, marks=pytest.mark.slow)],
+)
 def test_groups_are_those_of_a_plain_loop(pair, groups, beams, penalty):
     """Prompts of different lengths in one batch."""
     prompts = draw_prompts((7, 4))

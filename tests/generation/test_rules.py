@@ -35,7 +35,7 @@ PROMPTS = draw_prompts((8, 8, 8, 8, 8))
         pytest.param({"early_stopping": False, "length_penalty": 0.0}, marks=pytest.mark.slow),
         pytest.param({"early_stopping": False, "length_penalty": 2.0}, marks=pytest.mark.slow),
         pytest.param({"early_stopping": False, "length_penalty": -1.0}, marks=pytest.mark.slow),
-        {"early_stopping": "never", "length_penalty": 1.5},
+        pytest.param({"early_stopping": "never", "length_penalty": 1.5}, marks=pytest.mark.slow),
         pytest.param({"early_stopping": "never", "length_penalty": -0.5}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -51,7 +51,7 @@ def test_several_beams_are_returned(pair):
     assert pair.of_ours(PROMPTS, config) == expected
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("n", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_no_sequence_of_tokens_twice(pair, beams, n):
     if beams == 3 and n == 1:

@@ -153,7 +153,9 @@ def agree(logit_difference: float, gradient_difference: float) -> bool:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size", [size if size == "three heads" else pytest.param(size, marks=pytest.mark.slow) for size in SIZES]
+)
 def test_logits_and_gradients_are_torchs(size, head):
     model = our_model(size, head)
     parameters = our_tree(numbers_of(torch_model(size, head)), model.config)

@@ -132,7 +132,7 @@ def hidden_states(family: str, windows: tuple[int, ...], kernel: str):
     return hidden
 
 
-@pytest.mark.parametrize("kernel", ["reference", "xla"])
+@pytest.mark.parametrize("kernel", [pytest.param("reference", marks=pytest.mark.slow), "xla"])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("family", FIELDS)
 def test_a_token_changes_what_sees_it_and_nothing_else(family, name, kernel):

@@ -354,7 +354,14 @@ def loss_and_gradient(model, objectives, make_batches):
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("adamw", 3e-3), ("adafactor", 5e-2), ("lion", 2e-3), ("muon", 3e-3), ("sgd", 0.1)]
+    ("name", "rate"),
+    [
+        ("adamw", 3e-3),
+        pytest.param("adafactor", 5e-2, marks=pytest.mark.slow),
+        pytest.param("lion", 2e-3, marks=pytest.mark.slow),
+        ("muon", 3e-3),
+        pytest.param("sgd", 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_every_optimizer_learns_a_batch_by_heart(model, fresh_parameters, loss_and_gradient, name, rate):
     parameters = fresh_parameters

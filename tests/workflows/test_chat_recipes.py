@@ -8,8 +8,8 @@ import shlex
 
 import numpy as np
 import pytest
-from processes import finish
 
+from jaxft.cli.main import run
 from jaxft.data.chat import chat_format, checked_messages, prompt_ids
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE, load_tokenizer
 from jaxft.recipe.library import load_recipe, path_of
@@ -55,19 +55,21 @@ def test_a_recipe_is_read_and_short(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_learns_to_answer_and_leaves_with_its_template(name, conversations, tmp_path):
-    run, exported = tmp_path / "run", tmp_path / "exported"
+def test_a_recipe_learns_to_answer_and_leaves_with_its_template(name, conversations, tmp_path, capsys):
+    directory, exported = tmp_path / "run", tmp_path / "exported"
     overrides = [*tiny_overrides(name), f"data.directory={conversations}"]
-    shown = json.loads(finish("data", "show", name, "--json", "--rows", "1", *overrides))["rows"][0]
+    assert run(["data", "show", name, "--json", "--rows", "1", *overrides]) == 0
+    shown = json.loads(capsys.readouterr().out)["rows"][0]
     tokens = shown["parts"]["input"]
     predicted = [token["text"] for token in tokens if token["predicted"]]
     assert predicted and "<|im_start|>" not in predicted and "<|im_start|>" in [token["text"] for token in tokens]
-    summary = json.loads(finish("train", name, "--run-dir", str(run), "--json", "--quiet", *overrides))
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert run(["train", name, "--run-dir", str(directory), "--json", "--quiet", *overrides]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     first = next(row for row in rows if row["kind"] == "evaluation")
     assert summary["evaluation"]["task"]["loss"] < first["task.loss"] - 1
-    finish("export", str(run), str(exported), "--json")
-    _assert_the_same_ids(run / "tokenizer", exported)
+    assert run(["export", str(directory), str(exported), "--json"]) == 0
+    _assert_the_same_ids(directory / "tokenizer", exported)
 
 
 def _assert_the_same_ids(own: pathlib.Path, exported: pathlib.Path) -> None:

@@ -113,7 +113,7 @@ def global_batches(recipe) -> list[dict[str, Batch]]:
     return [{name: batches[name].batch(step // every[name]) for name in STREAMS} for step in range(STEPS)]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("first", RESUMED)
 def test_global_batches_are_the_same(make, pools, global_batches, workers, first, monkeypatch):
     monkeypatch.setattr(loader, "mapped_in_order", lambda *_, **__: contextlib.nullcontext(pools[workers]))
