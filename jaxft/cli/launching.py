@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--spot", action="store_true", help="machines that cost less and may be taken away")
     parser.add_argument("--service-account", metavar="NAME", help="as which the machines act")
-    parser.add_argument("--restarts", type=int, default=100, help="at most (default: %(default)s)")
+    parser.add_argument("--restarts", type=int, help="at most (default: 100)")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE",
         help="of the target: zone, project (tpu-vm), namespace, context (gke), cluster, project, zone, priority, "

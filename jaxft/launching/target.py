@@ -21,7 +21,8 @@ class Target:
     Attributes:
       plan: from a job, the directory for its files and the target's options to what launches it; raises RecipeError for
         what the target cannot do.
-      takes: of `image`, `install`, `secrets`, `env_file`, `spot` and `service_account` those that mean something to it.
+      takes: of `image`, `install`, `secrets`, `env_file`, `spot`, `service_account` and `restarts` those that mean
+        something to it.
       options: names of the target's own options; None: any.
       needed: those of them that must be there.
       storage: what `--storage` must be like; None where its machines see this one's directories.

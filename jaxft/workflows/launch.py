@@ -31,7 +31,7 @@ _TOOLS = {
 }  # fmt: skip
 # Words that mean something to some targets only, and what the others say of them.
 _WORDS = {
-    "image": "", "install": "its jaxft is the one that is there", "spot": "", "service_account": "",
+    "image": "", "install": "its jaxft is the one that is there", "spot": "", "service_account": "", "restarts": "",
     "secrets": "its variables come from a file there, --env-file FILE",
     "env_file": "it takes its variables by reference, --secret NAME=REFERENCE",
 }  # fmt: skip
@@ -52,7 +52,7 @@ class LaunchOptions:
       env_file: on the machines.
       spot: machines that may be taken away.
       service_account: as which they act.
-      restarts: at most.
+      restarts: at most; None: 100.
       options: of the target, `key=value` each.
     """
 
@@ -66,7 +66,7 @@ class LaunchOptions:
     env_file: str | None = None
     spot: bool = False
     service_account: str | None = None
-    restarts: int = 100
+    restarts: int | None = None
     options: tuple[str, ...] = ()
 
 
@@ -97,7 +97,8 @@ def plan_launch(
         name=parsed.name, recipe=_recipe_text(document), hardware=hardware,
         storage=_storage(target, place, options.storage), install=options.install or _requirement(hardware),
         image=options.image, secrets=secrets, env_file=options.env_file, spot=options.spot,
-        service_account=options.service_account, restarts=options.restarts,
+        service_account=options.service_account,
+        restarts=Job.restarts if options.restarts is None else options.restarts,
     )  # fmt: skip
     _check(job)
     directory = pathlib.Path(options.output or pathlib.Path("launches") / job.slug / target).absolute()
@@ -107,7 +108,8 @@ def plan_launch(
 def _check_words(target: str, place: Target, options: LaunchOptions) -> None:
     """Whether what the user says means something to the target: nothing of it is left aside in silence."""
     for word, instead in _WORDS.items():
-        if not getattr(options, word) or word in place.takes:
+        given = getattr(options, word)
+        if given is None or given is False or given == () or word in place.takes:
             continue
         flag = "--secret" if word == "secrets" else f"--{word.replace('_', '-')}"
         known = ", ".join(name for name, other in TARGETS.items() if word in other.takes)

@@ -63,6 +63,7 @@ def test_commands_are_run_and_their_status_is_told(recipe, tmp_path, monkeypatch
         (["slurm"], "slurm needs --topology"), (["slurm", "--topology", "x-1"], "is not known"),
         (["tpu-vm", "--topology", "v5e-16", "--option", "zone=z"], "needs --storage gs://BUCKET/DIRECTORY"),
         (["slurm", "--topology", "h100-8", "--spot"], "slurm does not take --spot; --spot is for tpu-vm, gke, xpk"),
+        (["docker", "--topology", "v5e-16", "--image", "a/b", "--restarts", "0"], "docker does not take --restarts"),
         (["gpu-host", "--option", "zone=z"], "gpu-host has no options"),
         (["docker", "--image", "i", "--option", "push=yes"], "push is true or false"),
         (["xpk", *XPK[2:]], "needs --option cluster=CLUSTER"), (["xpk", *XPK, "--option", "zone=a b"], "characters"),

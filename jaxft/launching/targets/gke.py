@@ -49,6 +49,6 @@ def _secret_key(name: str, reference: str) -> tuple[str, str]:
 
 
 GKE = Target(
-    plan, takes=("image", "secrets", "spot", "service_account"), options=("namespace", "context"),
+    plan, takes=("image", "secrets", "spot", "service_account", "restarts"), options=("namespace", "context"),
     storage="gs://BUCKET/DIRECTORY or the name of a volume claim",
 )  # fmt: skip

@@ -33,4 +33,4 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     return Launch({"train.sh": text, "recipe.yaml": job.recipe}, (tuple(command),))
 
 
-GPU_HOST = Target(plan, takes=("image", "env_file"))
+GPU_HOST = Target(plan, takes=("image", "env_file", "restarts"))

@@ -27,4 +27,4 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     return Launch(files, (("sbatch", str(directory / "train.sbatch")),), (advice,))
 
 
-SLURM = Target(plan, takes=("env_file",), options=None)
+SLURM = Target(plan, takes=("env_file", "restarts"), options=None)

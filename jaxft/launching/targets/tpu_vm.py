@@ -46,6 +46,6 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
 
 
 TPU_VM = Target(
-    plan, takes=("install", "secrets", "spot", "service_account"), storage="gs://BUCKET/DIRECTORY",
+    plan, takes=("install", "secrets", "spot", "service_account", "restarts"), storage="gs://BUCKET/DIRECTORY",
     options=("project", "zone"), needed=("zone",), calls=("gcloud",),
 )  # fmt: skip

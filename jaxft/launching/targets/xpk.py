@@ -129,6 +129,7 @@ def _carrier(files: Mapping[str, str]) -> str:
 
 
 XPK = Target(
-    plan, takes=("image", "env_file", "spot"), options=(*_WHERE, *_HOW, "storage", "attach"), needed=("cluster",),
+    plan, takes=("image", "env_file", "spot", "restarts"), options=(*_WHERE, *_HOW, "storage", "attach"),
+    needed=("cluster",),
     storage="gs://BUCKET/DIRECTORY, or the path at which XPK mounts a storage of the cluster",
 )  # fmt: skip
