@@ -307,8 +307,9 @@ class ComputeConfig:
       remat: what the backward pass computes again: `none`, `full` blocks, all but what `attention` found (where its
         kernel keeps no scores), or all but that and the `dots`.
       loss_parts: parts of the predicted tokens whose logits over the vocabulary are in memory one after the other.
-      reduce_dtype: in which devices add what each found of the gradients of attention's and feed-forwards' kernels:
-        `bfloat16` halves what they send and the memory for it, for one more rounding. The sums are kept in float32.
+      reduce_dtype: in which devices add what each found of the gradients of attention's and feed-forwards' kernels, and
+        with several `loss_parts` of the vocabulary's head: `bfloat16` halves what they send and the memory for it, for
+        one more rounding. The sums are kept in float32.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -276,8 +276,8 @@ class Side(nn.Module):
 def _two_streams(inputs: BlockInputs, sequences: Sequences) -> BlockInputs:
     """For queries that follow the content: content sees itself and what is of a lower rank, a query not itself."""
     segments, order = sequences.segment_ids, 2 * sequences.order
-    mask = inputs.mask.replace(query_order=jnp.concatenate([order + 1, order], axis=1), key_order=order)
-    mask = mask.replace(padded=False)
+    ranks = jnp.concatenate([order + 1, order], axis=1)
+    mask = inputs.mask.replace(query_order=ranks, key_order=order, padded=False)
     if segments is not None:
         mask = mask.replace(query_segments=jnp.tile(segments, (1, 2)))
     return inputs.replace(mask=mask, source_length=order.shape[1])
