@@ -20,20 +20,20 @@ choose_platform()
 __version__ = "0.1.0"
 
 _FUNCTIONS = {
-    "classify": "jaxft.workflows.read",
-    "dry_run": "jaxft.workflows.train",
-    "embed": "jaxft.workflows.read",
-    "evaluate": "jaxft.workflows.evaluate",
-    "fill_mask": "jaxft.workflows.read",
-    "generate": "jaxft.workflows.generate",
-    "load_pretrained": "jaxft.workflows.pretrained",
-    "open_run": "jaxft.workflows.opened",
-    "plan": "jaxft.workflows.plan",
-    "predict": "jaxft.workflows.predict",
-    "save_pretrained": "jaxft.workflows.pretrained",
-    "score": "jaxft.workflows.read",
-    "quickstart": "jaxft.workflows.quickstart",
-    "train": "jaxft.workflows.train",
+    "classify": "jaxft.workflows.inference.read_texts",
+    "dry_run": "jaxft.workflows.train.train",
+    "embed": "jaxft.workflows.inference.read_texts",
+    "evaluate": "jaxft.workflows.train.evaluate",
+    "fill_mask": "jaxft.workflows.inference.read_texts",
+    "generate": "jaxft.workflows.inference.generate",
+    "load_pretrained": "jaxft.workflows.weights.pretrained",
+    "open_run": "jaxft.workflows.assembly.trained_run",
+    "plan": "jaxft.workflows.plan.plan",
+    "predict": "jaxft.workflows.train.predict",
+    "save_pretrained": "jaxft.workflows.weights.pretrained",
+    "score": "jaxft.workflows.inference.read_texts",
+    "quickstart": "jaxft.workflows.compare.quickstart",
+    "train": "jaxft.workflows.train.train",
 }
 __all__ = ["__version__", *_FUNCTIONS]
 

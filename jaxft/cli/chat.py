@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jaxft.errors import DataError, JaxftError, RecipeError
 
 if TYPE_CHECKING:
-    from jaxft.workflows.chat import ChatSession
+    from jaxft.workflows.inference.chat import ChatSession
 
 _HELP = """\
 /system TEXT      what the model is told before everything (without TEXT: nothing)
@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def chat(options: argparse.Namespace) -> None:
     """`jaxft chat`"""
-    from jaxft.workflows.chat import open_chat
+    from jaxft.workflows.inference.chat import open_chat
 
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}

@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """`jaxft generate`"""
-    from jaxft.workflows.generate import biased_token, make_config, open_writer, write_texts, write_unprompted
+    from jaxft.workflows.inference.generate import biased_token, make_config, open_writer, write_texts, write_unprompted
 
     given = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
     if options.early_stopping:

@@ -28,7 +28,7 @@ def harness(options: argparse.Namespace) -> None:
     for name in ("limit", "batch_size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise RecipeError(f"--{name.replace('_', '-')}: must be at least 1, found {getattr(options, name)}")
-    from jaxft.workflows.harness import evaluate_tasks
+    from jaxft.workflows.inference.harness import evaluate_tasks
 
     tasks = [name.strip() for name in options.tasks.split(",") if name.strip()]
     found = evaluate_tasks(

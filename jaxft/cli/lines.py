@@ -29,7 +29,7 @@ def given_texts(given: Sequence[str] | None, path: str | None, column: str) -> l
 
 
 def _given_texts(given: Sequence[str] | None, path: str | None, column: str) -> list[str]:
-    from jaxft.workflows.generate import read_prompts
+    from jaxft.workflows.inference.generate import read_prompts
 
     if given is not None:
         return list(given)
@@ -59,7 +59,7 @@ def check_words(options: argparse.Namespace) -> None:
       RecipeError: they were not.
     """
     if process_count() > 1:
-        from jaxft.workflows.agreement import check_words_agree
+        from jaxft.workflows.runs.agreement import check_words_agree
 
         check_words_agree({name: value for name, value in vars(options).items() if name not in _OWN_WORDS})
 

@@ -24,9 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """`jaxft plan`"""
-    from jaxft.workflows.plan import plan
-    from jaxft.workflows.plan_report import describe
-    from jaxft.workflows.plan_search import search
+    from jaxft.workflows.plan.plan import plan
+    from jaxft.workflows.plan.report import describe
+    from jaxft.workflows.plan.search import search
 
     found = (search if options.search else plan)(
         options.recipe, options.overrides, topology=options.topology, slices=options.slices,

@@ -42,7 +42,7 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 
 def classify(options: argparse.Namespace) -> None:
     """`jaxft classify`"""
-    from jaxft.workflows.read import open_reader
+    from jaxft.workflows.inference.read_texts import open_reader
 
     if options.pair is not None and len(options.pair) != len(options.text or ()):
         raise RecipeError(f"--pair: give one for each --text, found {len(options.pair)}")
@@ -59,7 +59,7 @@ def classify(options: argparse.Namespace) -> None:
 
 def embed(options: argparse.Namespace) -> None:
     """`jaxft embed`"""
-    from jaxft.workflows.read import open_reader
+    from jaxft.workflows.inference.read_texts import open_reader
 
     texts = _texts(options)
     found = open_reader(options.model, options.dtype, batch_size=options.batch_size).embed(texts, options.truncate)
@@ -69,7 +69,7 @@ def embed(options: argparse.Namespace) -> None:
 
 def fill_mask(options: argparse.Namespace) -> None:
     """`jaxft fill-mask`"""
-    from jaxft.workflows.read import open_reader
+    from jaxft.workflows.inference.read_texts import open_reader
 
     texts = _texts(options)
     reader = open_reader(options.model, options.dtype, batch_size=options.batch_size)
@@ -85,7 +85,7 @@ def fill_mask(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """`jaxft score`"""
-    from jaxft.workflows.generate import open_writer
+    from jaxft.workflows.inference.generate import open_writer
 
     check_words(options)
     pairs = from_first(lambda: _pairs(options))

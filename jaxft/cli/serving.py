@@ -40,7 +40,7 @@ def serve(options: argparse.Namespace) -> None:
     # Programs are kept on disk. XLA calls it an error that one was compiled for features that no processor has, though
     # it made them up.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from jaxft.workflows.serve import serve
+    from jaxft.workflows.inference.serve import serve
 
     limits = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
     serve(

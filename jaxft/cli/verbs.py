@@ -16,8 +16,8 @@ from jaxft.reporting.tables import text_table
 
 def quickstart(options: argparse.Namespace) -> None:
     """`jaxft quickstart`"""
-    from jaxft.workflows.quickstart import quickstart
-    from jaxft.workflows.quickstart_report import describe
+    from jaxft.workflows.compare.quickstart import quickstart
+    from jaxft.workflows.compare.quickstart_report import describe
 
     result = quickstart(options.run_dir, options.quiet)
     print(_json(result) if options.json else describe(result))
@@ -25,7 +25,7 @@ def quickstart(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """`jaxft train`"""
-    from jaxft.workflows.train import train
+    from jaxft.workflows.train.train import train
 
     if options.dry_run:
         return _dry_run(options)
@@ -42,7 +42,7 @@ def train(options: argparse.Namespace) -> None:
 
 def _dry_run(options: argparse.Namespace) -> None:
     from jaxft.recipe.library import recipe_to_text
-    from jaxft.workflows.train import dry_run
+    from jaxft.workflows.train.train import dry_run
 
     plan = dry_run(options.recipe, options.overrides)
     text = recipe_to_text(plan.recipe)
@@ -73,7 +73,7 @@ def _dry_run(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """`jaxft prepare`"""
-    from jaxft.workflows.prepare import prepare
+    from jaxft.workflows.prepare.prepare import prepare
 
     found = prepare(options.recipe, options.overrides, options.workers, options.shard)
     if options.json:
@@ -86,7 +86,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def data_show(options: argparse.Namespace) -> None:
     """`jaxft data show`"""
-    from jaxft.workflows.data_view import as_json, describe, show_data
+    from jaxft.workflows.prepare.data_show import as_json, describe, show_data
 
     shown = show_data(options.recipe, options.overrides, options.rows, options.step)
     print(_json({"rows": as_json(shown)}) if options.json else describe(shown, sys.stdout.isatty()))
@@ -94,7 +94,7 @@ def data_show(options: argparse.Namespace) -> None:
 
 def data_stats(options: argparse.Namespace) -> None:
     """`jaxft data stats`"""
-    from jaxft.workflows.data_stats import data_stats
+    from jaxft.workflows.prepare.data_stats import data_stats
 
     found = data_stats(options.recipe, options.overrides, options.picture)
     if options.json:
@@ -127,7 +127,7 @@ def _shown(value: Any, key: str) -> Any:
 
 def evaluate(options: argparse.Namespace) -> None:
     """`jaxft evaluate`"""
-    from jaxft.workflows.evaluate import evaluate
+    from jaxft.workflows.train.evaluate import evaluate
 
     result = evaluate(options.run, options.overrides, options.step, options.confidence, options.resamples)
     if options.json:
@@ -142,8 +142,8 @@ def compare(options: argparse.Namespace) -> None:
     # Its runs share compiled programs. XLA calls it an error that one was compiled for features that no processor has,
     # though it made them up.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from jaxft.workflows.compare import compare
-    from jaxft.workflows.compare_report import describe
+    from jaxft.workflows.compare.compare import compare
+    from jaxft.workflows.compare.report import describe
 
     result = compare(
         options.recipe, options.overrides, options.run_dir, options.shard, options.jobs, quiet=options.quiet
@@ -158,14 +158,14 @@ def compare(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """`jaxft predict`"""
-    from jaxft.workflows.predict import predict
+    from jaxft.workflows.train.predict import predict
 
     predict(options.run, options.input, options.output, options.stream, options.step)
 
 
 def import_weights(options: argparse.Namespace) -> None:
     """`jaxft import`"""
-    from jaxft.workflows.exported import import_model
+    from jaxft.workflows.weights.export import import_model
 
     result = import_model(options.source, options.output, options.adapter)
     heads = f"heads: {', '.join(result['heads']) or 'none'}"
@@ -175,7 +175,7 @@ def import_weights(options: argparse.Namespace) -> None:
 
 def export_weights(options: argparse.Namespace) -> None:
     """`jaxft export`"""
-    from jaxft.workflows.exported import export_model
+    from jaxft.workflows.weights.export import export_model
 
     result = export_model(options.run, options.output, options.head, options.dtype, options.step, options.adapter)
     said = f"{result['output']}: {result['class']}, {result['parameters']:,} parameters"
@@ -186,7 +186,7 @@ def export_weights(options: argparse.Namespace) -> None:
 
 def average(options: argparse.Namespace) -> None:
     """`jaxft average`"""
-    from jaxft.workflows.average import average_models
+    from jaxft.workflows.weights.average import average_models
 
     result = average_models(options.models, options.output, options.weights, options.share, options.start)
     said = f"{result['output']}: {result['parameters']:,} parameters, the mean of {len(result['weights'])} models"
@@ -197,7 +197,7 @@ def average(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> None:
     """`jaxft verify`"""
-    from jaxft.workflows.verified import check_agreement, verify_model
+    from jaxft.workflows.weights.verify import check_agreement, verify_model
 
     result = verify_model(options.model)
     if options.json:
@@ -215,7 +215,7 @@ def verify(options: argparse.Namespace) -> None:
 
 def tokenizer_train(options: argparse.Namespace) -> None:
     """`jaxft tokenizer train`"""
-    from jaxft.workflows.tokenizer import train_tokenizer
+    from jaxft.workflows.prepare.tokenizer_train import train_tokenizer
 
     given = {"vocab_size": options.vocab_size, "model_type": options.model_type, "sentinels": options.sentinels}
     # Flags that are not given need not be known to the kind of vocabulary.

@@ -43,7 +43,7 @@ def of_program(cost: Mapping[str, Any], topology: Topology) -> Estimate:
 
     Args:
       cost: `matmul_flops`, `cycles`, `memory_bytes`, `kernels`, bytes `on_an_axis` of the network, `overlapped` and
-        `exposed`, and those `between_slices` (see `jaxft.workflows.plan_compilation.as_json`).
+        `exposed`, and those `between_slices` (see `jaxft.workflows.plan.compilation.as_json`).
       topology: what it is compiled for.
     """
     chip = topology.chip

@@ -37,9 +37,9 @@ from jaxft.planning.topology import Topology, parse_topology
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.tables import text_table
-from jaxft.workflows.assembly import Assembly
-from jaxft.workflows.plan_compilation import as_json
-from jaxft.workflows.plan_sketch import make_sketch
+from jaxft.workflows.assembly.assemble import Assembly
+from jaxft.workflows.plan.compilation import as_json
+from jaxft.workflows.plan.formulas import make_sketch
 
 WHOLE_PRODUCTS = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
 # Side of the tiles that MaxText's splash has by default.

@@ -23,8 +23,8 @@ import numpy as np
 from jaxft.data.batches import Batch
 from jaxft.reporting.tables import text_table
 from jaxft.reporting.writers import read_rows
-from jaxft.workflows.opened import open_run
-from jaxft.workflows.train import train
+from jaxft.workflows.assembly.trained_run import open_run
+from jaxft.workflows.train.train import train
 
 _SIZE = "max_length: 128, dropout: 0, attention_dropout: 0"
 # A published shape made small.

@@ -23,8 +23,8 @@ from jaxft.cli.main import run
 from jaxft.data.chat import Message
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.talking import chat_prompt, form_for_chat
-from jaxft.workflows.chat import open_chat
-from jaxft.workflows.generate import open_writer
+from jaxft.workflows.inference.chat import open_chat
+from jaxft.workflows.inference.generate import open_writer
 
 
 @pytest.fixture(scope="module")

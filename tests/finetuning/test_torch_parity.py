@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.assembly import assemble
-from jaxft.workflows.train import train
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.train.train import train
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "plot", "fine", "dull", "the", "a", "is"]
 # The last rows of a run's metrics sum up several steps.

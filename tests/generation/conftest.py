@@ -18,7 +18,7 @@ from jaxft.generation.generator import Generator  # noqa: E402
 from jaxft.models.config import ModelConfig  # noqa: E402
 from jaxft.models.heads import HeadConfig  # noqa: E402
 from jaxft.models.model import Model  # noqa: E402
-from jaxft.workflows.generate import Writer  # noqa: E402
+from jaxft.workflows.inference.generate import Writer  # noqa: E402
 
 TEXT = 'the cat sat on the mat. {"name": "Ann", "age": 12, "tags": [true, false]} Is it? yes, no, perhaps 10 20 é ü'
 

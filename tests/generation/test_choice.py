@@ -10,7 +10,7 @@ import pytest
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.generation.config import GenerationConfig
-from jaxft.workflows.generate import generate
+from jaxft.workflows.inference.generate import generate
 
 DRAWN = GenerationConfig(max_new_tokens=6, temperature=1.0, num_return_sequences=4, seed=2)
 

@@ -18,7 +18,7 @@ from jaxft.generation.prompts import bucket
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
-from jaxft.workflows.generate import make_config
+from jaxft.workflows.inference.generate import make_config
 
 CONFIG = GenerationConfig(max_new_tokens=24, temperature=1.3, seed=3)
 PROMPTS = ["the cat", "it sat on the mat"]

@@ -16,9 +16,9 @@ from jaxft.parallel.mesh import make_mesh
 from jaxft.planning.program_cost import program_cost
 from jaxft.planning.topology import parse_topology
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.blueprint import make_blueprint
-from jaxft.workflows.plan_compilation import topology_devices
-from jaxft.workflows.plan_sketch import make_sketch
+from jaxft.workflows.plan.blueprint import make_blueprint
+from jaxft.workflows.plan.compilation import topology_devices
+from jaxft.workflows.plan.formulas import make_sketch
 
 RECIPE = """
 name: {name}

@@ -10,7 +10,7 @@ from jaxft.planning.collectives import GATHERED, SHARED_OUT
 from jaxft.planning.estimate import of_program
 from jaxft.planning.program_cost import program_cost
 from jaxft.planning.topology import SLICE_BANDWIDTH, parse_topology
-from jaxft.workflows.plan_compilation import as_json
+from jaxft.workflows.plan.compilation import as_json
 
 # Of programs that libtpu 0.0.41 compiled, with what the reader does not look at left out.
 FRAGMENTS = pathlib.Path(__file__).with_name("fragments")

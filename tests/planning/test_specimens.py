@@ -16,7 +16,7 @@ from jaxft.planning.specimens import PlannedTokenizer
 from jaxft.recipe.decoding import decode
 from jaxft.recipe.reading import parse_document
 from jaxft.recipe.schema import Recipe
-from jaxft.workflows.blueprint import Blueprint, make_blueprint
+from jaxft.workflows.plan.blueprint import Blueprint, make_blueprint
 
 LENGTH, VOCABULARY, ROWS = 64, 512, 8
 FAMILY = {

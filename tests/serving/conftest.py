@@ -14,7 +14,7 @@ import uvicorn
 from jaxft.serving.app import make_app
 from jaxft.serving.limits import Limits
 from jaxft.serving.model import ServedModel
-from jaxft.workflows.serve import open_served
+from jaxft.workflows.inference.serve import open_served
 
 TOKEN = "a-token-of-these-tests"
 

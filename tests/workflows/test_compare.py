@@ -14,7 +14,7 @@ from small_recipe import RECIPE
 from jaxft.cli.main import run
 from jaxft.errors import RecipeError
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.comparison import check_comparison, recipe_of, trials
+from jaxft.workflows.compare.trials import check_comparison, recipe_of, trials
 
 COMPARE = """
 compare:

@@ -20,7 +20,7 @@ from jaxft.data.loader import Prefetcher
 from jaxft.data.processes import mapped_in_order
 from jaxft.data.tokenizers import SentencePieceConfig, load_tokenizer, train_sentencepiece
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.assembly import assemble
+from jaxft.workflows.assembly.assemble import assemble
 
 SIZE, STEPS, EVERY = 8, 20, 2
 HOSTS = (1, 2, 4)

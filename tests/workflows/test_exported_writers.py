@@ -13,7 +13,7 @@ from tiny_models import bert
 
 import jaxft
 from jaxft.cli.main import run
-from jaxft.workflows.chat import open_chat
+from jaxft.workflows.inference.chat import open_chat
 
 TEXTS = {"one": "one two three", "red": "red green blue", "up": "up down left right"}
 ANSWERS = {"hi": "hello you", "bye": "see you"}

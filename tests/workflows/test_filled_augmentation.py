@@ -10,8 +10,8 @@ import pytest
 import jaxft
 from jaxft.errors import RecipeError
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.assembly import assemble
-from jaxft.workflows.prepare import prepare
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.prepare.prepare import prepare
 
 pytestmark = pytest.mark.slow
 

@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_harness_own_model(folder, capsys, monkeypatch):
     huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="needs what the harness's model needs")
     from lm_eval.api.instance import Instance
 
-    from jaxft.workflows.harness import HarnessModel
+    from jaxft.workflows.inference.harness import HarnessModel
 
     theirs = huggingface.HFLM(pretrained=str(folder / "model"), device="cpu", dtype="float32", batch_size=1)
     ours = HarnessModel(folder / "model")

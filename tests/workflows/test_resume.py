@@ -15,7 +15,7 @@ from processes import start
 from small_recipe import RECIPE
 
 from jaxft.cli.main import run
-from jaxft.workflows.opened import open_run
+from jaxft.workflows.assembly.trained_run import open_run
 
 
 def losses(directory: pathlib.Path, kind: str) -> dict[int, dict[str, float]]:

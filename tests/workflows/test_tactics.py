@@ -13,9 +13,9 @@ from small_recipe import RECIPE
 
 from jaxft.cli.main import run
 from jaxft.recipe.library import load_recipe
-from jaxft.workflows.assembly import assemble
-from jaxft.workflows.opened import open_run
-from jaxft.workflows.train import train
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.trained_run import open_run
+from jaxft.workflows.train.train import train
 
 STEPS = 6
 TACTICS = {

@@ -1,0 +1,83 @@
+"""A trained run, opened for use."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from jaxft.errors import CheckpointError, JaxftError
+from jaxft.huggingface.loaded import sharded_target
+from jaxft.recipe.library import load_recipe
+from jaxft.recipe.schema import TokenizerSection
+from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.runs.agreement import check_recipes_agree
+from jaxft.workflows.runs.run_directory import RunDirectory
+from jaxft.workflows.weights.pretrained import open_pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A run at one of its checkpoints.
+
+    Attributes:
+      run: its directory.
+      assembly: its parts.
+      step: the checkpoint's step.
+      parameters: nested dict of arrays on the mesh.
+      origin: those that the run began with, where an evaluation compares with them, else None.
+    """
+
+    run: RunDirectory
+    assembly: Assembly
+    step: int
+    parameters: Any
+    origin: Any = None
+
+
+def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int | None = None) -> OpenedRun:
+    """Opens a run with its tokenizer, model and parameters.
+
+    Args:
+      path: a run directory.
+      overrides: of its recipe.
+      step: which checkpoint; the best one where the recipe names a metric for it, else the last, where None.
+
+    Raises:
+      CheckpointError: it is no run, or has no such checkpoint, or that is damaged.
+    """
+    run = RunDirectory(path)
+    run.check_started()
+    recipe, document = load_recipe(run.path / "recipe.yaml", overrides)
+    check_recipes_agree(recipe)
+    began, adapter = recipe.model.pretrained, recipe.model.adapter
+    recipe = dataclasses.replace(
+        recipe,
+        # The run has its own weights and tokenizer: where they once came from may be gone.
+        model=dataclasses.replace(recipe.model, preset=None, pretrained=None, adapter=None),
+        tokenizer=TokenizerSection(path=str(run.tokenizer.absolute())),
+    )
+    assembly = assemble(recipe, document, run)
+    step = run.chosen_step(step)
+    target = sharded_target(assembly.model, "float32", assembly.mesh)
+    parameters, _ = run.checkpoints.restore(step, target)
+    compared = (assembly.objectives[section.stream or name] for name, section in recipe.evaluation.items())
+    # Only where it is needed, since what the run began with may be gone.
+    origin = _origin(run, began, adapter, target) if any(objective.needs_origin for objective in compared) else None
+    return OpenedRun(run, assembly, step, parameters, origin)
+
+
+def _origin(run: RunDirectory, began: str | None, adapter: str | None, target) -> Any:
+    """The pretrained weights that a run began with.
+
+    Raises:
+      CheckpointError: they are not where they were, or lack a head that the run has.
+    """
+    try:
+        found = open_pretrained(began, adapter).parameters(target)
+    except JaxftError as error:
+        raise CheckpointError(f"{run.path} is measured against the weights that it began with: {error}") from error
+    if missing := sorted(set(target) - set(found)):
+        raise CheckpointError(f"{run.path} is measured against {began}, which has no {missing[0]}")
+    return found

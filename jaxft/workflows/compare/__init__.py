@@ -1,0 +1,1 @@
+"""Ways of training beside each other under matched conditions."""

@@ -1,0 +1,1 @@
+"""What a recipe needs on a topology, before any device is there."""

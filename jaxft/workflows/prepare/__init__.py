@@ -1,0 +1,1 @@
+"""A recipe's data before training: prepared, shown, counted."""

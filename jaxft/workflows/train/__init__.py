@@ -1,0 +1,1 @@
+"""Training a recipe, and what is asked of a trained run."""

@@ -1,0 +1,1 @@
+"""Which model a user's path means, and its weights: opened, loaded, imported, exported, averaged, verified."""
