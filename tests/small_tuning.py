@@ -39,10 +39,18 @@ class MaskedLMWithoutText(MaskedLM):
 def small_config(**changes) -> ModelConfig:
     """The trunk of most tests; `changes` are of its config."""
     fields = {
-        "vocab_size": VOCABULARY, "embed_dim": 16, "num_layers": 2, "num_heads": 2, "mlp_dim": 24,
-        "max_length": LENGTH, "position": "learned", "attention_bias": True, "mlp_bias": True, "activation": "relu",
+        "vocab_size": VOCABULARY,
+        "embed_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "mlp_dim": 24,
+        "max_length": LENGTH,
+        "position": "learned",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "activation": "relu",
         "initializer_range": 0.2,
-    }  # fmt: skip
+    }
     return ModelConfig(**{**fields, **changes})
 
 
@@ -67,18 +75,21 @@ def make_batches(seed: int) -> dict[str, dict[str, np.ndarray]]:
     ids = generator.integers(0, VOCABULARY, (2, ROWS, LENGTH)).astype(np.int32)
     segments = (np.arange(LENGTH) < generator.integers(3, LENGTH + 1, (2, ROWS, 1))).astype(np.int32)
     replay = {
-        "token_ids": ids[0], "segment_ids": segments[0],
+        "token_ids": ids[0],
+        "segment_ids": segments[0],
         "positions": np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH)),
         "gather": generator.integers(0, 3, (ROWS, 3)).astype(np.int32),
         "labels": generator.integers(0, VOCABULARY, (ROWS, 3)).astype(np.int32),
         "label_weights": (generator.random((ROWS, 3)) < np.linspace(0.2, 1, ROWS)[:, None]).astype(np.float32),
         "row_weight": np.ones(ROWS, np.float32),
-    }  # fmt: skip
+    }
     task = {
-        "token_ids": ids[1], "segment_ids": segments[1], "token_types": np.zeros_like(ids[1]),
+        "token_ids": ids[1],
+        "segment_ids": segments[1],
+        "token_types": np.zeros_like(ids[1]),
         "label": generator.integers(0, 3, ROWS).astype(np.int32),
         "row_weight": (np.arange(ROWS) < ROWS - 3).astype(np.float32),
-    }  # fmt: skip
+    }
     return {"task": task, "replay": replay}
 
 

@@ -71,10 +71,17 @@ class _Terminal:
     def __init__(self, session: ChatSession, is_person: bool):
         self._session, self._is_person = session, is_person
         self._commands: dict[str, Callable[[str], None]] = {
-            "help": lambda rest: self._say(_HELP), "system": self._system, "set": self._set, "undo": self._undo,
-            "retry": self._retry, "reset": self._reset, "save": self._save, "history": self._history,
-            "exit": self._exit, "quit": self._exit,
-        }  # fmt: skip
+            "help": lambda rest: self._say(_HELP),
+            "system": self._system,
+            "set": self._set,
+            "undo": self._undo,
+            "retry": self._retry,
+            "reset": self._reset,
+            "save": self._save,
+            "history": self._history,
+            "exit": self._exit,
+            "quit": self._exit,
+        }
 
     def run(self) -> None:
         """Until the input ends or the user leaves."""

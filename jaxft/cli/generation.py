@@ -66,7 +66,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """`jaxft generate`"""
-    from jaxft.workflows.inference.generate import biased_token, make_config, open_writer, write_texts, write_unprompted
+    from jaxft.workflows.inference.generate import (
+        biased_token,
+        make_config,
+        open_text_generator,
+        write_texts,
+        write_unprompted,
+    )
 
     given = {name: value for name in _OPTIONS if (value := getattr(options, name)) is not None}
     if options.early_stopping:
@@ -90,7 +96,7 @@ def generate(options: argparse.Namespace) -> None:
     prompts = [] if number else given_texts(options.prompt, options.file, "prompt")
     if not prompts and not number:
         raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")
-    writer = open_writer(options.model, options.dtype, batch_size=options.batch_size, draft=options.draft)
+    writer = open_text_generator(options.model, options.dtype, batch_size=options.batch_size, draft=options.draft)
     config = dataclasses.replace(config, stop_token_ids=writer.token_ids(options.stop_token or ()))
     with output_to(options.output) as file:
         if number:

@@ -18,17 +18,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", help="v5e-16, v5p:4x4x8, h100-16 ...: kind and number of chips, or shape")
     parser.add_argument("--slices", type=int, default=1, help="TPU slices of that topology (default: %(default)s)")
     parser.add_argument(
-        "--storage", metavar="WHERE",
+        "--storage",
+        metavar="WHERE",
         help="what all machines share: gs://BUCKET/DIRECTORY, or a directory (default: ., where they see it)",
-    )  # fmt: skip
+    )
     parser.add_argument("--output", metavar="DIR", help="for the files (default: launches/<name>/<target>)")
     parser.add_argument("--install", metavar="REQUIREMENT", help="what pip installs for jaxft (default: this version)")
     parser.add_argument("--image", metavar="NAME:TAG", help="of a container with jaxft in it")
     parser.add_argument(
-        "--secret", action="append", default=[], metavar="NAME[=REFERENCE]",
+        "--secret",
+        action="append",
+        default=[],
+        metavar="NAME[=REFERENCE]",
         help="a variable whose value the target fetches: from Secret Manager (tpu-vm), a Kubernetes secret as "
         "SECRET:KEY (gke), or your environment (skypilot); may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--env-file", metavar="FILE", help="variables, on the machine (slurm, gpu-host) or in the storage (xpk)"
     )
@@ -36,24 +40,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--service-account", metavar="NAME", help="as which the machines act")
     parser.add_argument("--restarts", type=int, help="at most (default: 100)")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE",
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
         help="of the target: zone, project (tpu-vm), namespace, context (gke), cluster, project, zone, priority, "
         "reservation, docker-image-pull-secret, storage, attach (xpk), any of sbatch's (slurm), infra (skypilot), push "
         "(docker); may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
 
 
 def launch(options: argparse.Namespace) -> None:
     """`jaxft launch`"""
-    from jaxft.workflows.launch import LaunchOptions, carry_out, describe, plan_launch
+    from jaxft.workflows.launch import LaunchOptions, carry_out, launch_text, plan_launch
 
     chosen = LaunchOptions(
-        topology=options.topology, slices=options.slices, storage=options.storage, output=options.output,
-        install=options.install, image=options.image, secrets=tuple(options.secret), env_file=options.env_file,
-        spot=options.spot, service_account=options.service_account, restarts=options.restarts,
+        topology=options.topology,
+        slices=options.slices,
+        storage=options.storage,
+        output=options.output,
+        install=options.install,
+        image=options.image,
+        secrets=tuple(options.secret),
+        env_file=options.env_file,
+        spot=options.spot,
+        service_account=options.service_account,
+        restarts=options.restarts,
         options=tuple(options.option),
-    )  # fmt: skip
+    )
     directory, planned = plan_launch(options.target, options.recipe, options.overrides, chosen)
     if not options.dry_run:
         print(f"{directory}: {', '.join(planned.files)}", file=sys.stderr)
@@ -64,4 +79,4 @@ def launch(options: argparse.Namespace) -> None:
         files = {str(directory / name): text for name, text in planned.files.items()}
         print(json.dumps({"files": files, "commands": planned.commands}, indent=2, ensure_ascii=False))
     else:
-        print(describe(directory, planned))
+        print(launch_text(directory, planned))

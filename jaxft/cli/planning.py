@@ -25,11 +25,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def plan(options: argparse.Namespace) -> None:
     """`jaxft plan`"""
     from jaxft.workflows.plan.plan import plan
-    from jaxft.workflows.plan.report import describe
+    from jaxft.workflows.plan.report import plan_text
     from jaxft.workflows.plan.search import search
 
     found = (search if options.search else plan)(
-        options.recipe, options.overrides, topology=options.topology, slices=options.slices,
-        compile=not options.no_compile, again=options.again, price_per_hour=options.price_per_hour,
-    )  # fmt: skip
-    print(json.dumps(found, indent=2) if options.json else describe(found, options.parameters))
+        options.recipe,
+        options.overrides,
+        topology=options.topology,
+        slices=options.slices,
+        compile=not options.no_compile,
+        again=options.again,
+        price_per_hour=options.price_per_hour,
+    )
+    print(json.dumps(found, indent=2) if options.json else plan_text(found, options.parameters))

@@ -85,19 +85,23 @@ def fill_mask(options: argparse.Namespace) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """`jaxft score`"""
-    from jaxft.workflows.inference.generate import open_writer
+    from jaxft.workflows.inference.generate import open_text_generator
 
     check_words(options)
     pairs = from_first(lambda: _pairs(options))
-    writer = open_writer(options.model, options.dtype, batch_size=options.batch_size)
+    writer = open_text_generator(options.model, options.dtype, batch_size=options.batch_size)
     found = writer.score([prompt for prompt, _ in pairs], [continuation for _, continuation in pairs])
     rows = [
         {
-            "prompt": prompt, "continuation": continuation, "log_probability": one.log_probability,
-            "tokens": len(one.log_probabilities), "perplexity": one.perplexity, "is_greedy": one.is_greedy,
+            "prompt": prompt,
+            "continuation": continuation,
+            "log_probability": one.log_probability,
+            "tokens": len(one.log_probabilities),
+            "perplexity": one.perplexity,
+            "is_greedy": one.is_greedy,
         }
         for (prompt, continuation), one in zip(pairs, found, strict=True)
-    ]  # fmt: skip
+    ]
     _write(rows, options.output)
 
 
@@ -111,14 +115,14 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
     for number, line in enumerate(text_of(options.file).splitlines(), 1):
         if not line.strip():
             continue
-        said = f"{options.file}, line {number}"
+        where = f"{options.file}, line {number}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{said}: not JSON: {error}") from error
+            raise DataError(f"{where}: not JSON: {error}") from error
         names = ("prompt", "continuation")
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
-            raise DataError(f'{said}: must be an object with the texts "prompt" and "continuation"')
+            raise DataError(f'{where}: must be an object with the texts "prompt" and "continuation"')
         pairs.append((row["prompt"], row["continuation"]))
     return pairs
 

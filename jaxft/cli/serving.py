@@ -24,10 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: %(default)s)")
     parser.add_argument(
-        "--token-file", metavar="FILE",
+        "--token-file",
+        metavar="FILE",
         help="a file with the token that clients must show; or the environment variable JAXFT_SERVE_TOKEN holds it. "
         "Needed where others than this machine can reach the address",
-    )  # fmt: skip
+    )
     parser.add_argument("--name", help="of the model, for clients (default: that of its directory)")
     parser.add_argument("--chat-template", metavar="NAME", help="chatml, llama3, llama2, mistral, gemma or plain")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
@@ -44,7 +45,13 @@ def serve(options: argparse.Namespace) -> None:
 
     limits = {name: value for name in _LIMITS if (value := getattr(options, name)) is not None}
     serve(
-        options.model, host=options.host, port=options.port, token_file=options.token_file, name=options.name,
-        chat_template=options.chat_template, dtype=options.dtype, limits=limits,
+        options.model,
+        host=options.host,
+        port=options.port,
+        token_file=options.token_file,
+        name=options.name,
+        chat_template=options.chat_template,
+        dtype=options.dtype,
+        limits=limits,
         ready=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    )

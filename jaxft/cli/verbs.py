@@ -17,10 +17,10 @@ from jaxft.reporting.tables import text_table
 def quickstart(options: argparse.Namespace) -> None:
     """`jaxft quickstart`"""
     from jaxft.workflows.compare.quickstart import quickstart
-    from jaxft.workflows.compare.quickstart_report import describe
+    from jaxft.workflows.compare.quickstart_report import quickstart_text
 
     result = quickstart(options.run_dir, options.quiet)
-    print(_json(result) if options.json else describe(result))
+    print(_json(result) if options.json else quickstart_text(result))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -47,11 +47,19 @@ def _dry_run(options: argparse.Namespace) -> None:
     plan = dry_run(options.recipe, options.overrides)
     text = recipe_to_text(plan.recipe)
     if options.json:
-        print(_json({
-            "recipe": text, "parameters": sum(plan.parameters.values()), "parameters_by_part": plan.parameters,
-            "batches": plan.batches, "tokens_per_step": plan.tokens_per_step, "steps": plan.steps,
-            "policy": plan.policy,
-        }))  # fmt: skip
+        print(
+            _json(
+                {
+                    "recipe": text,
+                    "parameters": sum(plan.parameters.values()),
+                    "parameters_by_part": plan.parameters,
+                    "batches": plan.batches,
+                    "tokens_per_step": plan.tokens_per_step,
+                    "steps": plan.steps,
+                    "policy": plan.policy,
+                }
+            )
+        )
         return
     print(text)
     total = sum(plan.parameters.values())
@@ -86,10 +94,10 @@ def prepare(options: argparse.Namespace) -> None:
 
 def data_show(options: argparse.Namespace) -> None:
     """`jaxft data show`"""
-    from jaxft.workflows.prepare.data_show import as_json, describe, show_data
+    from jaxft.workflows.prepare.data_show import as_json, rows_text, show_data
 
     shown = show_data(options.recipe, options.overrides, options.rows, options.step)
-    print(_json({"rows": as_json(shown)}) if options.json else describe(shown, sys.stdout.isatty()))
+    print(_json({"rows": as_json(shown)}) if options.json else rows_text(shown, sys.stdout.isatty()))
 
 
 def data_stats(options: argparse.Namespace) -> None:
@@ -102,17 +110,38 @@ def data_stats(options: argparse.Namespace) -> None:
         return
     stores = found["stores"]
     named = [
-        ("rows", "rows"), ("bad rows", "bad"), ("records", "records"), ("tokens", "tokens"),
-        ("shortest", "minimum"), ("median", "median"), ("mean", "mean"), ("95%", "95%"), ("longest", "maximum"),
-        ("rows of a batch", "packed_rows"), ("fill", "fill"), ("cut", "cut"), ("split", "split"),
-        ("duplicates", "duplicates"), ("unknown tokens", "unknown"), ("scripts", "scripts"),
-    ]  # fmt: skip
+        ("rows", "rows"),
+        ("bad rows", "bad"),
+        ("records", "records"),
+        ("tokens", "tokens"),
+        ("shortest", "minimum"),
+        ("median", "median"),
+        ("mean", "mean"),
+        ("95%", "95%"),
+        ("longest", "maximum"),
+        ("rows of a batch", "packed_rows"),
+        ("fill", "fill"),
+        ("cut", "cut"),
+        ("split", "split"),
+        ("duplicates", "duplicates"),
+        ("unknown tokens", "unknown"),
+        ("scripts", "scripts"),
+    ]
     flat = [{**store, **store["lengths"]} for store in stores]
-    print(text_table(["", *(store["source"] for store in stores)],
-                     [[label, *(_shown(store[key], key) for store in flat)] for label, key in named]))  # fmt: skip
+    print(
+        text_table(
+            ["", *(store["source"] for store in stores)],
+            [[label, *(_shown(store[key], key) for store in flat)] for label, key in named],
+        )
+    )
     columns = ("name", "rows_per_step", "share_of_rows", "epochs")
-    print("\n" + text_table(("stream", "rows per step", "share of rows", "epochs"),
-                            [[stream[column] for column in columns] for stream in found["streams"]]))  # fmt: skip
+    print(
+        "\n"
+        + text_table(
+            ("stream", "rows per step", "share of rows", "epochs"),
+            [[stream[column] for column in columns] for stream in found["streams"]],
+        )
+    )
     if options.picture:
         print(f"\nhistograms: {options.picture}")
 
@@ -143,7 +172,7 @@ def compare(options: argparse.Namespace) -> None:
     # though it made them up.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from jaxft.workflows.compare.compare import compare
-    from jaxft.workflows.compare.report import describe
+    from jaxft.workflows.compare.report import comparison_text
 
     result = compare(
         options.recipe, options.overrides, options.run_dir, options.shard, options.jobs, quiet=options.quiet
@@ -153,7 +182,7 @@ def compare(options: argparse.Namespace) -> None:
     elif result.finding is None:
         print(f"{result.directory}: {result.done} of {result.trials} runs are done")
     else:
-        print(describe(result.finding, result.recipe), f"report: {result.directory}/report.html", sep="\n\n")
+        print(comparison_text(result.finding, result.recipe), f"report: {result.directory}/report.html", sep="\n\n")
 
 
 def predict(options: argparse.Namespace) -> None:

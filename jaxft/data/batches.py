@@ -15,7 +15,7 @@ from jaxft.data.windows import WindowedPlan
 
 Batch = dict[str, np.ndarray]
 # Some rows of a batch.
-Part = slice | np.ndarray
+RowSelection = slice | np.ndarray
 
 
 class MakeRow(Protocol):
@@ -56,7 +56,7 @@ class StreamBatches:
         """Rows of an epoch."""
         return len(self.plan)
 
-    def batch(self, step: int, part: Part = slice(None)) -> Batch:
+    def batch(self, step: int, part: RowSelection = slice(None)) -> Batch:
         """The global batch of a step, or the rows of it that one process holds.
 
         Rows follow each other over epochs without a gap, so no example is lost at the end of one.
@@ -73,7 +73,7 @@ class StreamBatches:
         """Number of batches that hold each row once, the last one padded."""
         return -(-self.rows // self.batch_size)
 
-    def padded_batch(self, number: int, part: Part = slice(None)) -> Batch:
+    def padded_batch(self, number: int, part: RowSelection = slice(None)) -> Batch:
         """Batch `number` of one pass over all rows; rows past the end repeat the last one with `row_weight` 0."""
         numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size, dtype=np.int64)[part]
         batch = collate(self.make_rows(np.minimum(numbers, self.rows - 1)))
@@ -160,7 +160,7 @@ class MixedBatches:
         """What the batches are made of."""
         return tuple(part.store for part in self.parts)
 
-    def batch(self, step: int, part: Part = slice(None)) -> Batch:
+    def batch(self, step: int, part: RowSelection = slice(None)) -> Batch:
         """The global batch of a step, or the rows of it that one process holds."""
         numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)[part]
         sources, indices = self.mixture.rows(numbers)
@@ -184,7 +184,7 @@ class HostBatches:
 
     streams: Mapping[str, StreamBatches | MixedBatches]
     every: Mapping[str, int]
-    rows: Mapping[str, Part]
+    rows: Mapping[str, RowSelection]
 
     def __call__(self, step: int) -> dict[str, Batch]:
         # A stream that takes part in every third step gives its next batch there; the same once more in between.

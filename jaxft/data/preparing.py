@@ -86,7 +86,7 @@ def open_or_build(
     rows: Callable[[], Iterable[Row | DataError]],
     fields: Callable[[Row], Fields],
     tokenizer: Tokenizer,
-    said: str,
+    where: str,
     how: Preparation = Preparation(),
     change: Change = list,
 ) -> TokenStore:
@@ -97,7 +97,7 @@ def open_or_build(
       rows: reads the source from its start; a row that cannot be read is an error among them.
       fields: what to keep of a row.
       tokenizer: of the texts.
-      said: what the user calls this source, for messages.
+      where: what the user calls this source, for messages.
       how: see there; all parts are made.
       change: see `build`.
 
@@ -105,7 +105,7 @@ def open_or_build(
       DataError: a bad row or too many of them, or no rows at all.
     """
     if not (directory / "store.json").exists():
-        build(directory, rows, fields, tokenizer, said, how, change)
+        build(directory, rows, fields, tokenizer, where, how, change)
     return TokenStore(directory)
 
 
@@ -114,7 +114,7 @@ def build(
     rows: Callable[[], Iterable[Row | DataError]],
     fields: Callable[[Row], Fields],
     tokenizer: Tokenizer,
-    said: str,
+    where: str,
     how: Preparation,
     change: Change = list,
 ) -> bool:
@@ -133,15 +133,15 @@ def build(
     """
     building = directory.with_name(f"{directory.name}.building")
     if how.part != (0, 1):  # machines that share the work wait for each other only where they join it
-        chunks = _make_chunks(building, rows, fields, tokenizer, said, how, change)
+        chunks = _make_chunks(building, rows, fields, tokenizer, where, how, change)
         with _locked(building, directory) as done:
-            return done or _finish(building, directory, chunks, said, how.bad_rows)
+            return done or _finish(building, directory, chunks, where, how.bad_rows)
     with _locked(building, directory) as done:
         try:
             if done or (building / "store.json").exists():  # there, or stopped just before the end
-                return done or _finish(building, directory, 0, said, how.bad_rows)
-            chunks = _make_chunks(building, rows, fields, tokenizer, said, how, change)
-            return _finish(building, directory, chunks, said, how.bad_rows)
+                return done or _finish(building, directory, 0, where, how.bad_rows)
+            chunks = _make_chunks(building, rows, fields, tokenizer, where, how, change)
+            return _finish(building, directory, chunks, where, how.bad_rows)
         except DataError:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -177,13 +177,13 @@ def _locked(building: pathlib.Path, directory: pathlib.Path) -> Iterator[bool]:
             return
 
 
-def _finish(building: pathlib.Path, directory: pathlib.Path, chunks: int, said: str, config: BadRowsConfig) -> bool:
+def _finish(building: pathlib.Path, directory: pathlib.Path, chunks: int, where: str, config: BadRowsConfig) -> bool:
     """Makes the finished chunks a store; whether all of them are there."""
     if not (building / "store.json").exists():
         shards = [_read_chunk(building, number) for number in range(chunks)]
         if any(shard is None for shard in shards):
             return False
-        _merge(building, shards, said, config)
+        _merge(building, shards, where, config)
     (building / ".lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         building.rename(directory)
@@ -251,16 +251,16 @@ def _shown(fields: Fields) -> str:
 
 
 def _make_chunks(
-    building: pathlib.Path, rows, fields, tokenizer: Tokenizer, said: str, how: Preparation, change: Change
+    building: pathlib.Path, rows, fields, tokenizer: Tokenizer, where: str, how: Preparation, change: Change
 ) -> int:
     """Makes what is missing of this part; the number of all chunks."""
     building.mkdir(parents=True, exist_ok=True)
     tokenize = functools.partial(_tokenize, fields=fields, tokenizer=tokenizer)
     with mapped_in_order(tokenize, how.workers, ahead=4) as tokenized:
-        return _make_all(building, iter(rows()), lambda batches: tokenized(map(change, batches)), said, how)
+        return _make_all(building, iter(rows()), lambda batches: tokenized(map(change, batches)), where, how)
 
 
-def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, said: str, how: Preparation) -> int:
+def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, where: str, how: Preparation) -> int:
     done, (part, parts) = 0, how.part
     for number in itertools.count():
         chunk = itertools.islice(rows, SHARD_ROWS)
@@ -272,15 +272,13 @@ def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized
         done += count
         if count < SHARD_ROWS:
             if not done:
-                raise DataError(f"{said}: no examples")
+                raise DataError(f"{where}: no examples")
             # A source whose length is a multiple of the chunk's ends with an empty chunk, which is none.
             return number + (count > 0)
     raise AssertionError
 
 
-def _write_chunk(
-    building: pathlib.Path, number: int, batches: Iterable[_Tokenized], how: Preparation
-) -> int:  # fmt: skip
+def _write_chunk(building: pathlib.Path, number: int, batches: Iterable[_Tokenized], how: Preparation) -> int:
     """Writes a shard and then, as what says that it is whole, its description; the number of its rows."""
     partial = building / f"{shard_name(number)}.{uuid.uuid4().hex[:8]}.partial"
     # Groups of one record: random access reads no neighbour. A record by itself is hardly smaller when compressed, and
@@ -327,15 +325,15 @@ def _read_chunk(building: pathlib.Path, number: int) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _merge(building: pathlib.Path, chunks: list[dict], said: str, config: BadRowsConfig) -> None:
+def _merge(building: pathlib.Path, chunks: list[dict], where: str, config: BadRowsConfig) -> None:
     """Joins the indices and writes the description, which makes it a store."""
     bad: collections.Counter[str] = collections.Counter()
     for chunk in chunks:
         bad.update(chunk["bad"])
     rows, used = sum(chunk["rows"] for chunk in chunks), sum(chunk["used"] for chunk in chunks)
-    _check_limit(said, rows, bad, chunks, config)
+    _check_limit(where, rows, bad, chunks, config)
     if not used:
-        raise DataError(f"{said}: none of {rows} rows can be used")
+        raise DataError(f"{where}: none of {rows} rows can be used")
     lengths = np.lib.format.open_memmap(building / "lengths.npy", "w+", np.int32, (used,))
     start, quarantine = 0, building / "quarantine.jsonl"
     quarantine.unlink(missing_ok=True)
@@ -357,7 +355,7 @@ def _merge(building: pathlib.Path, chunks: list[dict], said: str, config: BadRow
             path.unlink()
 
 
-def _check_limit(said: str, rows: int, bad: collections.Counter, chunks: list[dict], config: BadRowsConfig) -> None:
+def _check_limit(where: str, rows: int, bad: collections.Counter, chunks: list[dict], config: BadRowsConfig) -> None:
     count = bad.total()
     most = config.limit * rows if config.limit < 1 else config.limit
     if config.policy == "raise" or count <= most:
@@ -365,5 +363,5 @@ def _check_limit(said: str, rows: int, bad: collections.Counter, chunks: list[di
     first = {reason: chunk["first"][reason] for chunk in reversed(chunks) for reason in chunk["first"]}
     reasons = "; ".join(f"{number} {reason} (first: {first[reason]})" for reason, number in bad.most_common(5))
     raise DataError(
-        f"{said}: {count} of {rows} rows are bad, more than data.bad_rows.limit {config.limit:g} allows: {reasons}"
+        f"{where}: {count} of {rows} rows are bad, more than data.bad_rows.limit {config.limit:g} allows: {reasons}"
     )

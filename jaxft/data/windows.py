@@ -37,9 +37,17 @@ class WindowedPlan:
     """
 
     def __init__(
-        self, lengths: np.ndarray, capacity: int, longest: int, room: Room, *, pack: bool, truncate: bool,
-        overlap: int = 0, seed: int = 0,
-    ):  # fmt: skip
+        self,
+        lengths: np.ndarray,
+        capacity: int,
+        longest: int,
+        room: Room,
+        *,
+        pack: bool,
+        truncate: bool,
+        overlap: int = 0,
+        seed: int = 0,
+    ):
         """
         Args:
           lengths: int32 `(records,)`, tokens of each record; a memory map is not read into memory.
@@ -160,9 +168,15 @@ class WindowedPlan:
         chosen = permute(places, len(self._lengths), (self._seed, WINDOW)) if self._pack else places
         chosen = np.sort(chosen)  # read in the order of the disk
         plan = plan_rows(
-            np.asarray(self._lengths[chosen]), self._capacity, self._longest, self._room, pack=self._pack,
-            truncate=self._truncate, overlap=self._overlap, seed=self._seed + window,
-        )  # fmt: skip
+            np.asarray(self._lengths[chosen]),
+            self._capacity,
+            self._longest,
+            self._room,
+            pack=self._pack,
+            truncate=self._truncate,
+            overlap=self._overlap,
+            seed=self._seed + window,
+        )
         return RowPlan(chosen[plan.records], plan.offsets, plan.lengths, plan.order, plan.starts, first=window << 32)
 
     def _with_rows(self, plan: RowPlan, wanted: int) -> RowPlan:

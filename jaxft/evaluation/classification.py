@@ -66,9 +66,9 @@ def matthews(confusion: np.ndarray) -> float:
     """Correlation of labels and predictions (Matthews 1975; of several labels Gorodkin 2004); 0 where either is the
     same everywhere."""
     confusion = confusion.astype(np.float64)
-    total, there, said = confusion.sum(), confusion.sum(1), confusion.sum(0)
-    scale = np.sqrt(total**2 - there @ there) * np.sqrt(total**2 - said @ said)
-    return float((np.trace(confusion) * total - there @ said) / scale) if scale > 0 else 0.0
+    total, there, guessed = confusion.sum(), confusion.sum(1), confusion.sum(0)
+    scale = np.sqrt(total**2 - there @ there) * np.sqrt(total**2 - guessed @ guessed)
+    return float((np.trace(confusion) * total - there @ guessed) / scale) if scale > 0 else 0.0
 
 
 def _accuracy(confusion: np.ndarray) -> float:

@@ -83,8 +83,13 @@ def entity_report(counts: np.ndarray, types: Sequence[str]) -> list[dict[str, fl
     """
     return [
         {
-            "type": kind, "precision": float(precision), "recall": float(recall), "f1": float(f1),
-            "right": int(own[0]), "predicted": int(own[1]), "there": int(own[2]),
+            "type": kind,
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "right": int(own[0]),
+            "predicted": int(own[1]),
+            "there": int(own[2]),
         }
         for kind, own, (precision, recall, f1) in zip(types, counts, precision_recall_f1(counts), strict=True)
-    ]  # fmt: skip
+    ]

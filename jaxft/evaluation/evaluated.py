@@ -25,9 +25,12 @@ class Evaluated:
     """
 
     def __init__(
-        self, objective: Objective, records: Sequence[Record], outputs: Mapping[str, np.ndarray],
+        self,
+        objective: Objective,
+        records: Sequence[Record],
+        outputs: Mapping[str, np.ndarray],
         sums: Mapping[str, np.ndarray] | None = None,
-    ):  # fmt: skip
+    ):
         self.objective, self.records, self.outputs, self.sums = objective, records, outputs, sums or {}
         self._scores: dict[Callable, np.ndarray] = {}
 

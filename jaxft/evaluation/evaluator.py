@@ -22,7 +22,7 @@ from jaxft.parallel.sharding import own_rows, put_batch, replicated
 from jaxft.training.step import bind
 
 # From parameters and prompts, int32 `(tokens,)` each, to what the model writes for them, likewise.
-Write = Callable[[Any, Sequence[np.ndarray]], Sequence[np.ndarray]]
+WriteAnswers = Callable[[Any, Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 
 class Evaluator:
@@ -38,9 +38,15 @@ class Evaluator:
     """
 
     def __init__(
-        self, name: str, model: Model, objective: Objective, batches: StreamBatches, metrics: tuple[str, ...], mesh,
-        write: Write | None = None,
-    ):  # fmt: skip
+        self,
+        name: str,
+        model: Model,
+        objective: Objective,
+        batches: StreamBatches,
+        metrics: tuple[str, ...],
+        mesh,
+        write: WriteAnswers | None = None,
+    ):
         self.name, self.objective, self.metrics, self._write = name, objective, metrics, write
         self.batches, self._mesh = batches, mesh
         self._needs_outputs = any(name in MEASURES for name in metrics if name != "accuracy")
@@ -80,7 +86,7 @@ class Evaluator:
 
     def intervals(
         self, parameters, confidence: float = 0.95, resamples: int = 1000, origin=None
-    ) -> dict[str, Interval]:  # fmt: skip
+    ) -> dict[str, Interval]:
         """The metrics that are numbers, with bootstrap intervals over the examples, or over rows that are packed.
 
         Args:

@@ -7,7 +7,7 @@ from collections.abc import Sized
 from jaxft.errors import DataError
 
 
-def check_paired(references: Sized, predictions: Sized, said: str = "references and predictions") -> None:
+def check_paired(references: Sized, predictions: Sized, what: str = "references and predictions") -> None:
     """Makes sure that there is a prediction for each reference.
 
     Raises:
@@ -15,6 +15,6 @@ def check_paired(references: Sized, predictions: Sized, said: str = "references 
     """
     if len(references) != len(predictions):
         raise DataError(
-            f"{said}: {len(references)} are right, but {len(predictions)} are predicted; there must be as many",
+            f"{what}: {len(references)} are right, but {len(predictions)} are predicted; there must be as many",
             "different_number",
         )

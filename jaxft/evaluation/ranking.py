@@ -51,9 +51,9 @@ def average_precision(holds: np.ndarray, scores: np.ndarray) -> float:
     return float((np.diff(right, prepend=0) * precision).sum() / holds.sum())
 
 
-def _check_both(positives: int, count: int, said: str) -> None:
+def _check_both(positives: int, count: int, what: str) -> None:
     if not 0 < positives < count:
-        raise DataError(f"{said} needs examples of a label and of others; {positives} of {count} have it", "one_class")
+        raise DataError(f"{what} needs examples of a label and of others; {positives} of {count} have it", "one_class")
 
 
 def mean_over_labels(

@@ -35,9 +35,9 @@ def scores_of_queries(queries: np.ndarray, documents: np.ndarray, relevant: np.n
     if not (relevant > 0).any(1).all():
         raise DataError(f"query {int((relevant > 0).any(1).argmin()) + 1} has no relevant document", "no_relevant")
     blocks = range(0, len(queries), _BLOCK)
-    return np.concatenate([
-        _scores(queries[start : start + _BLOCK] @ documents.T, relevant[start : start + _BLOCK]) for start in blocks
-    ])  # fmt: skip
+    return np.concatenate(
+        [_scores(queries[start : start + _BLOCK] @ documents.T, relevant[start : start + _BLOCK]) for start in blocks]
+    )
 
 
 def _scores(products: np.ndarray, relevant: np.ndarray) -> np.ndarray:

@@ -116,8 +116,9 @@ def ewc(strength: float, schedule: optax.Schedule, anchored) -> optax.GradientTr
     def update(updates, state, parameters=None, *, origin, **_):
         strengths = jax.tree.map(
             lambda own, importance: _strength(schedule(state.count), strength, own * importance),
-            _floats(anchored, updates), state.importance,
-        )  # fmt: skip
+            _floats(anchored, updates),
+            state.importance,
+        )
         return _proximal(updates, parameters, origin, strengths), EwcState(state.count + 1, state.importance)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -127,8 +128,9 @@ def set_importance(optimizer_state, importance):
     """The state of an optimizer with `ewc` in it, which then knows how important each parameter is."""
     return jax.tree.map(
         lambda own: EwcState(own.count, importance) if isinstance(own, EwcState) else own,
-        optimizer_state, is_leaf=lambda own: isinstance(own, EwcState),
-    )  # fmt: skip
+        optimizer_state,
+        is_leaf=lambda own: isinstance(own, EwcState),
+    )
 
 
 def recadam(config: RecAdamConfig, schedule: optax.Schedule, anchored, total_steps: int):

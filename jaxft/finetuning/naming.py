@@ -72,7 +72,7 @@ def depth(name: str, config: ModelConfig) -> tuple[int, int]:
     return top if after else 0, top
 
 
-def check_pattern(pattern: str, names: Iterable[str], said: str) -> None:
+def check_pattern(pattern: str, names: Iterable[str], option: str) -> None:
     """Makes sure that a regular expression finds one of the names.
 
     Raises:
@@ -82,10 +82,10 @@ def check_pattern(pattern: str, names: Iterable[str], said: str) -> None:
     try:
         found = any(re.search(pattern, name) for name in known)
     except re.error as error:
-        raise RecipeError(f"{said}: {pattern!r} is not a regular expression: {error}") from error
+        raise RecipeError(f"{option}: {pattern!r} is not a regular expression: {error}") from error
     if not found:
         near = ", ".join(map(repr, _nearest(pattern, known)))
-        raise RecipeError(f"{said}: {pattern!r} matches no parameter; the nearest are {near}")
+        raise RecipeError(f"{option}: {pattern!r} matches no parameter; the nearest are {near}")
 
 
 def _nearest(pattern: str, names: Iterable[str]) -> list[str]:

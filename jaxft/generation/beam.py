@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxft.generation import sampling
 from jaxft.generation.cache import Cache, take_rows
 from jaxft.generation.config import GenerationConfig
-from jaxft.generation.controls import Controls, Written
+from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
 from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import begin_written
@@ -75,7 +75,7 @@ class Search:
       improvable: bool `(batch,)`: whether running ones may yet be better.
     """
 
-    written: Written
+    written: DecodedRows
     sums: jax.Array
     finished: Finished
     improvable: jax.Array
@@ -154,7 +154,7 @@ def _extend(search: Search, logs: jax.Array, controls: Controls, rules: BeamRule
     return extended, rows[places]
 
 
-def _with_ended(search: Search, grown: Written, sums: jax.Array, ends: jax.Array, rules: BeamRules) -> Finished:
+def _with_ended(search: Search, grown: DecodedRows, sums: jax.Array, ends: jax.Array, rules: BeamRules) -> Finished:
     """The best of those that were finished before and of those that have just ended."""
     finished, (batch, candidates) = search.finished, sums.shape
 
@@ -191,9 +191,15 @@ def _judged(search: Search, rules: BeamRules) -> Search:
 
 @functools.partial(jax.jit, static_argnames=("decoder", "slots"))
 def beam_search(
-    decoder: Decoder, parameters: Parameters, prompts: Prompts, controls: Controls, limits: jax.Array,
-    rules: BeamRules, *, slots: int,
-) -> Finished:  # fmt: skip
+    decoder: Decoder,
+    parameters: Parameters,
+    prompts: Prompts,
+    controls: Controls,
+    limits: jax.Array,
+    rules: BeamRules,
+    *,
+    slots: int,
+) -> Finished:
     """The best `groups * beams` sequences of each prompt, the best first.
 
     Args:
@@ -214,9 +220,12 @@ def beam_search(
     sums = jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER) * jnp.ones((batch, 1))
     never = jnp.full((batch, beams), _NEVER)
     nothing = Finished(
-        written.token_ids.reshape(batch, beams, -1), written.lengths.reshape(batch, beams), never, never,
+        written.token_ids.reshape(batch, beams, -1),
+        written.lengths.reshape(batch, beams),
+        never,
+        never,
         jnp.zeros((batch, beams), bool),
-    )  # fmt: skip
+    )
     # A row that is there to fill the batch has no room to write, and must not keep the others waiting.
     search = Search(written, sums, nothing, limits > prompts.lengths)
     searches = Searches(take_rows(cache, every), (search,) * rules.groups)

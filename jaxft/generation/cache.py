@@ -59,9 +59,13 @@ def ring_sizes(config: ModelConfig, slots: int, undone: int) -> dict[tuple[str, 
 
 
 def fill_cache(
-    config: ModelConfig, kept: Layers, lengths: jax.Array, source_segments: jax.Array | None, slots: int,
+    config: ModelConfig,
+    kept: Layers,
+    lengths: jax.Array,
+    source_segments: jax.Array | None,
+    slots: int,
     undone: int = 0,
-) -> Cache:  # fmt: skip
+) -> Cache:
     """A cache that holds the tokens of a first pass.
 
     Args:
@@ -117,13 +121,20 @@ def _put(old: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
     its own words, as `vmap` would turn the whole cache around for it, at every step.
     """
     dimensions = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(0, 3, 4), inserted_window_dims=(2,), scatter_dims_to_operand_dims=(2,),
-        operand_batching_dims=(1,), scatter_indices_batching_dims=(0,),
-    )  # fmt: skip
+        update_window_dims=(0, 3, 4),
+        inserted_window_dims=(2,),
+        scatter_dims_to_operand_dims=(2,),
+        operand_batching_dims=(1,),
+        scatter_indices_batching_dims=(0,),
+    )
     return jax.lax.scatter(
-        old, slots[..., None], new.astype(old.dtype), dimensions, indices_are_sorted=False,
+        old,
+        slots[..., None],
+        new.astype(old.dtype),
+        dimensions,
+        indices_are_sorted=False,
         mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )  # fmt: skip
+    )
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:

@@ -66,9 +66,14 @@ def callable_by_number(function: AllowedTokens | None) -> Iterator[int | None]:
 
 
 def ask(
-    function: jax.Array, prompts: jax.Array, token_ids: jax.Array, starts: jax.Array, counts: jax.Array,
-    going: jax.Array, vocab: int,
-) -> jax.Array:  # fmt: skip
+    function: jax.Array,
+    prompts: jax.Array,
+    token_ids: jax.Array,
+    starts: jax.Array,
+    counts: jax.Array,
+    going: jax.Array,
+    vocab: int,
+) -> jax.Array:
     """Which tokens may come next in each row, bool `(batch, vocab)`; all where nothing is to come.
 
     Args:

@@ -81,8 +81,14 @@ class GenerationConfig:
         for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty"):
             _check(self, name, getattr(self, name) >= 0, "must not be negative")
         _check(self, "seed", self.seed < 2**32, "must be below 2**32")
-        for name in ("temperature", "presence_penalty", "frequency_penalty", "repetition_penalty", "length_penalty",
-                     "diversity_penalty"):  # fmt: skip
+        for name in (
+            "temperature",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+            "length_penalty",
+            "diversity_penalty",
+        ):
             _check(self, name, math.isfinite(getattr(self, name)), "must be a finite number")
         _check(self, "logit_bias", all(math.isfinite(bias) for _, bias in self.logit_bias), "must be finite numbers")
         once = len(dict(self.logit_bias)) == len(self.logit_bias)

@@ -15,7 +15,7 @@ from jaxft.generation.config import GenerationConfig, SpecialTokens
 
 
 @flax.struct.dataclass
-class Written:
+class DecodedRows:
     """What a decoding loop knows of its rows.
 
     Attributes:
@@ -38,7 +38,7 @@ class Written:
         """The last token of each row, int32 `(batch,)`."""
         return jnp.take_along_axis(self.token_ids, self.lengths[:, None] - 1, axis=1)[:, 0]
 
-    def put(self, token_ids: jax.Array, running: jax.Array, automaton: Automaton | None) -> Written:
+    def put(self, token_ids: jax.Array, running: jax.Array, automaton: Automaton | None) -> DecodedRows:
         """With one more token in the rows that are `running`."""
         rows = jnp.arange(self.token_ids.shape[0])
         places = jnp.minimum(self.lengths, self.token_ids.shape[1] - 1)
@@ -98,7 +98,7 @@ class Controls:
             logits = logits + self.bias
         return logits if self.suppressed is None else jnp.where(self.suppressed, sampling.RULED_OUT, logits)
 
-    def allowed(self, logits: jax.Array, written: Written) -> jax.Array:
+    def allowed(self, logits: jax.Array, written: DecodedRows) -> jax.Array:
         """Logits after penalties and rules, in the order of transformers."""
         vocab = logits.shape[-1]
         columns = jnp.arange(written.token_ids.shape[1])[None]
@@ -148,7 +148,7 @@ class Controls:
             logits = sampling.keep_typical(logits, self.typical_p)
         return logits
 
-    def choose(self, logits: jax.Array, written: Written, keys: jax.Array) -> jax.Array:
+    def choose(self, logits: jax.Array, written: DecodedRows, keys: jax.Array) -> jax.Array:
         """The next token of each row, int32 `(batch,)`; `keys` is a random key for each row."""
         logits = self.allowed(logits, written)
         if self.temperature is None:
@@ -157,9 +157,13 @@ class Controls:
 
 
 def make_controls(
-    config: GenerationConfig, special: SpecialTokens, vocab: int, automaton: Automaton | None = None,
-    forced: Sequence[int] = (), chosen_by: int | None = None,
-) -> Controls:  # fmt: skip
+    config: GenerationConfig,
+    special: SpecialTokens,
+    vocab: int,
+    automaton: Automaton | None = None,
+    forced: Sequence[int] = (),
+    chosen_by: int | None = None,
+) -> Controls:
     """The controls of a configuration.
 
     Args:

@@ -23,7 +23,7 @@ from jaxft.generation.controls import Controls, make_controls
 from jaxft.generation.decoder import Decoder
 from jaxft.generation.layout import Layout, Parameters
 from jaxft.generation.loop import Decoding, begin, go_on
-from jaxft.generation.prompts import Batch, batches_of, bucket, check_prompts, check_room
+from jaxft.generation.prompts import PromptBatch, batches_of, bucket, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
 from jaxft.generation.speculative import Drafting, begin_drafting, go_on_drafting
 from jaxft.generation.transcript import Transcript
@@ -58,7 +58,7 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """What one row has written since the last piece of it.
 
     Attributes:
@@ -83,7 +83,7 @@ def _never() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class PromptOptions:
     """What a prompt may have of its own, among others that are written with the same options.
 
     Attributes:
@@ -101,7 +101,7 @@ class Wish:
     is_withdrawn: Callable[[], bool] = _never
 
     @classmethod
-    def of(cls, config: GenerationConfig, number: int = 0) -> Wish:
+    def of(cls, config: GenerationConfig, number: int = 0) -> PromptOptions:
         """That of a prompt where a configuration speaks for all."""
         return cls(config.max_new_tokens, config.stop, config.seed, number)
 
@@ -130,10 +130,15 @@ class Generator:
     """
 
     def __init__(
-        self, model: Model, special: SpecialTokens, tokenizer: Tokenizer | None = None,
-        mesh: jax.sharding.Mesh | None = None, batch_size: int = 16, draft: tuple[Model, Parameters] | None = None,
+        self,
+        model: Model,
+        special: SpecialTokens,
+        tokenizer: Tokenizer | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        batch_size: int = 16,
+        draft: tuple[Model, Parameters] | None = None,
         smallest_batch: int = 1,
-    ):  # fmt: skip
+    ):
         self.decoder, self._layout = decoder_of(model), Layout(model)
         self.special, self.tokenizer, self.batch_size = special, tokenizer, batch_size
         self._smallest = smallest_batch
@@ -159,9 +164,12 @@ class Generator:
         return [np.asarray([*before, *ids, *after], np.int32) for ids in self.need_tokenizer().encode(texts)]
 
     def generate(
-        self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None,
+        self,
+        parameters: Parameters,
+        prompts: Sequence[np.ndarray],
+        config: GenerationConfig | None = None,
         allowed_tokens: AllowedTokens | None = None,
-    ) -> list[Generated]:  # fmt: skip
+    ) -> list[Generated]:
         """Texts for prompts.
 
         Args:
@@ -182,21 +190,25 @@ class Generator:
         every = _STEPS_BETWEEN_LOOKS if config.stop else config.max_new_tokens
         with callable_by_number(allowed_tokens) as chosen_by:
             controls = self._controls(prompts, config, chosen_by)
-            wishes = [Wish.of(config, number) for number in range(len(prompts))]
+            prompt_options = [PromptOptions.of(config, number) for number in range(len(prompts))]
             laid_out = self._layout(parameters)
-            for batch in self._batches(prompts, config, wishes):
+            for batch in self._batches(prompts, config, prompt_options):
                 if config.beams > 1:
                     result += self._searched(laid_out, batch, controls, config)
                     continue
-                for rows in self._written(laid_out, batch, controls, config, wishes, every):
+                for rows in self._written(laid_out, batch, controls, config, prompt_options, every):
                     done = rows
                 result += [row.generated() for row in done]
         return sorted(result, key=lambda one: one.prompt)
 
     def stream(
-        self, parameters: Parameters, prompts: Sequence[np.ndarray], config: GenerationConfig | None = None,
-        every: int = 4, wishes: Sequence[Wish] | None = None,
-    ) -> Iterator[list[Piece]]:  # fmt: skip
+        self,
+        parameters: Parameters,
+        prompts: Sequence[np.ndarray],
+        config: GenerationConfig | None = None,
+        every: int = 4,
+        prompt_options: Sequence[PromptOptions] | None = None,
+    ) -> Iterator[list[TextDelta]]:
         """Writes as `generate` does, and tells what is new after every few steps.
 
         Args:
@@ -204,7 +216,7 @@ class Generator:
           prompts: as for `generate`; they are written together where they fit into a batch.
           config: how to write.
           every: so many tokens at a time.
-          wishes: what each prompt has of its own, in place of what the configuration says of all.
+          prompt_options: what each prompt has of its own, in place of what the configuration says of all.
 
         Yields:
           A piece for each row that has written something; the last of a row says what ended it.
@@ -216,10 +228,10 @@ class Generator:
         if config.beams > 1:
             raise RecipeError("beam search knows its text only at its end; stream with beams = 1")
         controls = self._controls(prompts, config, None)
-        wishes = wishes or [Wish.of(config, number) for number in range(len(prompts))]
+        prompt_options = prompt_options or [PromptOptions.of(config, number) for number in range(len(prompts))]
         laid_out = self._layout(parameters)
-        for batch in self._batches(prompts, config, wishes):
-            for rows in self._written(laid_out, batch, controls, config, wishes, every):
+        for batch in self._batches(prompts, config, prompt_options):
+            for rows in self._written(laid_out, batch, controls, config, prompt_options, every):
                 if pieces := [row.piece for row in rows if row.piece is not None]:
                     yield pieces
 
@@ -242,24 +254,29 @@ class Generator:
             )
 
     def _written(
-        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig,
-        wishes: Sequence[Wish], every: int,
-    ) -> Iterator[list[_Row]]:  # fmt: skip
+        self,
+        parameters: Parameters,
+        batch: PromptBatch,
+        controls: Controls,
+        config: GenerationConfig,
+        prompt_options: Sequence[PromptOptions],
+        every: int,
+    ) -> Iterator[list[_Row]]:
         """The rows of a batch after every so many steps, until all have ended."""
         copies = config.num_return_sequences
         rows = [
-            _Row(self._transcript(batch, row, config, wishes[number]), number, copy, wishes[number])
+            _Row(self._transcript(batch, row, config, prompt_options[number]), number, copy, prompt_options[number])
             for row, number in enumerate(batch.numbers)
             for copy in range(copies)
         ]
         count = batch.prompts.lengths.shape[0] * copies
         more = [0] * (count - len(rows))
         # By the number of the text, so that it does not matter what else is in the batch.
-        numbers = [row.wish.number * copies + row.copy for row in rows] + more
+        numbers = [row.options.number * copies + row.copy for row in rows] + more
         with self._on_mesh():
             keys = _keys(
-                np.asarray([row.wish.seed for row in rows] + more, np.uint32), np.asarray(numbers, np.uint32)
-            )  # fmt: skip
+                np.asarray([row.options.seed for row in rows] + more, np.uint32), np.asarray(numbers, np.uint32)
+            )
             state, go_on_until = self._way(parameters, batch, controls, config, keys)
         until = every
         while True:
@@ -279,7 +296,7 @@ class Generator:
     def _way(
         self,
         parameters: Parameters,
-        batch: Batch,
+        batch: PromptBatch,
         controls: Controls,
         config: GenerationConfig,
         keys: jax.Array,
@@ -306,19 +323,18 @@ class Generator:
         )
 
     def _searched(
-        self, parameters: Parameters, batch: Batch, controls: Controls, config: GenerationConfig
+        self, parameters: Parameters, batch: PromptBatch, controls: Controls, config: GenerationConfig
     ) -> list[Generated]:
         """The best sequences of beam search."""
         with self._on_mesh():
             found = beam_search(
-                self.decoder, parameters, batch.prompts, controls, batch.limits,
-                BeamRules.of(config), slots=batch.slots,
-            )  # fmt: skip
+                self.decoder, parameters, batch.prompts, controls, batch.limits, BeamRules.of(config), slots=batch.slots
+            )
         token_ids, lengths, sums = host_copies((found.token_ids, found.lengths, found.sums))
         result, starts = [], host_copies(batch.prompts.lengths)
         for row, number in enumerate(batch.numbers):
             for copy in range(config.num_return_sequences):
-                transcript = self._transcript(batch, row, config, Wish.of(config, number))
+                transcript = self._transcript(batch, row, config, PromptOptions.of(config, number))
                 transcript.read(token_ids[row, copy, starts[row] : lengths[row, copy]], True)
                 found_by = transcript.finished_by
                 result.append(
@@ -326,9 +342,9 @@ class Generator:
                 )
         return result
 
-    def _transcript(self, batch: Batch, row: int, config: GenerationConfig, wish: Wish) -> Transcript:
-        is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < wish.max_new_tokens
-        return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], wish.stop, is_cut)
+    def _transcript(self, batch: PromptBatch, row: int, config: GenerationConfig, options: PromptOptions) -> Transcript:
+        is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < options.max_new_tokens
+        return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], options.stop, is_cut)
 
     def check(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> None:
         """Raises what `generate` would raise of these prompts and this configuration, and computes nothing else."""
@@ -379,10 +395,10 @@ class Generator:
         return forced
 
     def _batches(
-        self, prompts: Sequence[np.ndarray], config: GenerationConfig, wishes: Sequence[Wish]
-    ) -> Iterator[Batch]:
+        self, prompts: Sequence[np.ndarray], config: GenerationConfig, prompt_options: Sequence[PromptOptions]
+    ) -> Iterator[PromptBatch]:
         rows = max(1, self.batch_size // max(config.beams, config.num_return_sequences))
-        room = [wish.max_new_tokens for wish in wishes]
+        room = [options.max_new_tokens for options in prompt_options]
         return batches_of(prompts, self.decoder.model.config, self.special, room, rows, self._mesh, self._smallest)
 
     def need_tokenizer(self) -> Tokenizer:
@@ -404,8 +420,18 @@ def _keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
 def _check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by: int | None) -> None:
     """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
     plain = GenerationConfig()
-    names = ("min_new_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram",
-             "beams", "contrastive_alpha", "regex", "json_schema", "prefix")  # fmt: skip
+    names = (
+        "min_new_tokens",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "no_repeat_ngram",
+        "beams",
+        "contrastive_alpha",
+        "regex",
+        "json_schema",
+        "prefix",
+    )
     for name in names:
         if getattr(config, name) != getattr(plain, name):
             raise RecipeError(f"{name} can't be used with a draft model")
@@ -422,14 +448,14 @@ class _Row:
     transcript: Transcript
     prompt: int
     copy: int
-    wish: Wish
+    options: PromptOptions
     log_probability: float = 0.0
-    piece: Piece | None = None
+    piece: TextDelta | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether nothing more is to be written."""
-        return self.transcript.finished_by is not None or self.wish.is_withdrawn()
+        return self.transcript.finished_by is not None or self.options.is_withdrawn()
 
     def read(self, token_ids: np.ndarray, log_probabilities: np.ndarray, is_finished: bool) -> None:
         """Takes all that the row has written."""
@@ -441,7 +467,7 @@ class _Row:
         count = len(self.transcript.token_ids)
         self.log_probability = float(log_probabilities[:count].sum(dtype=np.float64))
         logs = log_probabilities[count - len(new) : count]
-        self.piece = Piece(self.prompt, self.copy, new, text, logs, self.transcript.finished_by)
+        self.piece = TextDelta(self.prompt, self.copy, new, text, logs, self.transcript.finished_by)
 
     def generated(self) -> Generated:
         """What it wrote."""

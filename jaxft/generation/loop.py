@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.generation.cache import Cache, take_rows
-from jaxft.generation.controls import Controls, Written
+from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
 from jaxft.generation.layout import Parameters
 
@@ -28,7 +28,7 @@ class Decoding:
     """
 
     cache: Cache
-    written: Written
+    written: DecodedRows
     finished: jax.Array
     log_probabilities: jax.Array
     keys: jax.Array
@@ -57,19 +57,27 @@ class Decoding:
         return self.written.newest()
 
 
-def begin_written(prompts: Prompts, limits: jax.Array, width: int) -> Written:
+def begin_written(prompts: Prompts, limits: jax.Array, width: int) -> DecodedRows:
     """Prompts in rows of `width` tokens, with room for what comes after them."""
     length = prompts.token_ids.shape[1]
     token_ids = jnp.pad(prompts.token_ids, ((0, 0), (0, max(0, width - length))))
     numbers = jnp.arange(len(prompts.lengths)) if prompts.numbers is None else prompts.numbers
-    return Written(token_ids, prompts.lengths, prompts.lengths, limits, jnp.zeros_like(prompts.lengths), numbers)
+    return DecodedRows(token_ids, prompts.lengths, prompts.lengths, limits, jnp.zeros_like(prompts.lengths), numbers)
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "slots", "copies", "undone"))
 def begin(
-    decoder: Decoder, parameters: Parameters, prompts: Prompts, controls: Controls, limits: jax.Array, keys: jax.Array,
-    *, slots: int, copies: int = 1, undone: int = 0,
-) -> Decoding:  # fmt: skip
+    decoder: Decoder,
+    parameters: Parameters,
+    prompts: Prompts,
+    controls: Controls,
+    limits: jax.Array,
+    keys: jax.Array,
+    *,
+    slots: int,
+    copies: int = 1,
+    undone: int = 0,
+) -> Decoding:
     """Reads prompts and writes the first token of each text.
 
     Args:

@@ -42,7 +42,7 @@ def context_of(config: ModelConfig) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """Prompts that are written on together.
 
     Attributes:
@@ -92,9 +92,14 @@ def check_room(prompts: Sequence[np.ndarray], config: ModelConfig, special: Spec
 
 
 def batches_of(
-    prompts: Sequence[np.ndarray], config: ModelConfig, special: SpecialTokens, max_new_tokens: Sequence[int],
-    batch_size: int, mesh: jax.sharding.Mesh | None, smallest: int = 1,
-) -> Iterator[Batch]:  # fmt: skip
+    prompts: Sequence[np.ndarray],
+    config: ModelConfig,
+    special: SpecialTokens,
+    max_new_tokens: Sequence[int],
+    batch_size: int,
+    mesh: jax.sharding.Mesh | None,
+    smallest: int = 1,
+) -> Iterator[PromptBatch]:
     """Batches of prompts of like lengths, each with its own number of tokens to write."""
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     for start in range(0, len(order), batch_size):
@@ -105,13 +110,15 @@ def batches_of(
 
 def _batch(
     rows, numbers, config: ModelConfig, special: SpecialTokens, room: Sequence[int], mesh, smallest: int
-) -> Batch:
+) -> PromptBatch:
     has_encoder = config.family == "encoder_decoder"
     read = [np.asarray(special.start, np.int32)] * len(rows) if has_encoder else rows
     lengths = [len(row) for row in read]
     context = context_of(config)
-    limits = [length + new if context is None else min(length + new, context)
-              for length, new in zip(lengths, room, strict=True)]  # fmt: skip
+    limits = [
+        length + new if context is None else min(length + new, context)
+        for length, new in zip(lengths, room, strict=True)
+    ]
     count = bucket(len(rows), smallest)
     if mesh is not None:
         count = -(-count // batch_shards(mesh)) * batch_shards(mesh)
@@ -129,7 +136,7 @@ def _batch(
     arrays["limits"] = np.asarray([*limits, *[lengths[0]] * more], np.int32)
     placed = arrays if mesh is None else put_whole_batch(arrays, mesh)
     limit = placed.pop("limits")
-    return Batch(numbers, Prompts(**placed), limit, max(width, bucket(max(limits))))
+    return PromptBatch(numbers, Prompts(**placed), limit, max(width, bucket(max(limits))))
 
 
 def padded(rows: Sequence[np.ndarray], width: int, pad: int) -> np.ndarray:

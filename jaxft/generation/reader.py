@@ -117,10 +117,18 @@ class Reader:
     """
 
     def __init__(
-        self, model: Model, parameters: Any, tokenizer: Tokenizer, layout: TextLayout, *,
-        classifier: Classifier | None = None, pooling: Pooling | None = None, masked_lm: str | None = None,
-        mesh: jax.sharding.Mesh | None = None, batch_size: int = 16,
-    ):  # fmt: skip
+        self,
+        model: Model,
+        parameters: Any,
+        tokenizer: Tokenizer,
+        layout: TextLayout,
+        *,
+        classifier: Classifier | None = None,
+        pooling: Pooling | None = None,
+        masked_lm: str | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        batch_size: int = 16,
+    ):
         self.model, self.tokenizer, self.layout = model, tokenizer, layout
         self.classifier, self.pooling, self.masked_lm = classifier, pooling, masked_lm
         self.batch_size = batch_size
@@ -230,9 +238,7 @@ class Reader:
         one = classifier.problem == "single_label_classification"
         return Classified(classifier.labels[int(np.argmax(scores))] if one else None, named, tokens)
 
-    def _candidates(
-        self, ids: np.ndarray, places: np.ndarray, probabilities: np.ndarray, found: np.ndarray
-    ) -> Filled:  # fmt: skip
+    def _candidates(self, ids: np.ndarray, places: np.ndarray, probabilities: np.ndarray, found: np.ndarray) -> Filled:
         # Pieces of the whole row, so that a text is decoded as one with its spaces where they belong.
         best = ids.copy()
         best[places] = found[: len(places), 0]

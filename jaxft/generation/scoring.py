@@ -51,9 +51,14 @@ class Score:
 
 
 def score_pairs(
-    decoder: Decoder, parameters: Parameters, contexts: Sequence[np.ndarray], continuations: Sequence[np.ndarray],
-    special: SpecialTokens, batch_size: int, mesh: jax.sharding.Mesh | None,
-) -> list[Score]:  # fmt: skip
+    decoder: Decoder,
+    parameters: Parameters,
+    contexts: Sequence[np.ndarray],
+    continuations: Sequence[np.ndarray],
+    special: SpecialTokens,
+    batch_size: int,
+    mesh: jax.sharding.Mesh | None,
+) -> list[Score]:
     """Scores each continuation after its context; see `Generator.score`."""
     pairs = list(zip(contexts, continuations, strict=True))
     for number, pair in enumerate(pairs, 1):

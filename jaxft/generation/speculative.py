@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxft.generation import sampling
 from jaxft.generation.cache import Cache, append, take_rows
-from jaxft.generation.controls import Controls, Written
+from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
 from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import Decoding
@@ -85,9 +85,16 @@ def begin_drafting(
 
 @functools.partial(jax.jit, static_argnames=("decoder", "draft", "ahead"), donate_argnames="drafting")
 def go_on_drafting(
-    decoder: Decoder, parameters: Parameters, draft: Decoder, draft_parameters: Parameters, drafting: Drafting,
-    controls: Controls, rounds: jax.Array, *, ahead: int,
-) -> Drafting:  # fmt: skip
+    decoder: Decoder,
+    parameters: Parameters,
+    draft: Decoder,
+    draft_parameters: Parameters,
+    drafting: Drafting,
+    controls: Controls,
+    rounds: jax.Array,
+    *,
+    ahead: int,
+) -> Drafting:
     """Writes on for some rounds, each of 1 to `ahead + 1` tokens, or until every row is finished."""
 
     def unfinished(drafting: Drafting) -> jax.Array:
@@ -135,7 +142,7 @@ def _put_all(decoding: Decoding, new: jax.Array, logs: jax.Array, count: jax.Arr
     for i in range(new.shape[1]):
         running = ~decoding.finished & (i < count)
         is_new = running[:, None] & (columns == decoding.written.lengths[:, None])
-        written: Written = decoding.written.put(new[:, i], running, None)
+        written: DecodedRows = decoding.written.put(new[:, i], running, None)
         decoding = decoding.replace(
             written=written,
             finished=decoding.finished | (running & written.ended(controls.end_ids)),

@@ -45,17 +45,13 @@ def form_for_chat(name: str | None, tokenizer: Tokenizer | None) -> ChatFormat:
     return chat_format(name, tokenizer)
 
 
-def chat_prompt(
-    form: ChatFormat, tokenizer: Tokenizer, messages: Sequence[Message | Mapping[str, Any]]
-) -> np.ndarray:  # fmt: skip
+def chat_prompt(form: ChatFormat, tokenizer: Tokenizer, messages: Sequence[Message | Mapping[str, Any]]) -> np.ndarray:
     """The ids of a conversation that the model is to answer, int32 `(length,)`.
 
     Raises:
       DataError: roles out of order, a last message that is not the user's, or a conversation that the template refuses.
     """
-    given = [
-        {"role": one.role, "content": one.content} if isinstance(one, Message) else one for one in messages
-    ]  # fmt: skip
+    given = [{"role": one.role, "content": one.content} if isinstance(one, Message) else one for one in messages]
     checked = checked_messages(given, "messages")
     if checked[-1].role != "user":
         raise DataError(f"messages: the last must be the user's, found {checked[-1].role}'s", "role_order")

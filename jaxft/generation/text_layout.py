@@ -29,12 +29,12 @@ class TextLayout:
     longest: int
 
     def row(
-        self, said: str, first: np.ndarray, second: np.ndarray | None = None, truncate: bool = False
+        self, where: str, first: np.ndarray, second: np.ndarray | None = None, truncate: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids and token types, int32 `(tokens,)`.
 
         Args:
-          said: what the text is called in messages.
+          where: what the text is called in messages.
           first: int32 `(tokens,)`.
           second: likewise, of a pair.
           truncate: cuts what is too long at its end, of a pair the longer text.
@@ -45,11 +45,11 @@ class TextLayout:
         around = len(self.before) + len(self.after) + (0 if second is None else len(self.between))
         room, found = self.longest - around, len(first) + (0 if second is None else len(second))
         if not len(first) or (second is not None and not len(second)):
-            raise DataError(f"{said} is empty; give it some text")
+            raise DataError(f"{where} is empty; give it some text")
         if found > room and not truncate:
             raise DataError(
-                f"{said} has {found} tokens, the model reads {room} beside those around a text; shorten it, or have it "
-                "truncated"
+                f"{where} has {found} tokens, the model reads {room} beside those around a text; shorten it, or have "
+                "it truncated"
             )
         first, second = _cut(first, second, room)
         head = [*self.before, *first]

@@ -175,10 +175,18 @@ class HuggingFaceConfig:
         if kind == "dynamic":
             original = longest
         return RotaryScaling(
-            kind, factor, original, rope.get("attention_factor", None, (int, float)), rope.number("beta_fast", 32),
-            rope.number("beta_slow", 1), rope.flag("truncate", True), rope.positive("low_freq_factor", 1),
-            rope.positive("high_freq_factor", 4), rope.numbers("short_factor"), rope.numbers("long_factor"),
-        )  # fmt: skip
+            kind,
+            factor,
+            original,
+            rope.get("attention_factor", None, (int, float)),
+            rope.number("beta_fast", 32),
+            rope.number("beta_slow", 1),
+            rope.flag("truncate", True),
+            rope.positive("low_freq_factor", 1),
+            rope.positive("high_freq_factor", 4),
+            rope.numbers("short_factor"),
+            rope.numbers("long_factor"),
+        )
 
     def window_of(self, size: int) -> tuple[int, ...]:
         """Field `windows` where all layers have one of `size` keys, the query's own among them; 0 for none."""

@@ -85,9 +85,17 @@ def describe(directory: pathlib.Path) -> Description:
     held = {head.name for head in heads}
     asked = [head.name for head in own if head.name in held]
     return Description(
-        directory, architecture, config, model, heads,
-        tuple(asked if class_name in architecture.averaged else asked[:1]), prefix, placed, stored, names,
-    )  # fmt: skip
+        directory,
+        architecture,
+        config,
+        model,
+        heads,
+        tuple(asked if class_name in architecture.averaged else asked[:1]),
+        prefix,
+        placed,
+        stored,
+        names,
+    )
 
 
 def _class_name(config: HuggingFaceConfig, architecture: Architecture) -> str | None:

@@ -19,10 +19,10 @@ from jaxft.huggingface.architecture import Architecture, Head
 from jaxft.huggingface.architectures import ARCHITECTURES, architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, flat_paths
+from jaxft.huggingface.generation_settings import GenerationSettings, write_generation_settings
 from jaxft.huggingface.placing import Placed, Shapes, place_all
 from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
-from jaxft.huggingface.writing import Writing, write_writing
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 
@@ -41,7 +41,7 @@ class Form:
       names: as they are written, by our names; ours where they are not there.
       dtypes: as they are written, by our names; `float32` where they are not there.
       directory: of the model that this one comes from, whose settings travel along; None for a model made here.
-      writing: how it writes; None for a model that does not, or does as those settings say.
+      generation_settings: how it writes; None for a model that does not, or does as those settings say.
     """
 
     config: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Form:
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)
     directory: pathlib.Path | None = None
-    writing: Writing | None = None
+    generation_settings: GenerationSettings | None = None
 
 
 def form_of(description: Description) -> Form:
@@ -68,9 +68,12 @@ _OF_TRAINING = ("dropout", "attention_dropout", "initializer_range")
 
 
 def form_for(
-    model: ModelConfig, head: tuple[str, HeadConfig] | None, origin: HuggingFaceConfig | None,
-    extra: Mapping[str, Any], shapes: Shapes,
-) -> Form:  # fmt: skip
+    model: ModelConfig,
+    head: tuple[str, HeadConfig] | None,
+    origin: HuggingFaceConfig | None,
+    extra: Mapping[str, Any],
+    shapes: Shapes,
+) -> Form:
     """The architecture and class that express a model with one of its heads.
 
     Args:
@@ -237,8 +240,8 @@ def write_model(
         if form.directory is not None and (form.directory / name).is_file():
             (directory / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(form.directory / name, directory / name)
-    if form.writing is not None:
-        write_writing(directory, form.writing, tokenizer)
+    if form.generation_settings is not None:
+        write_generation_settings(directory, form.generation_settings, tokenizer)
     if card is not None:
         (directory / "README.md").write_text(card, encoding="utf-8")
     config = dict(form.config)

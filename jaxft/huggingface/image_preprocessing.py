@@ -52,8 +52,14 @@ def write_preprocessing(
     """
     half = (0.5,) * model.channels
     values = {
-        "image_processor_type": "ViTImageProcessor", "do_resize": True, "resample": _BILINEAR,
-        "size": {"height": model.image_size, "width": model.image_size}, "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": list(mean or half), "image_std": list(deviation or half),
-    }  # fmt: skip
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "resample": _BILINEAR,
+        "size": {"height": model.image_size, "width": model.image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean or half),
+        "image_std": list(deviation or half),
+    }
     (directory / FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

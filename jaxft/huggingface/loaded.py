@@ -128,9 +128,14 @@ class LoadedModel:
         return result
 
     def _batch(
-        self, input_ids=None, attention_mask=None, token_type_ids=None, decoder_input_ids=None,
-        decoder_attention_mask=None, pixel_values=None,
-    ) -> tuple[Sequences | Images, Sequences | None]:  # fmt: skip
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        decoder_input_ids=None,
+        decoder_attention_mask=None,
+        pixel_values=None,
+    ) -> tuple[Sequences | Images, Sequences | None]:
         """The model's inputs, checked."""
         if self.config.family == "vision":
             if pixel_values is None:
@@ -225,10 +230,16 @@ def loaded_from(description: Description, dtype: str, mesh) -> LoadedModel:
     model = description.make_model(ComputeConfig(precision=dtype))
     target = sharded_target(model, dtype, mesh)
     return LoadedModel(
-        model, load_parameters(description, target), description.model, tokenizer, form_of(description),
-        description.asked, description.config.get("pad_token_id", None),
-        description.architecture.positions_skip_padding, read_pooling(description.directory),
-    )  # fmt: skip
+        model,
+        load_parameters(description, target),
+        description.model,
+        tokenizer,
+        form_of(description),
+        description.asked,
+        description.config.get("pad_token_id", None),
+        description.architecture.positions_skip_padding,
+        read_pooling(description.directory),
+    )
 
 
 def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None):
@@ -264,9 +275,12 @@ def tokenizer_of(description: Description) -> Tokenizer | None:
 
 
 def save_model(
-    loaded: LoadedModel, path: str | pathlib.Path, dtype: str | None = None, shard_bytes: int = SHARD_BYTES,
+    loaded: LoadedModel,
+    path: str | pathlib.Path,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
     card: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Writes a model in Hugging Face layout.
 
     Args:
@@ -282,6 +296,11 @@ def save_model(
     if loaded.form is None:
         raise CheckpointError("no Hugging Face architecture expresses this model; `jaxft export` says what differs")
     write_model(
-        pathlib.Path(path), loaded.form, loaded.params, loaded.tokenizer, dtype=dtype, shard_bytes=shard_bytes,
+        pathlib.Path(path),
+        loaded.form,
+        loaded.params,
+        loaded.tokenizer,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
         card=card,
-    )  # fmt: skip
+    )

@@ -167,13 +167,19 @@ def write_adapter(
     alphas = {module: update.scale * ranks[module] for module, update in modules.items()}
     rank, alpha = min(ranks.values()), min(alphas.values())
     values = {
-        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0, "bias": "none",
-        "target_modules": sorted(modules), "use_dora": any(one.magnitude is not None for one in modules.values()),
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(modules),
+        "use_dora": any(one.magnitude is not None for one in modules.values()),
         "rank_pattern": {module: own for module, own in ranks.items() if own != rank},
         "alpha_pattern": {module: own for module, own in alphas.items() if own != alpha},
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in saved}) or None, "inference_mode": True,
+        "modules_to_save": sorted({name.rpartition(".")[0] for name in saved}) or None,
+        "inference_mode": True,
         **config,
-    }  # fmt: skip
+    }
     # Last, since it is what says that an adapter is here.
     (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 

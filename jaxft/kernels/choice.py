@@ -61,16 +61,22 @@ def situation_of(
     query: jax.Array, key: jax.Array, mask: AttentionMask, soft_cap: float | None, dropout_rate: float
 ) -> Situation:
     """What a call of attention asks for, on the mesh in use."""
-    given = {
-        "a prefix": mask.prefix, "an order": mask.query_order, "positions out of a cache": mask.query_positions,
-    }  # fmt: skip
+    given = {"a prefix": mask.prefix, "an order": mask.query_order, "positions out of a cache": mask.query_positions}
     return Situation(
-        platform=target_platform(), query_length=query.shape[1], key_length=key.shape[1], head_dim=query.shape[3],
-        half=query.dtype in (jnp.bfloat16, jnp.float16), causal=mask.causal, window=mask.window,
-        devices=parts_of("length"), bias=mask.bias is not None, exact_bias=mask.exact_bias,
+        platform=target_platform(),
+        query_length=query.shape[1],
+        key_length=key.shape[1],
+        head_dim=query.shape[3],
+        half=query.dtype in (jnp.bfloat16, jnp.float16),
+        causal=mask.causal,
+        window=mask.window,
+        devices=parts_of("length"),
+        bias=mask.bias is not None,
+        exact_bias=mask.exact_bias,
         by_data=next((name for name, value in given.items() if value is not None), ""),
-        soft_cap=soft_cap is not None, dropout=dropout_rate > 0,
-    )  # fmt: skip
+        soft_cap=soft_cap is not None,
+        dropout=dropout_rate > 0,
+    )
 
 
 def choose(implementation: str, asked: Situation) -> tuple[str, str]:

@@ -52,9 +52,11 @@ def _in_one_pass_forward(logits, labels):
     of_label = jnp.where(_is_label(logits, labels), logits, 0)
     one, zero = jnp.ones_like(logits), jnp.float32(0)
     found = jax.lax.reduce(
-        (jnp.maximum(logits, _LOWEST), one, one, of_label), (jnp.float32(_LOWEST), zero, zero, zero), _merged,
+        (jnp.maximum(logits, _LOWEST), one, one, of_label),
+        (jnp.float32(_LOWEST), zero, zero, zero),
+        _merged,
         (logits.ndim - 1,),
-    )  # fmt: skip
+    )
     largest, total, count, target = found
     normalizer = largest + jnp.log(total)
     first = (target == largest) & (count == 1)
@@ -83,9 +85,7 @@ def _in_one_pass_backward(saved, gradients):
 _in_one_pass.defvjp(_in_one_pass_forward, _in_one_pass_backward)
 
 
-def binary_cross_entropy(
-    logits: jax.Array, targets: jax.Array, positive_weights: jax.Array | float = 1.0
-) -> jax.Array:  # fmt: skip
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array, positive_weights: jax.Array | float = 1.0) -> jax.Array:
     """Negative log-likelihood of yes and no by a sigmoid, in nats.
 
     Args:

@@ -14,9 +14,13 @@ _STEP = 16
 
 
 def local(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, within: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
+    within: Callable[..., jax.Array],
     dropout_key: jax.Array | None = None,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Attention under a mask with a window, from the plain attention of each block to itself and its neighbours.
 
     As block-local attention in "Longformer" (Beltagy et al. 2020, arXiv 2004.05150, section 3.2), without the global
@@ -41,10 +45,11 @@ def local(
     sides = (1, 0) if right == 0 else (1, 1)
     places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), query.shape[:2])
     own = AttentionMask(
-        causal=mask.causal, window=(left, right),
+        causal=mask.causal,
+        window=(left, right),
         query_positions=_blocks(places, block, blocks, -1),
         key_positions=_with_neighbours(_blocks(places, block, blocks, -1), sides, -1),
-    )  # fmt: skip
+    )
     if mask.query_segments is not None:
         own = own.replace(
             query_segments=_blocks(mask.query_segments, block, blocks),
@@ -54,8 +59,9 @@ def local(
     output = jax.vmap(within, in_axes=(1, 1, 1, 1, None if keys is None else 0), out_axes=1)(
         _blocks(query, block, blocks),
         *(_with_neighbours(_blocks(x, block, blocks), sides) for x in (key, value)),
-        own, keys,
-    )  # fmt: skip
+        own,
+        keys,
+    )
     return output.reshape(query.shape[0], blocks * block, *query.shape[2:])[:, :length]
 
 

@@ -160,15 +160,21 @@ def _kernel(
     kernel = splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([visible] * (heads // parts_of("heads") // groups)),
         block_sizes=splash_attention_kernel.BlockSizes(
-            block_q=queries, block_kv=keys, block_kv_compute=keys, block_q_dkv=queries, block_kv_dkv=keys,
-            block_kv_dkv_compute=keys, block_q_dq=queries, block_kv_dq=keys,
+            block_q=queries,
+            block_kv=keys,
+            block_kv_compute=keys,
+            block_q_dkv=queries,
+            block_kv_dkv=keys,
+            block_kv_dkv_compute=keys,
+            block_q_dq=queries,
+            block_kv_dq=keys,
         ),
         head_shards=1,
         q_seq_shards=devices,
         attn_logits_soft_cap=soft_cap,
         residual_checkpoint_name=RESIDUALS,
         interpret=target_platform() != "tpu",
-    )  # fmt: skip
+    )
     return kernel, tiles
 
 

@@ -65,8 +65,10 @@ def xpk_words(hardware: Hardware) -> tuple[str, ...]:
     """
     if not hardware.is_tpu:
         if hardware.chips % 8:
-            raise RecipeError(f"xpk does not know {hardware.name}: it has {hardware.kind} in machines of 8, like "
-                              f"{hardware.kind}-8 or {hardware.kind}-16")  # fmt: skip
+            raise RecipeError(
+                f"xpk does not know {hardware.name}: it has {hardware.kind} in machines of 8, like "
+                f"{hardware.kind}-8 or {hardware.kind}-16"
+            )
         return f"--device-type={_XPK_GPUS[hardware.kind]}", f"--num-nodes={hardware.hosts}"
     shape = hardware.shape
     if hardware.kind == "v5e" and hardware.chips < 8:

@@ -119,9 +119,15 @@ class Attention(nn.Module):
         mixed = self._attended(query, key, value, mask, scale, cached)
         output_bias = config.attention_bias if config.attention_output_bias is None else config.attention_output_bias
         return Linear(
-            (config.embed_dim,), ("heads", "head_dim"), ("embed",), output_bias, jnp.dtype(compute.precision),
-            config.initializer_range, jnp.dtype(compute.reduce_dtype), name="output",
-        )(mixed)  # fmt: skip
+            (config.embed_dim,),
+            ("heads", "head_dim"),
+            ("embed",),
+            output_bias,
+            jnp.dtype(compute.precision),
+            config.initializer_range,
+            jnp.dtype(compute.reduce_dtype),
+            name="output",
+        )(mixed)
 
     def _attended(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
         """What each query finds, `(batch, length, heads, head_dim)`."""
@@ -130,13 +136,16 @@ class Attention(nn.Module):
         config = self.config
         has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
         return attention(
-            query, key, value, mask,
+            query,
+            key,
+            value,
+            mask,
             scale=scale,
             soft_cap=config.attention_soft_cap,
             dropout_rate=config.attention_dropout,
             dropout_key=self.make_rng("dropout") if has_dropout else None,
             implementation=self.compute.attention,
-        )  # fmt: skip
+        )
 
     def _keep(self, key: jax.Array, value: jax.Array) -> None:
         if self.is_mutable_collection("keys_values") and not self.is_initializing():
@@ -155,10 +164,15 @@ class Attention(nn.Module):
     def _heads(self, name: str, number: int, axis: str, initializer_range: float | None = None) -> Linear:
         config, compute = self.config, self.compute
         return Linear(
-            (number, config.width_of_head), ("embed",), (axis, "head_dim"), config.attention_bias,
-            jnp.dtype(compute.precision), initializer_range or config.initializer_range,
-            jnp.dtype(compute.reduce_dtype), name=name,
-        )  # fmt: skip
+            (number, config.width_of_head),
+            ("embed",),
+            (axis, "head_dim"),
+            config.attention_bias,
+            jnp.dtype(compute.precision),
+            initializer_range or config.initializer_range,
+            jnp.dtype(compute.reduce_dtype),
+            name=name,
+        )
 
     def _normalized(self, x: jax.Array, name: str) -> jax.Array:
         norm = make_norm(self.config, self.compute, name)
@@ -179,9 +193,15 @@ class FeedForward(nn.Module):
 
         def linear(name: str, size: int, axes: tuple[str, str]) -> Linear:
             return Linear(
-                (size,), axes[:1], axes[1:], config.mlp_bias, jnp.dtype(compute.precision),
-                config.initializer_range, jnp.dtype(compute.reduce_dtype), name=name,
-            )  # fmt: skip
+                (size,),
+                axes[:1],
+                axes[1:],
+                config.mlp_bias,
+                jnp.dtype(compute.precision),
+                config.initializer_range,
+                jnp.dtype(compute.reduce_dtype),
+                name=name,
+            )
 
         inner = linear("input", config.mlp_dim, ("embed", "mlp"))(x)
         if config.gated:
@@ -274,9 +294,14 @@ class Convolution(nn.Module):
         ]
         real = (segments > 0)[..., None]
         mixed = Linear(
-            (config.embed_dim,), ("features",), ("embed",), True, jnp.dtype(self.compute.precision),
-            config.initializer_range, name="kernel",
-        )(jnp.where(real, jnp.concatenate(near, axis=-1), 0))  # fmt: skip
+            (config.embed_dim,),
+            ("features",),
+            ("embed",),
+            True,
+            jnp.dtype(self.compute.precision),
+            config.initializer_range,
+            name="kernel",
+        )(jnp.where(real, jnp.concatenate(near, axis=-1), 0))
         mixed = activate(config.convolution_activation, Dropout(config.dropout)(jnp.where(real, mixed, 0)))
         return make_norm(config, self.compute, "norm")(output + mixed)
 

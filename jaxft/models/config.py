@@ -264,11 +264,16 @@ class ModelConfig:
         output_bias = self.attention_bias if self.attention_output_bias is None else self.attention_output_bias
         scale = self.width_of_head**-0.5 if self.attention_scale is None else self.attention_scale
         return dataclasses.replace(
-            self, num_kv_heads=self.kv_heads, head_dim=self.width_of_head, embedding_dim=self.width_of_embedding,
-            num_decoder_layers=self.decoder_layers, num_decoder_heads=self.num_decoder_heads or self.num_heads,
-            decoder_mlp_dim=self.decoder_mlp_dim or self.mlp_dim, attention_output_bias=output_bias,
+            self,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.width_of_head,
+            embedding_dim=self.width_of_embedding,
+            num_decoder_layers=self.decoder_layers,
+            num_decoder_heads=self.num_decoder_heads or self.num_heads,
+            decoder_mlp_dim=self.decoder_mlp_dim or self.mlp_dim,
+            attention_output_bias=output_bias,
             attention_scale=scale,
-        )  # fmt: skip
+        )
 
     def of_decoder(self) -> ModelConfig:
         """The decoder of an encoder-decoder, where its widths differ from those of the encoder."""

@@ -19,12 +19,17 @@ def generator_config(config: ModelConfig, size: float) -> ModelConfig:
     """The generator of a trunk: as deep, `size` times as wide, with heads of the same width."""
     heads = max(1, round(config.num_heads * size))
     return dataclasses.replace(
-        config, embed_dim=heads * config.width_of_head, embedding_dim=config.width_of_embedding, num_heads=heads,
-        num_kv_heads=None, head_dim=config.width_of_head, mlp_dim=max(1, round(config.mlp_dim * size)),
-    )  # fmt: skip
+        config,
+        embed_dim=heads * config.width_of_head,
+        embedding_dim=config.width_of_embedding,
+        num_heads=heads,
+        num_kv_heads=None,
+        head_dim=config.width_of_head,
+        mlp_dim=max(1, round(config.mlp_dim * size)),
+    )
 
 
-class Generator(nn.Module):
+class ReplacementGenerator(nn.Module):
     """Projection, blocks and masked-LM head of a generator.
 
     Attributes:
@@ -40,9 +45,13 @@ class Generator(nn.Module):
     def setup(self):
         config = generator_config(self.config, self.head.size)
         self.projection = Linear(
-            (config.embed_dim,), ("features",), ("embed",), True, jnp.dtype(self.compute.precision),
+            (config.embed_dim,),
+            ("features",),
+            ("embed",),
+            True,
+            jnp.dtype(self.compute.precision),
             config.initializer_range,
-        )  # fmt: skip
+        )
         self.body = Side(config, self.compute, config.num_layers, causal=False)
         self.masked_lm = MaskedLanguageModelHead(config, self.compute, self.head)
 

@@ -40,9 +40,15 @@ class HeadConfig:
     """
 
     kind: Literal[
-        "masked_lm", "causal_lm", "sequence_classification", "multiple_choice", "token_classification",
-        "question_answering", "pooled", "generator",
-    ]  # fmt: skip
+        "masked_lm",
+        "causal_lm",
+        "sequence_classification",
+        "multiple_choice",
+        "token_classification",
+        "question_answering",
+        "pooled",
+        "generator",
+    ]
     num_labels: int = 0
     pooling: Literal["first", "second", "mean", "last"] | None = "first"
     transform: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
@@ -76,9 +82,13 @@ class VocabularyProjection(nn.Module):
             logits = attend(x)
         else:
             logits = Linear(
-                (config.vocab_size,), ("embed",), ("vocab",), dtype=jnp.dtype(self.compute.precision),
-                initializer_range=config.initializer_range, name="vocabulary",
-            )(x)  # fmt: skip
+                (config.vocab_size,),
+                ("embed",),
+                ("vocab",),
+                dtype=jnp.dtype(self.compute.precision),
+                initializer_range=config.initializer_range,
+                name="vocabulary",
+            )(x)
         if logits.dtype != jnp.float32:
             # Or the compiler keeps them in float32 as well, as the product sums them, at twice their size.
             logits = jax.lax.optimization_barrier(logits)
@@ -102,9 +112,14 @@ class MaskedLanguageModelHead(nn.Module):
         """Float32 logits `(..., vocab)` from `(..., embed)`, by `attend` where the embedding is tied."""
         config = self.config
         x = Linear(
-            (config.width_of_embedding,), ("embed",), ("features",), self.head.transform_bias,
-            jnp.dtype(self.compute.precision), config.initializer_range, name="transform",
-        )(x)  # fmt: skip
+            (config.width_of_embedding,),
+            ("embed",),
+            ("features",),
+            self.head.transform_bias,
+            jnp.dtype(self.compute.precision),
+            config.initializer_range,
+            name="transform",
+        )(x)
         x = make_norm(config, self.compute, "norm")(activate(self.head.activation or config.activation, x))
         return VocabularyProjection(config, self.compute, use_bias=True, name="projection")(x, attend)
 
@@ -143,9 +158,14 @@ class LabelHead(nn.Module):
 
     def _linear(self, name: str, features: int, axis: str, use_bias: bool) -> Linear:
         return Linear(
-            (features,), ("embed",), (axis,), use_bias, jnp.dtype(self.compute.precision),
-            self.config.initializer_range, name=name,
-        )  # fmt: skip
+            (features,),
+            ("embed",),
+            (axis,),
+            use_bias,
+            jnp.dtype(self.compute.precision),
+            self.config.initializer_range,
+            name=name,
+        )
 
 
 def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str) -> jax.Array:

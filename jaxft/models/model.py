@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.generator import Generator
+from jaxft.models.generator import ReplacementGenerator
 from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection
 from jaxft.models.transformer import Images, Sequences, Transformer
 
@@ -51,7 +51,7 @@ class Model(nn.Module):
         if head.kind == "masked_lm":
             return MaskedLanguageModelHead(self.config, self.compute, head)
         if head.kind == "generator":
-            return Generator(self.config, self.compute, head)
+            return ReplacementGenerator(self.config, self.compute, head)
         if head.kind == "causal_lm":
             return VocabularyProjection(self.config, self.compute, head.vocabulary_bias)
         return LabelHead(self.config, self.compute, head)

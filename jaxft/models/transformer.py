@@ -222,9 +222,13 @@ class Side(nn.Module):
         segments = sequences.segment_ids
         causal = self.causal if sequences.causal is None else sequences.causal
         mask = AttentionMask(
-            causal=causal, query_segments=segments, key_segments=segments,
-            padded=sequences.padded, prefix=sequences.prefix if causal else None, balanced=sequences.balanced,
-        )  # fmt: skip
+            causal=causal,
+            query_segments=segments,
+            key_segments=segments,
+            padded=sequences.padded,
+            prefix=sequences.prefix if causal else None,
+            balanced=sequences.balanced,
+        )
         if sequences.cached is not None:
             # Which keys a layer's cache holds, the layer knows; rows of a cache are neither packed nor padded.
             mask = AttentionMask(causal=causal, query_positions=sequences.counted())
@@ -250,9 +254,13 @@ class Side(nn.Module):
             positions = key_positions = sequences.counted()[:1]
         if config.position == "relative_bias":
             bias = RelativeBias(
-                config.num_heads, config.relative_buckets, config.relative_max_distance, not self.causal,
-                config.initializer_range, name="relative_bias",
-            )(positions, key_positions)  # fmt: skip
+                config.num_heads,
+                config.relative_buckets,
+                config.relative_max_distance,
+                not self.causal,
+                config.initializer_range,
+                name="relative_bias",
+            )(positions, key_positions)
             return inputs.replace(mask=inputs.mask.replace(bias=bias))
         if config.position == "alibi":
             bias = alibi_bias(positions, key_positions, config.num_heads)
@@ -307,9 +315,12 @@ class Transformer(nn.Module):
             self.body = Side(config, compute, config.num_layers, causal=causal)
             if self._narrow_output:
                 self.output_projection = Linear(
-                    (config.width_of_embedding,), ("embed",), ("features",),
-                    dtype=jnp.dtype(compute.precision), initializer_range=config.initializer_range,
-                )  # fmt: skip
+                    (config.width_of_embedding,),
+                    ("embed",),
+                    ("features",),
+                    dtype=jnp.dtype(compute.precision),
+                    initializer_range=config.initializer_range,
+                )
 
         if config.position == "transformer_xl":
             initializer = nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), ("features",))

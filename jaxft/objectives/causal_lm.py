@@ -15,7 +15,7 @@ from jaxft.data.store import BYTES, TOKENS, Fields, Record
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.objective import Apply, Objective, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay, lay_out
 
 
@@ -51,10 +51,10 @@ class CausalLM(Objective):
     metrics = ("loss", "perplexity", "accuracy", "bits_per_byte")
     default_metrics = metrics
 
-    def __init__(self, config, setting: Setting):
-        super().__init__(config.kind, setting, config.length, {"causal_lm": HeadConfig("causal_lm")})
+    def __init__(self, config, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length, {"causal_lm": HeadConfig("causal_lm")})
         self._config = config
-        self.overhead = int(setting.tokenizer.start_id is not None)
+        self.overhead = int(context.tokenizer.start_id is not None)
 
     def fields(self, row: Row) -> Fields:
         """The text and its bytes."""

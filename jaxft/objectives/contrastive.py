@@ -17,7 +17,7 @@ from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig, pool
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import side_by_side
 
 Pooling = Literal["first", "mean", "last"]
@@ -74,8 +74,8 @@ class SentenceVectors(Objective):
     truncate = True
     predicts = True
 
-    def __init__(self, config, setting: Setting, heads: Mapping[str, HeadConfig]):
-        super().__init__(config.kind, setting, config.length, heads)
+    def __init__(self, config, context: ObjectiveContext, heads: Mapping[str, HeadConfig]):
+        super().__init__(config.kind, context, config.length, heads)
         self._config = config
 
     def _texts(self, row: Row) -> dict[str, str]:
@@ -117,9 +117,9 @@ class Contrastive(SentenceVectors):
     default_metrics = metrics[:4]
     lower_is_better = frozenset({"loss", "alignment", "uniformity"})
 
-    def __init__(self, config: ContrastiveConfig, setting: Setting):
+    def __init__(self, config: ContrastiveConfig, context: ObjectiveContext):
         shape = HeadConfig("pooled", pooling=config.pooling, transform="tanh")
-        super().__init__(config, setting, {"contrastive": shape} if config.projection else {})
+        super().__init__(config, context, {"contrastive": shape} if config.projection else {})
         self.whole_batch = config.loss == "softmax"
 
     @property

@@ -16,7 +16,7 @@ from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.objective import Apply, Objective, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay, lay_out
 
 # Of the source and the target of a piece, with all special tokens.
@@ -33,11 +33,11 @@ class SequenceToSequence(Objective):
     families = frozenset({"encoder_decoder"})
     label_smoothing = 0.0
 
-    def __init__(self, kind: str, setting: Setting, length: int | None):
-        super().__init__(kind, setting, length, {"seq2seq_lm": HeadConfig("causal_lm")})
-        self._decoder_start_id = setting.decoder_start_id
+    def __init__(self, kind: str, context: ObjectiveContext, length: int | None):
+        super().__init__(kind, context, length, {"seq2seq_lm": HeadConfig("causal_lm")})
+        self._decoder_start_id = context.decoder_start_id
         if self._decoder_start_id is None:
-            self._decoder_start_id = decoder_start_id(setting.tokenizer, setting.model)
+            self._decoder_start_id = decoder_start_id(context.tokenizer, context.model)
 
     @abc.abstractmethod
     def example(self, record: Record, key: np.random.Generator) -> Pair:
@@ -78,13 +78,13 @@ def decoder_start_id(tokenizer: Tokenizer, model: ModelConfig) -> int:
     return tokenizer.pad_id if model.position == "relative_bias" else tokenizer.separator_id
 
 
-def sentinels_of(kind: str, setting: Setting) -> np.ndarray:
+def sentinels_of(kind: str, context: ObjectiveContext) -> np.ndarray:
     """Ids of the tokens that stand for spans, the first one first, int32.
 
     Raises:
       RecipeError: the tokenizer has none.
     """
-    ids = np.array(setting.tokenizer.sentinel_ids, np.int32)
+    ids = np.array(context.tokenizer.sentinel_ids, np.int32)
     if not len(ids):
         raise RecipeError(
             f"objective {kind}: this tokenizer has no sentinels (<extra_id_0>, ...); use T5's, or train one with "

@@ -28,7 +28,7 @@ from jaxft.objectives.label_loss import (
     sorted_labels,
 )
 from jaxft.objectives.mixup import draw_mixing
-from jaxft.objectives.objective import Apply, FoundInData, Objective, Ratio, Setting, StreamLoss
+from jaxft.objectives.objective import Apply, FoundInData, Objective, ObjectiveContext, Ratio, StreamLoss
 from jaxft.objectives.sequence_classification import label_and_probabilities
 from jaxft.objectives.text_task import check_shares
 
@@ -94,9 +94,9 @@ class ImageClassificationConfig(FoundInData):
         """The label of a row."""
         return as_label(required_column(row, self.label), row, self.label)
 
-    def completed(self, targets: Iterable[str], said: str) -> ImageClassificationConfig:
+    def completed(self, targets: Iterable[str], where: str) -> ImageClassificationConfig:
         """With all labels."""
-        return dataclasses.replace(self, labels=sorted_labels(targets, self.label, said))
+        return dataclasses.replace(self, labels=sorted_labels(targets, self.label, where))
 
 
 class ImageClassification(Objective):
@@ -111,11 +111,11 @@ class ImageClassification(Objective):
     default_metrics = DEFAULT_LABEL_METRICS
     lower_is_better = LOWER_IS_BETTER
 
-    def __init__(self, config: ImageClassificationConfig, setting: Setting):
+    def __init__(self, config: ImageClassificationConfig, context: ObjectiveContext):
         head = HeadConfig("sequence_classification", len(config.labels), None, dropout=config.dropout)
-        super().__init__(config.kind, setting, None, {setting.stream: head})
-        model, self.length = setting.model, 1
-        self._config, self._setting, self.labels = config, setting, config.labels
+        super().__init__(config.kind, context, None, {context.stream: head})
+        model, self.length = context.model, 1
+        self._config, self._context, self.labels = config, context, config.labels
         self._ids = {label: number for number, label in enumerate(self.labels)}
         self._shape = (model.channels, model.image_size, model.image_size)
         self._mean, self._deviation = (
@@ -146,7 +146,7 @@ class ImageClassification(Objective):
     def for_evaluation(self) -> ImageClassification:
         """Whole images and the plain cross entropy."""
         plain = {"flip": False, "crop": 1.0, "erase": 0.0, "mixup": 0.0, "label_smoothing": 0.0}
-        return ImageClassification(dataclasses.replace(self._config, **plain), self._setting)
+        return ImageClassification(dataclasses.replace(self._config, **plain), self._context)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One image: `pixels` uint8 `(channels, height, width)` and `label` int32 `()`."""

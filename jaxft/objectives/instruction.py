@@ -13,7 +13,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import LEARNED, PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.causal_lm import CausalLM
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.rows import enclose, lay, lay_out
 from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
 
@@ -66,8 +66,8 @@ class Instruction(CausalLM, WritesAnswers):
     default_metrics = _METRICS
     metrics = (*_METRICS, *TEXT_METRICS)
 
-    def __init__(self, config: InstructionConfig, setting: Setting):
-        super().__init__(config, setting)
+    def __init__(self, config: InstructionConfig, context: ObjectiveContext):
+        super().__init__(config, context)
 
     def fields(self, row: Row) -> Fields:
         """Prompt and answer."""
@@ -93,8 +93,11 @@ class Instruction(CausalLM, WritesAnswers):
 
     def _weights(self, record: Record, key: np.random.Generator) -> np.ndarray:
         prompt = int(record[PART_ENDS][0])
-        return np.where(np.arange(len(record[TOKENS]) + self.overhead) >= prompt + self.overhead - 1,
-                        super()._weights(record, key), 0)  # fmt: skip
+        return np.where(
+            np.arange(len(record[TOKENS]) + self.overhead) >= prompt + self.overhead - 1,
+            super()._weights(record, key),
+            0,
+        )
 
 
 class Conversation(CausalLM, WritesAnswers):
@@ -109,9 +112,9 @@ class Conversation(CausalLM, WritesAnswers):
     default_metrics = _METRICS
     metrics = (*_METRICS, *TEXT_METRICS)
 
-    def __init__(self, config: InstructionConfig, setting: Setting):
-        super().__init__(config, setting)
-        self.form = chat_format(config.chat_template, setting.tokenizer)
+    def __init__(self, config: InstructionConfig, context: ObjectiveContext):
+        super().__init__(config, context)
+        self.form = chat_format(config.chat_template, context.tokenizer)
         # The template writes the whole text, whose last token is predicted but not read.
         self.overhead = -1
 
@@ -169,10 +172,10 @@ def _learned(record: Record) -> np.ndarray:
     return np.searchsorted(record[LEARNED], places, side="right") % 2 == 1
 
 
-def make_instruction(config: InstructionConfig, setting: Setting) -> Instruction | Conversation:
+def make_instruction(config: InstructionConfig, context: ObjectiveContext) -> Instruction | Conversation:
     """The objective of prompts and answers, or of conversations.
 
     Raises:
       RecipeError: the chat template can't be used.
     """
-    return (Instruction if config.messages is None else Conversation)(config, setting)
+    return (Instruction if config.messages is None else Conversation)(config, context)

@@ -39,7 +39,7 @@ def as_label(value: object, row: Row, column: str) -> str:
     raise DataError(problem, "not_a_label")
 
 
-def sorted_labels(labels: Iterable[str], column: str, said: str) -> tuple[str, ...]:
+def sorted_labels(labels: Iterable[str], column: str, where: str) -> tuple[str, ...]:
     """All different labels, sorted: as numbers where all are.
 
     Raises:
@@ -48,7 +48,7 @@ def sorted_labels(labels: Iterable[str], column: str, said: str) -> tuple[str, .
     found = set(labels)
     if len(found) < 2:
         only = f"only the label {found.pop()!r}" if found else "no examples"
-        raise DataError(f"{said}: column {column!r} holds {only}; a classifier needs at least two labels")
+        raise DataError(f"{where}: column {column!r} holds {only}; a classifier needs at least two labels")
     if all(re.fullmatch("-?[0-9]+", label) for label in found):
         return tuple(sorted(found, key=lambda label: (int(label), label)))  # `01` and `1` are two labels
     return tuple(sorted(found))

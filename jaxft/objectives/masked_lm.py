@@ -14,7 +14,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masking import MaskedObjective, Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.pseudo_likelihood import pseudo_log_likelihood
 
 
@@ -39,10 +39,10 @@ class MaskedLM(MaskedObjective):
     metrics = ("loss", "perplexity", "accuracy", "pseudo_perplexity")
     default_metrics = metrics[:3]
 
-    def __init__(self, config: MaskedLMConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length, {"masked_lm": HeadConfig("masked_lm")})
-        self._config, self._setting = config, setting
-        self._masking = Masking(config.kind, config, setting.tokenizer, self.length)
+    def __init__(self, config: MaskedLMConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length, {"masked_lm": HeadConfig("masked_lm")})
+        self._config, self._context = config, context
+        self._masking = Masking(config.kind, config, context.tokenizer, self.length)
         self.budget = self._masking.budget
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:

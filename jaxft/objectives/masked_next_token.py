@@ -19,7 +19,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masking import MaskedObjective, Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, ObjectiveContext, StreamLoss, count_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,13 @@ class MaskedNextToken(MaskedObjective):
 
     families = frozenset({"decoder"})
 
-    def __init__(self, config: MaskedNextTokenConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length, {"causal_lm": HeadConfig("causal_lm")})
-        self._config, self._setting = config, setting
-        if setting.tokenizer.start_id is None:
+    def __init__(self, config: MaskedNextTokenConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length, {"causal_lm": HeadConfig("causal_lm")})
+        self._config, self._context = config, context
+        if context.tokenizer.start_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token, before the first token")
         self._masking = Masking(
-            config.kind, config, setting.tokenizer, self.length, _mask_id(config.mask_token, setting)
+            config.kind, config, context.tokenizer, self.length, _mask_id(config.mask_token, context)
         )
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
@@ -70,10 +70,10 @@ class MaskedNextToken(MaskedObjective):
         return token_loss(sums, weights.sum(), count_tokens(batch["segment_ids"]))
 
 
-def _mask_id(text: str | None, setting: Setting) -> int | None:
+def _mask_id(text: str | None, context: ObjectiveContext) -> int | None:
     if text is None:
         return None
-    (ids,) = setting.tokenizer.encode([text])
+    (ids,) = context.tokenizer.encode([text])
     if len(ids) != 1:
         raise RecipeError(f"objective masked_next_token: mask_token {text!r} is {len(ids)} tokens; it must be one")
     return int(ids[0])

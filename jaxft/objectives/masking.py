@@ -59,11 +59,11 @@ LONGEST_SPAN = 10
 
 
 class MaskedObjective(ReadsText, Objective):
-    """An objective on packed texts with masked tokens; its class sets `_config`, `_setting` and `_masking`."""
+    """An objective on packed texts with masked tokens; its class sets `_config`, `_context` and `_masking`."""
 
     def for_evaluation(self) -> Self:
         """With the mask rate of evaluation."""
-        return type(self)(self._config.for_evaluation(), self._setting)
+        return type(self)(self._config.for_evaluation(), self._context)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A packed row: `token_ids`, `segment_ids`, `positions` `(length,)`, and what `Masking.apply` adds."""

@@ -20,7 +20,7 @@ from jaxft.kernels.cross_entropy import cross_entropy
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.masked_lm import is_special
-from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.pseudo_likelihood import pseudo_log_likelihood
 from jaxft.objectives.rows import side_by_side
 
@@ -51,11 +51,11 @@ class MinimalPairs(Objective):
     metrics = ("accuracy", "loss")
     default_metrics = metrics
 
-    def __init__(self, config: MinimalPairsConfig, setting: Setting):
-        self._masked = setting.model.family == "encoder"
+    def __init__(self, config: MinimalPairsConfig, context: ObjectiveContext):
+        self._masked = context.model.family == "encoder"
         name = "masked_lm" if self._masked else "causal_lm"
-        super().__init__(config.kind, setting, config.length, {name: HeadConfig(name)})
-        if self._masked and setting.tokenizer.mask_id is None:
+        super().__init__(config.kind, context, config.length, {name: HeadConfig(name)})
+        if self._masked and context.tokenizer.mask_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no mask token, which an encoder needs")
         self._config = config
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.denoising import Pair, SequenceToSequence, sentinels_of
-from jaxft.objectives.objective import ReadsText, Setting
+from jaxft.objectives.objective import ObjectiveContext, ReadsText
 from jaxft.objectives.span_corruption import Noise, cut_out, longest_piece, room_of
 
 # Regular, sequential and extreme denoising, with the rates and mean lengths of the paper's table 1.
@@ -60,14 +60,14 @@ class MixtureOfDenoisersConfig:
 class MixtureOfDenoisers(ReadsText, SequenceToSequence):
     """Each piece is corrupted by one of seven denoisers, chosen at random by weight; its source says of which kind."""
 
-    def __init__(self, config: MixtureOfDenoisersConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length)
-        self._config, self._sentinels = config, sentinels_of(config.kind, setting)
+    def __init__(self, config: MixtureOfDenoisersConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length)
+        self._config, self._sentinels = config, sentinels_of(config.kind, context)
         self.target_length = config.target_length or self.length
         self._noises, self._modes, weights = [], [], []
         for name, noises in _DENOISERS.items():
             mode = getattr(config, f"{name}_mode")
-            tokens = np.zeros(0, np.int32) if mode is None else setting.tokenizer.encode([mode])[0]
+            tokens = np.zeros(0, np.int32) if mode is None else context.tokenizer.encode([mode])[0]
             self._noises += noises
             self._modes += [tokens] * len(noises)
             weights += [getattr(config, name) / len(noises)] * len(noises)

@@ -26,7 +26,7 @@ from jaxft.objectives.label_loss import (
     sorted_labels,
 )
 from jaxft.objectives.mixup import draw_mixing
-from jaxft.objectives.objective import Apply, FoundInData, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares
 
 _LABELS = "label_numbers"
@@ -93,10 +93,10 @@ class MultiLabelClassificationConfig(FoundInData):
             raise DataError(f"{row.location}: column {self.label!r} holds a label twice: {found!r}", "label_twice")
         return labels
 
-    def completed(self, targets: Iterable[tuple[str, ...]], said: str) -> MultiLabelClassificationConfig:
+    def completed(self, targets: Iterable[tuple[str, ...]], where: str) -> MultiLabelClassificationConfig:
         """With all labels, and their weights."""
         targets = list(targets)
-        labels = self.labels or sorted_labels((one for own in targets for one in own), self.label, said)
+        labels = self.labels or sorted_labels((one for own in targets for one in own), self.label, where)
         weights = self.positive_weights
         if weights == "balanced":
             counts = Counter(one for own in targets for one in own)
@@ -114,8 +114,8 @@ class MultiLabelClassification(TextTask):
     default_metrics = metrics[:7]
     lower_is_better = frozenset({"loss", "hamming_loss"})
 
-    def __init__(self, config: MultiLabelClassificationConfig, setting: Setting):
-        super().__init__(config, setting, len(config.labels))
+    def __init__(self, config: MultiLabelClassificationConfig, context: ObjectiveContext):
+        super().__init__(config, context, len(config.labels))
         self.labels = config.labels
         self._ids = {label: number for number, label in enumerate(self.labels)}
 
@@ -141,7 +141,7 @@ class MultiLabelClassification(TextTask):
     def for_evaluation(self) -> MultiLabelClassification:
         """With the plain cross entropy, so that losses compare."""
         config = dataclasses.replace(self._config, positive_weights=None, r_drop=0.0, mixup=0.0)
-        return MultiLabelClassification(config, self._setting)
+        return MultiLabelClassification(config, self._context)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)`; `label` float32 `(labels,)`, 1
@@ -178,11 +178,11 @@ class MultiLabelClassification(TextTask):
 
     def predictions(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """The `labels` from the threshold on, and the `probabilities` of all."""
-        said = []
+        predicted = []
         for logits in outputs["logits"]:
             probabilities = {
                 label: round(float(p), 6) for label, p in zip(self.labels, jax.nn.sigmoid(logits), strict=True)
             }
             chosen = [label for label, p in probabilities.items() if p >= self._config.threshold]
-            said.append({"labels": chosen, "probabilities": probabilities})
-        return said
+            predicted.append({"labels": chosen, "probabilities": probabilities})
+        return predicted

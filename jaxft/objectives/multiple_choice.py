@@ -15,7 +15,7 @@ from jaxft.data.sources import Row, required_column, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
-from jaxft.objectives.objective import Apply, FoundInData, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares, lay_pair
 
 # So small that its probability is 0, and yet finite.
@@ -93,8 +93,9 @@ class MultipleChoiceConfig(FoundInData):
             problem = f"column {column!r} holds {len(found)} choices; training has at most {self.most}"
             raise DataError(f"{row.location}: {problem} (objective.most)", "many_choices")
         # Each is checked as a column would be.
-        return tuple(text_column(Row({f"{column}[{i}]": one}, row.location), f"{column}[{i}]")
-                     for i, one in enumerate(found))  # fmt: skip
+        return tuple(
+            text_column(Row({f"{column}[{i}]": one}, row.location), f"{column}[{i}]") for i, one in enumerate(found)
+        )
 
 
 class MultipleChoice(TextTask):
@@ -104,8 +105,8 @@ class MultipleChoice(TextTask):
     metrics = ("loss", "accuracy")
     default_metrics = metrics
 
-    def __init__(self, config: MultipleChoiceConfig, setting: Setting):
-        super().__init__(config, setting, 1, "multiple_choice")
+    def __init__(self, config: MultipleChoiceConfig, context: ObjectiveContext):
+        super().__init__(config, context, 1, "multiple_choice")
 
     def fields(self, row: Row) -> Fields:
         """The text, all choices, and the number of the right one."""

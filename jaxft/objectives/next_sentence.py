@@ -21,7 +21,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masking import Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
 
 
@@ -62,17 +62,17 @@ class SentencePairs(Objective):
     default_metrics = metrics
     lower_is_better = Objective.lower_is_better | {"masked_lm_loss", "pair_loss"}
 
-    def __init__(self, config: SentencePairConfig, setting: Setting):
+    def __init__(self, config: SentencePairConfig, context: ObjectiveContext):
         # Without dropout of its own, as in the authors' code.
         pairs = HeadConfig("sequence_classification", 2, None, dropout=0.0)
         heads = {"masked_lm": HeadConfig("masked_lm"), config.kind: pairs}
-        super().__init__(config.kind, setting, config.length, heads)
-        if setting.model.token_types < 2:
+        super().__init__(config.kind, context, config.length, heads)
+        if context.model.token_types < 2:
             raise RecipeError(f"objective {config.kind}: needs a model with token_types of at least 2, as BERT's")
-        if setting.tokenizer.start_id is None:
+        if context.tokenizer.start_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
-        self._config, self._setting = config, setting
-        self._masking = Masking(config.kind, config, setting.tokenizer, self.length)
+        self._config, self._context = config, context
+        self._masking = Masking(config.kind, config, context.tokenizer, self.length)
 
     def fields(self, row: Row) -> Fields:
         """The sentences."""
@@ -84,7 +84,7 @@ class SentencePairs(Objective):
 
     def for_evaluation(self):
         """With the mask rate of evaluation."""
-        return type(self)(self._config.for_evaluation(), self._setting)
+        return type(self)(self._config.for_evaluation(), self._context)
 
     @abc.abstractmethod
     def pair(self, record: Record, key: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:

@@ -26,7 +26,7 @@ from jaxft.models.transformer import Sequences
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class ObjectiveContext:
     """What an objective stands in.
 
     Attributes:
@@ -84,12 +84,12 @@ class FoundInData(abc.ABC):
         """
 
     @abc.abstractmethod
-    def completed(self, targets: Iterable[Any], said: str) -> Self:
+    def completed(self, targets: Iterable[Any], where: str) -> Self:
         """The config with its values.
 
         Args:
           targets: of all rows that can be used.
-          said: what the user calls their source.
+          where: what the user calls their source.
 
         Raises:
           DataError: there are too few of them.
@@ -119,9 +119,15 @@ class Apply(abc.ABC):
         """As `jaxft.models.model.Model.__call__`."""
 
     def token_sums(
-        self, labels: jax.Array, weights: jax.Array, head: str, sequences: Sequences, targets: Sequences | None = None,
-        gather: jax.Array | None = None, label_smoothing: float = 0.0,
-    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+        self,
+        labels: jax.Array,
+        weights: jax.Array,
+        head: str,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        gather: jax.Array | None = None,
+        label_smoothing: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:
         """Cross entropy of tokens by a vocabulary head, and how many are guessed, for which nobody needs the logits.
 
         Args:
@@ -183,22 +189,22 @@ class Objective(abc.ABC):
     labels: tuple[str, ...] = ()
     evaluating: bool = False
 
-    def __init__(self, kind: str, setting: Setting, length: int | None, heads: Mapping[str, HeadConfig]):
+    def __init__(self, kind: str, context: ObjectiveContext, length: int | None, heads: Mapping[str, HeadConfig]):
         """
         Args:
           kind: what a recipe calls the objective.
-          setting: what it stands in.
+          context: what it stands in.
           length: tokens of a row; the model's `max_length` where None.
           heads: that it needs.
 
         Raises:
           RecipeError: a model of this family cannot be trained so.
         """
-        if setting.model.family not in self.families:
+        if context.model.family not in self.families:
             known = " or ".join(sorted(self.families)).replace("_", "-")
-            raise RecipeError(f"objective {kind}: needs a model of family {known}, not {setting.model.family}")
-        self.kind, self.tokenizer, self.heads = kind, setting.tokenizer, dict(heads)
-        self.length = length or setting.model.max_length
+            raise RecipeError(f"objective {kind}: needs a model of family {known}, not {context.model.family}")
+        self.kind, self.tokenizer, self.heads = kind, context.tokenizer, dict(heads)
+        self.length = length or context.model.max_length
 
     @property
     def head_name(self) -> str:

@@ -16,7 +16,7 @@ from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
-from jaxft.objectives.objective import Apply, Objective, ReadsText, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, ReadsText, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay_out, starts_of
 
 
@@ -51,10 +51,10 @@ class PermutationLM(ReadsText, Objective):
 
     families = frozenset({"encoder"})
 
-    def __init__(self, config: PermutationLMConfig, setting: Setting):
+    def __init__(self, config: PermutationLMConfig, context: ObjectiveContext):
         heads = {"permutation_lm": HeadConfig("causal_lm", vocabulary_bias=True)}
-        super().__init__(config.kind, setting, config.length, heads)
-        if setting.model.position != "transformer_xl":
+        super().__init__(config.kind, context, config.length, heads)
+        if context.model.position != "transformer_xl":
             raise RecipeError(f"objective {config.kind}: needs a model with position transformer_xl, such as XLNet's")
         self._config = config
         rate = 1.0 if config.identity_order else config.target_rate

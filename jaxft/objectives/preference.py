@@ -17,7 +17,7 @@ from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay
 
 _PROMPT, _REJECTED = "prompt", "rejected"
@@ -67,10 +67,10 @@ class Preference(Objective):
     default_metrics = metrics
     lower_is_better = frozenset({"loss"})
 
-    def __init__(self, config: PreferenceConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length, {"causal_lm": HeadConfig("causal_lm")})
+    def __init__(self, config: PreferenceConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length, {"causal_lm": HeadConfig("causal_lm")})
         self._config = config
-        self.overhead = 1 + (setting.tokenizer.start_id is not None)
+        self.overhead = 1 + (context.tokenizer.start_id is not None)
 
     def fields(self, row: Row) -> Fields:
         """The prompt and both answers."""
@@ -102,9 +102,7 @@ class Preference(Objective):
             "answer": np.stack([lay([mark], self.length) for mark in marks]),
         }
 
-    def _fitted(
-        self, prompt: np.ndarray, answers: tuple[np.ndarray, ...]
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:  # fmt: skip
+    def _fitted(self, prompt: np.ndarray, answers: tuple[np.ndarray, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Both answers after the same prompt, as much of it as both leave room for: its end says what is asked."""
         room = self.longest
         answers = tuple(one[: room - min(len(prompt), room // 2)] for one in answers)

@@ -10,9 +10,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply
 
 
-def pseudo_log_likelihood(
-    apply: Apply, sequences: Sequences, scored: jax.Array, head: str, mask_id: int
-) -> jax.Array:  # fmt: skip
+def pseudo_log_likelihood(apply: Apply, sequences: Sequences, scored: jax.Array, head: str, mask_id: int) -> jax.Array:
     """Sum over tokens of the log-probability of each where it alone is masked; as many passes as a row has places.
 
     Args:

@@ -20,7 +20,7 @@ from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.answer_spans import Span, best_spans
-from jaxft.objectives.objective import Apply, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
 
 _QUESTION, _CONTEXT, _ANSWERS, _START, _END = "question", "context", "answers", "answer_start", "answer_end"
@@ -80,13 +80,13 @@ class QuestionAnswering(Objective):
     default_metrics = metrics
     lower_is_better = frozenset({"loss"})
 
-    def __init__(self, config: QuestionAnsweringConfig, setting: Setting):
+    def __init__(self, config: QuestionAnsweringConfig, context: ObjectiveContext):
         head = HeadConfig("question_answering", 2, None, "none", dropout=config.dropout)
-        super().__init__(config.kind, setting, config.length, {setting.stream: head})
-        if setting.tokenizer.start_id is None and setting.model.family == "encoder":
+        super().__init__(config.kind, context, config.length, {context.stream: head})
+        if context.tokenizer.start_id is None and context.model.family == "encoder":
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
         self._config, self.overlap = config, config.stride
-        self.overhead = 2 + (setting.tokenizer.start_id is not None)
+        self.overhead = 2 + (context.tokenizer.start_id is not None)
         if self.longest <= config.stride:
             raise RecipeError(
                 f"objective {config.kind}: rows of {self.length} tokens leave {self.longest} for the context beside a "

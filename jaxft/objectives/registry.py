@@ -15,7 +15,7 @@ from jaxft.objectives.mixture_of_denoisers import MixtureOfDenoisers, MixtureOfD
 from jaxft.objectives.multi_label_classification import MultiLabelClassification, MultiLabelClassificationConfig
 from jaxft.objectives.multiple_choice import MultipleChoice, MultipleChoiceConfig
 from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
-from jaxft.objectives.objective import Objective, Setting
+from jaxft.objectives.objective import Objective, ObjectiveContext
 from jaxft.objectives.permutation_lm import PermutationLM, PermutationLMConfig
 from jaxft.objectives.preference import Preference, PreferenceConfig
 from jaxft.objectives.prefix_lm import PrefixLM, PrefixLMConfig
@@ -100,14 +100,14 @@ def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def make_objective(config: ObjectiveConfig, setting: Setting) -> Objective:
+def make_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Objective:
     """An objective ready for its data.
 
     Args:
       config: what the recipe says.
-      setting: tokenizer, model and name of the stream.
+      context: tokenizer, model and name of the stream.
 
     Raises:
       RecipeError: the tokenizer lacks a special token that the objective needs, or the model is of another family.
     """
-    return _OBJECTIVES[type(config)](config, setting)
+    return _OBJECTIVES[type(config)](config, context)

@@ -15,7 +15,7 @@ from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column
 from jaxft.data.store import Fields, Record
 from jaxft.errors import DataError, InvalidField
-from jaxft.objectives.objective import Apply, FoundInData, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares
 
 
@@ -72,15 +72,15 @@ class RegressionConfig(FoundInData):
         """The numbers of a row."""
         return tuple(number_column(row, column) for column in self.target)
 
-    def completed(self, targets: Iterable[tuple[float, ...]], said: str) -> RegressionConfig:
+    def completed(self, targets: Iterable[tuple[float, ...]], where: str) -> RegressionConfig:
         """With mean and deviation of the targets."""
         values = np.array(list(targets), np.float64).reshape(-1, len(self.target))
         if not len(values):
-            raise DataError(f"{said}: no examples")
+            raise DataError(f"{where}: no examples")
         mean, deviation = values.mean(0), values.std(0)
         for column, spread in zip(self.target, deviation, strict=True):
             if not spread > 0:
-                raise DataError(f"{said}: column {column!r} holds one number alone; there is nothing to standardize")
+                raise DataError(f"{where}: column {column!r} holds one number alone; there is nothing to standardize")
         return dataclasses.replace(self, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
 
 
@@ -107,8 +107,8 @@ class Regression(TextTask):
     default_metrics = metrics
     lower_is_better = frozenset({"loss", "mse", "mae"})
 
-    def __init__(self, config: RegressionConfig, setting: Setting):
-        super().__init__(config, setting, len(config.target))
+    def __init__(self, config: RegressionConfig, context: ObjectiveContext):
+        super().__init__(config, context, len(config.target))
         self._mean = np.array(config.mean or [0.0] * len(config.target), np.float32)
         self._deviation = np.array(config.deviation or [1.0] * len(config.target), np.float32)
 

@@ -16,7 +16,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masked_lm import put_tokens, restored
 from jaxft.objectives.masking import MaskedObjective, Masking, MaskingConfig
-from jaxft.objectives.objective import Apply, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, ObjectiveContext, Ratio, StreamLoss, count_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +58,18 @@ class ReplacedToken(MaskedObjective):
     default_metrics = metrics
     lower_is_better = frozenset({"loss", "discriminator_loss", "generator_loss"})
 
-    def __init__(self, config: ReplacedTokenConfig, setting: Setting):
-        model = setting.model
+    def __init__(self, config: ReplacedTokenConfig, context: ObjectiveContext):
+        model = context.model
         discriminator = HeadConfig("token_classification", 1, transform=model.activation, dropout=0.0)
         generator = HeadConfig("generator", size=config.generator_size)
         heads = {"replaced_token": discriminator, "generator": generator}
-        super().__init__(config.kind, setting, config.length, heads)
+        super().__init__(config.kind, context, config.length, heads)
         if model.position in ("relative_bias", "disentangled", "transformer_xl") or (
             model.embedding_projection == "first" and model.width_of_embedding != model.embed_dim
         ):
             raise RecipeError(f"objective {config.kind}: its generator cannot share the embeddings of this model")
-        self._config, self._setting = config, setting
-        self._masking = Masking(config.kind, config, setting.tokenizer, self.length)
+        self._config, self._context = config, context
+        self._masking = Masking(config.kind, config, context.tokenizer, self.length)
 
     def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """With the weight of each masked token against one of the discriminator's: the sum of sums is one of means."""

@@ -15,7 +15,7 @@ from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.contrastive import Pooling, SentenceVectors
-from jaxft.objectives.objective import Apply, FoundInData, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.regression import number_column
 
 
@@ -60,12 +60,12 @@ class SentenceSimilarityConfig(FoundInData):
         """The score of a row."""
         return number_column(row, self.score)
 
-    def completed(self, targets: Iterable[float], said: str) -> SentenceSimilarityConfig:
+    def completed(self, targets: Iterable[float], where: str) -> SentenceSimilarityConfig:
         """With the highest score."""
         highest = max(targets, default=None)
         if highest is None or highest <= 0:
             found = "no examples" if highest is None else f"no score above 0, the highest is {highest}"
-            raise DataError(f"{said}: column {self.score!r} holds {found}; say with objective.highest what is alike")
+            raise DataError(f"{where}: column {self.score!r} holds {found}; say with objective.highest what is alike")
         return dataclasses.replace(self, highest=highest)
 
 
@@ -76,8 +76,8 @@ class SentenceSimilarity(SentenceVectors):
     default_metrics = metrics
     lower_is_better = frozenset({"loss"})
 
-    def __init__(self, config: SentenceSimilarityConfig, setting: Setting):
-        super().__init__(config, setting, {})
+    def __init__(self, config: SentenceSimilarityConfig, context: ObjectiveContext):
+        super().__init__(config, context, {})
         self.whole_batch = config.loss == "cosent"
 
     def fields(self, row: Row) -> Fields:

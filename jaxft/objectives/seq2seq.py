@@ -11,7 +11,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField
 from jaxft.objectives.denoising import Pair, SequenceToSequence
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.rows import enclose
 from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
 
@@ -53,8 +53,8 @@ class Seq2Seq(SequenceToSequence, WritesAnswers):
     metrics = (*SequenceToSequence.metrics, *TEXT_METRICS)
     default_metrics = SequenceToSequence.metrics
 
-    def __init__(self, config: Seq2SeqConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length)
+    def __init__(self, config: Seq2SeqConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length)
         self._config, self.target_length = config, config.target_length
         self.label_smoothing, self.longest_answer = config.label_smoothing, config.target_length
         self.start_ids = (self._decoder_start_id,)

@@ -29,7 +29,7 @@ from jaxft.objectives.label_loss import (
     sorted_labels,
 )
 from jaxft.objectives.mixup import draw_mixing
-from jaxft.objectives.objective import Apply, FoundInData, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares
 
 
@@ -86,10 +86,10 @@ class SequenceClassificationConfig(FoundInData):
         """The label of a row."""
         return label_text(row, self.label)
 
-    def completed(self, targets: Iterable[str], said: str) -> SequenceClassificationConfig:
+    def completed(self, targets: Iterable[str], where: str) -> SequenceClassificationConfig:
         """With all labels, and their weights."""
         targets = list(targets)
-        labels = self.labels or sorted_labels(targets, self.label, said)
+        labels = self.labels or sorted_labels(targets, self.label, where)
         weights = balanced_weights(labels, targets) if self.class_weights == "balanced" else self.class_weights
         return dataclasses.replace(self, labels=labels, class_weights=weights)
 
@@ -110,8 +110,8 @@ class SequenceClassification(TextTask):
     default_metrics = DEFAULT_LABEL_METRICS
     lower_is_better = LOWER_IS_BETTER
 
-    def __init__(self, config: SequenceClassificationConfig, setting: Setting):
-        super().__init__(config, setting, len(config.labels))
+    def __init__(self, config: SequenceClassificationConfig, context: ObjectiveContext):
+        super().__init__(config, context, len(config.labels))
         self.labels = config.labels
         self._ids = {label: number for number, label in enumerate(self.labels)}
 
@@ -131,7 +131,7 @@ class SequenceClassification(TextTask):
     def for_evaluation(self) -> SequenceClassification:
         """With the plain cross entropy, so that losses compare."""
         plain = {"label_smoothing": 0.0, "class_weights": None, "focal_gamma": 0.0, "r_drop": 0.0, "mixup": 0.0}
-        return SequenceClassification(dataclasses.replace(self._config, **plain), self._setting)
+        return SequenceClassification(dataclasses.replace(self._config, **plain), self._context)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)` and `label` int32 `()`."""

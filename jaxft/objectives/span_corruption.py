@@ -10,7 +10,7 @@ import numpy as np
 from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.denoising import Pair, SequenceToSequence, sentinels_of
-from jaxft.objectives.objective import ReadsText, Setting
+from jaxft.objectives.objective import ObjectiveContext, ReadsText
 from jaxft.objectives.rows import enclose
 
 
@@ -120,9 +120,9 @@ def longest_piece(noises: list[Noise], length: int, target_length: int | None) -
 class SpanCorruption(ReadsText, SequenceToSequence):
     """Spans of a text are cut out, each leaving a sentinel, and are to be written by the decoder."""
 
-    def __init__(self, config: SpanCorruptionConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length)
-        self._config, self._sentinels = config, sentinels_of(config.kind, setting)
+    def __init__(self, config: SpanCorruptionConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length)
+        self._config, self._sentinels = config, sentinels_of(config.kind, context)
         self._noise = Noise(config.noise_rate, config.span_length)
         self._longest = longest_piece([self._noise], self.length, config.target_length)
         spans = int(self._noise.counts(np.array(self._longest))[1])

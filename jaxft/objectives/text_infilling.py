@@ -14,7 +14,7 @@ from jaxft.data.store import PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.denoising import Pair, SequenceToSequence
 from jaxft.objectives.masking import place_spans
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.rows import enclose
 
 
@@ -47,12 +47,12 @@ class TextInfillingConfig:
 class TextInfilling(SequenceToSequence):
     """Spans of words are replaced by one mask each, sentences are shuffled, and the decoder writes the whole text."""
 
-    def __init__(self, config: TextInfillingConfig, setting: Setting):
-        super().__init__(config.kind, setting, config.length)
-        if setting.tokenizer.mask_id is None:
+    def __init__(self, config: TextInfillingConfig, context: ObjectiveContext):
+        super().__init__(config.kind, context, config.length)
+        if context.tokenizer.mask_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no mask token")
         self._config, self.target_length = config, self.length
-        self._continues = setting.tokenizer.is_continuation()
+        self._continues = context.tokenizer.is_continuation()
 
     def fields(self, row: Row) -> Fields:
         """The sentences."""

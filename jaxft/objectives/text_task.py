@@ -15,7 +15,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import Apply, Objective, Setting
+from jaxft.objectives.objective import Apply, Objective, ObjectiveContext
 from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
 
 _PAIR = "pair"
@@ -45,11 +45,11 @@ class TextTask(Objective):
     predicts = True
     lower_is_better = frozenset({"loss"})
 
-    def __init__(self, config, setting: Setting, outputs: int, head_kind: str = "sequence_classification"):
+    def __init__(self, config, context: ObjectiveContext, outputs: int, head_kind: str = "sequence_classification"):
         """
         Args:
           config: see there.
-          setting: what the objective stands in; the stream's name is that of the head.
+          context: what the objective stands in; the stream's name is that of the head.
           outputs: numbers that the head gives.
           head_kind: as in `HeadConfig`.
 
@@ -57,11 +57,11 @@ class TextTask(Objective):
           RecipeError: see `Objective`; an encoder needs a start token.
         """
         head = HeadConfig(head_kind, outputs, config.pooling, dropout=config.dropout)
-        super().__init__(config.kind, setting, config.length, {setting.stream: head})
-        if setting.tokenizer.start_id is None and setting.model.family == "encoder":
+        super().__init__(config.kind, context, config.length, {context.stream: head})
+        if context.tokenizer.start_id is None and context.model.family == "encoder":
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
-        self._config, self._setting = config, setting
-        self.overhead = 1 + (setting.tokenizer.start_id is not None)
+        self._config, self._context = config, context
+        self.overhead = 1 + (context.tokenizer.start_id is not None)
 
     def texts(self, row: Row) -> dict[str, str]:
         """The text, and the second one of a pair."""

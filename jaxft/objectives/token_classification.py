@@ -18,7 +18,7 @@ from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import Apply, FoundInData, Objective, Ratio, Setting, StreamLoss, count_tokens
+from jaxft.objectives.objective import Apply, FoundInData, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
 
 _logger = logging.getLogger("jaxft")
@@ -130,11 +130,11 @@ class TokenClassification(Objective):
     predicts = True
     lower_is_better = frozenset({"loss", "repaired_tags"})
 
-    def __init__(self, config: TokenClassificationConfig, setting: Setting):
+    def __init__(self, config: TokenClassificationConfig, context: ObjectiveContext):
         head = HeadConfig("token_classification", len(config.labels), None, "none", dropout=config.dropout)
-        super().__init__(config.kind, setting, config.length, {setting.stream: head})
+        super().__init__(config.kind, context, config.length, {context.stream: head})
         self._config, self.labels, self.tag_set = config, config.labels, TagSet(config.labels)
-        self._start = int(setting.tokenizer.start_id is not None)
+        self._start = int(context.tokenizer.start_id is not None)
         self.overhead = 1 + self._start
         self._ids = {label: number for number, label in enumerate(self.labels)}
         self.metrics = self.default_metrics = ("loss", "accuracy")
@@ -245,9 +245,12 @@ class TokenClassification(Objective):
         stop = int(starts[end]) - 1 if end < len(starts) else len(text)
         score = round(float(scores[start:end].mean()), 6)
         return {
-            "type": self.tag_set.types[kind], "start": start, "end": end, "text": text[int(starts[start]) : stop],
+            "type": self.tag_set.types[kind],
+            "start": start,
+            "end": end,
+            "text": text[int(starts[start]) : stop],
             "score": score,
-        }  # fmt: skip
+        }
 
     def references(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """The right `tags` of each sentence."""

@@ -121,7 +121,7 @@ def _tpu_place(environment: Mapping[str, str]) -> Place | None:
     return _detected_place(None, "Cloud TPU", environment)
 
 
-def _detected_place(method: str | None, said: str, environment: Mapping[str, str]) -> Place | None:
+def _detected_place(method: str | None, cluster: str, environment: Mapping[str, str]) -> Place | None:
     """What JAX finds out itself: it asks the machine's metadata, or MPI."""
     from jax._src import clusters  # there is no public way to ask without starting
 
@@ -130,11 +130,11 @@ def _detected_place(method: str | None, said: str, environment: Mapping[str, str
             None, None, None, None, method, _METADATA_SECONDS
         )
     except Exception as error:
-        raise JaxftError(f"{said}: the other processes could not be found: {error}") from error
+        raise JaxftError(f"{cluster}: the other processes could not be found: {error}") from error
     if address is None or count is None or index is None:
-        if said == "Cloud TPU":  # a TPU outside of Google's cloud, or in a container without its metadata
+        if cluster == "Cloud TPU":  # a TPU outside of Google's cloud, or in a container without its metadata
             return None
-        raise RecipeError(f"{said} does not say where the first process runs; give --coordinator HOST:PORT")
+        raise RecipeError(f"{cluster} does not say where the first process runs; give --coordinator HOST:PORT")
     host, _, port = address.rpartition(":")
-    devices = None if said == "Cloud TPU" else _own_devices(said, environment)
+    devices = None if cluster == "Cloud TPU" else _own_devices(cluster, environment)
     return Place(host.strip("[]"), int(port), int(count), int(index), devices)

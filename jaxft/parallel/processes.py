@@ -95,13 +95,15 @@ def _initialize(place: Place, port: int, timeout: float) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            f"{host}:{port}", place.count, place.index,
+            f"{host}:{port}",
+            place.count,
+            place.index,
             local_device_ids=None if place.local_devices is None else list(place.local_devices),
             cluster_detection_method="deactivate",
             initialization_timeout=max(1, round(timeout)),
             heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
             coordinator_bind_address=f"{host}:{port}" if place.is_on_loopback else None,
-        )  # fmt: skip
+        )
         # All processes bring their devices up together: later on, one might wait for another that waits for it.
         jax.devices()
     except RuntimeError as error:

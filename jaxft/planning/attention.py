@@ -48,13 +48,19 @@ def attention_uses(
       RecipeError: the recipe names a kernel that cannot express what is asked.
     """
     asked = Situation(
-        platform, one.length * one.streams, one.length, config.width_of_head,
-        half=compute.precision != "float32", causal=one.causal, devices=mesh["context"],
+        platform,
+        one.length * one.streams,
+        one.length,
+        config.width_of_head,
+        half=compute.precision != "float32",
+        causal=one.causal,
+        devices=mesh["context"],
         bias=config.position in ("relative_bias", "alibi", "disentangled", "transformer_xl"),
         exact_bias=config.position == "alibi",
         by_data="a prefix" if one.prefix else "an order" if one.streams > 1 else "",
-        soft_cap=config.attention_soft_cap is not None, dropout=one.trained and config.attention_dropout > 0,
-    )  # fmt: skip
+        soft_cap=config.attention_soft_cap is not None,
+        dropout=one.trained and config.attention_dropout > 0,
+    )
     first = tuple(_of_stack(config, config.num_layers, compute, asked))
     if config.family != "encoder_decoder":
         return (first,)
@@ -84,6 +90,4 @@ def _use(compute: ComputeConfig, asked: Situation, layers: int) -> AttentionUse:
     kept = {"splash": 0, "cudnn": 0}.get(kernel, asked.key_length)
     if kernel == "local":
         kept = min(asked.key_length, max(asked.window) * (2 if asked.causal else 3))
-    return AttentionUse(
-        kernel, reason, layers, asked.query_length, asked.key_length, float(asked.query_length * kept)
-    )  # fmt: skip
+    return AttentionUse(kernel, reason, layers, asked.query_length, asked.key_length, float(asked.query_length * kept))

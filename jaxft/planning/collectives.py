@@ -93,8 +93,9 @@ def scattered_by(computation: Computation, call: Instruction) -> dict[str, Colle
     size = sum(shape.bytes for one in computation.parameters.values() for shape in one.shapes)
     return {
         f"{computation.name} {one.name}": Collective("reduce-scatter", 1, size, False, _axes(call.attributes))
-        for one in computation.instructions.values() if one.opcode == "all-reduce"
-    }  # fmt: skip
+        for one in computation.instructions.values()
+        if one.opcode == "all-reduce"
+    }
 
 
 def _size(computation: Computation, one: Instruction, kind: str) -> int:
@@ -153,9 +154,10 @@ def _is_shared_out(program: Program, computation: Computation, one: Instruction,
     if len(one.shapes) == 1:
         return _only_sliced(program, computation, one.name)
     elements = [
-        user.name for user in computation.instructions.values()
+        user.name
+        for user in computation.instructions.values()
         if one.name in user.operands and user.attribute("index") == str(number)
-    ]  # fmt: skip
+    ]
     return bool(elements) and all(_only_sliced(program, computation, name) for name in elements)
 
 

@@ -59,9 +59,14 @@ def of_program(cost: Mapping[str, Any], topology: Topology) -> Estimate:
 
 
 def by_formula(
-    passes: Iterable[Pass], config: ModelConfig, compute: ComputeConfig, memory: Memory, mesh: Mapping[str, int],
-    micro_batches: int, topology: Topology,
-) -> Estimate:  # fmt: skip
+    passes: Iterable[Pass],
+    config: ModelConfig,
+    compute: ComputeConfig,
+    memory: Memory,
+    mesh: Mapping[str, int],
+    micro_batches: int,
+    topology: Topology,
+) -> Estimate:
     """From what the model asks for: products, then memory, one after the other, beside the collectives of `fsdp`.
 
     Good to about a factor of two; it is meant for comparing meshes and for chips that nothing is compiled for.
@@ -77,9 +82,9 @@ def by_formula(
     """
     passes, chip = tuple(passes), topology.chip
     flops = training_flops(config, passes, masked=False)
-    again = {
-        "none": 0.0, "dots": 0.0, "attention": flops.layers, "full": flops.layers + flops.attention,
-    }[compute.remat] / 3  # fmt: skip
+    again = {"none": 0.0, "dots": 0.0, "attention": flops.layers, "full": flops.layers + flops.attention}[
+        compute.remat
+    ] / 3
     peak = chip.peak_flops if compute.precision == "bfloat16" else chip.peak_flops / 2
     products = (flops.total + again) / topology.devices / (peak * PRODUCT_EFFICIENCY)
     # An optimizer reads and writes all of the state, and reads the gradients, which were written before.
@@ -91,10 +96,15 @@ def by_formula(
         exposed += 2 * memory.gradients / SLICE_BANDWIDTH
     on_chip = products + moved / chip.hbm_bandwidth
     return Estimate(
-        products, 0.0, moved / chip.hbm_bandwidth, overlapped + exposed, 0.0, exposed,
+        products,
+        0.0,
+        moved / chip.hbm_bandwidth,
+        overlapped + exposed,
+        0.0,
+        exposed,
         max(on_chip, overlapped) + exposed,
         "formula",
-    )  # fmt: skip
+    )
 
 
 def _sent(passes, config: ModelConfig, compute: ComputeConfig, memory: Memory, mesh, micro_batches: int):

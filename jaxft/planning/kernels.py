@@ -68,9 +68,16 @@ def kernel_call(computation: Computation, one: Instruction) -> KernelCall | None
     # The table of `dkv` goes over keys and then queries, and is written the other way round.
     lines = table.dims[2 if phase[1] == "dkv" else 1]
     return KernelCall(
-        phase[1], query.dims[0], query.dims[1], query.dims[3], tiles.computed, math.prod(table.dims[1:]), lines,
-        tiles.queries, tiles.keys,
-    )  # fmt: skip
+        phase[1],
+        query.dims[0],
+        query.dims[1],
+        query.dims[3],
+        tiles.computed,
+        math.prod(table.dims[1:]),
+        lines,
+        tiles.queries,
+        tiles.keys,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,9 +103,15 @@ class Memory:
 
 
 def memory_of(
-    state: TrainState, trained: Any, passes: Mapping[str, Iterable[Pass]], config: ModelConfig, compute: ComputeConfig,
-    mesh: Mapping[str, int], micro_batches: int, platform: str,
-) -> Memory:  # fmt: skip
+    state: TrainState,
+    trained: Any,
+    passes: Mapping[str, Iterable[Pass]],
+    config: ModelConfig,
+    compute: ComputeConfig,
+    mesh: Mapping[str, int],
+    micro_batches: int,
+    platform: str,
+) -> Memory:
     """Memory of a run by formula.
 
     Args:
@@ -133,7 +139,7 @@ def memory_of(
 
 def activation_bytes(
     one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], micro_batches: int, platform: str
-) -> int:  # fmt: skip
+) -> int:
     """Bytes of a device that a pass needs at its largest, either in a layer or where the logits are.
 
     As in "Reducing activation recomputation" (Korthikanti et al. 2022, arXiv 2205.05198), section 4, for the blocks
@@ -193,9 +199,11 @@ class _Layer:
     def kept(self, remat: str) -> float:
         """What waits for the backward pass under a policy."""
         own = {
-            "full": 0, "attention": self.mixed, "dots": self.mixed + self.projected + self.outputs,
+            "full": 0,
+            "attention": self.mixed,
+            "dots": self.mixed + self.projected + self.outputs,
             "none": self.mixed + self.projected + self.between,
-        }  # fmt: skip
+        }
         return self.carried + own[remat]
 
     @property
@@ -204,9 +212,7 @@ class _Layer:
         return self.carried + self.mixed + self.projected + self.outputs + self.between
 
 
-def _layers(
-    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str
-):  # fmt: skip
+def _layers(one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str):
     """For each stack its number of layers, and one of them."""
     uses = attention_uses(config, compute, one, mesh, platform)
     sides = [(config, config.num_layers, one.length * one.streams, one.length, 0)]
@@ -220,9 +226,17 @@ def _layers(
 
 
 def _layer(
-    config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int,
-    source: int, scores: float, lanes: bool, trained: bool,
-) -> _Layer:  # fmt: skip
+    config: ModelConfig,
+    compute: ComputeConfig,
+    mesh: Mapping[str, int],
+    rows: int,
+    queries: int,
+    keys: int,
+    source: int,
+    scores: float,
+    lanes: bool,
+    trained: bool,
+) -> _Layer:
     """A layer of a stack.
 
     Args:
@@ -257,13 +271,18 @@ def _layer(
     gathered = weights * (2 * size + gradient) if mesh["fsdp"] > 1 else 0.0
     return _Layer(
         tokens * width * size, filled * found, projected, tokens * size * attentions * width, between, gathered
-    )  # fmt: skip
+    )
 
 
 def _logits_bytes(
-    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str,
+    one: Pass,
+    config: ModelConfig,
+    compute: ComputeConfig,
+    mesh: Mapping[str, int],
+    rows: int,
+    platform: str,
     parts: int = 1,
-) -> float:  # fmt: skip
+) -> float:
     """Logits of the largest head with their gradient, and the table of a vocabulary, gathered.
 
     Of a pass that may be computed so, it is those of one of `parts`, in whose place their gradient is written, and the

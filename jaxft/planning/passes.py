@@ -57,10 +57,16 @@ def _pass(config, heads: list[HeadConfig], inputs, targets, gather, trained: boo
     causal = config.family == "decoder" and not config.bidirectional
     rows, length = inputs.token_ids.shape
     return Pass(
-        rows, length, 0 if targets is None else targets.token_ids.shape[1], places, tuple(heads),
-        causal=causal if inputs.causal is None else inputs.causal, prefix=inputs.prefix is not None,
-        streams=1 if inputs.order is None else 2, trained=trained,
-    )  # fmt: skip
+        rows,
+        length,
+        0 if targets is None else targets.token_ids.shape[1],
+        places,
+        tuple(heads),
+        causal=causal if inputs.causal is None else inputs.causal,
+        prefix=inputs.prefix is not None,
+        streams=1 if inputs.order is None else 2,
+        trained=trained,
+    )
 
 
 def passes_of(objective: Objective, model, parameters, batch: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Pass, ...]:

@@ -141,8 +141,9 @@ class _Walk:
             inner = self._program.computations[one.called[0]]
             read = sum(
                 min(self._read_inside(inner, number), _all_in_memory(operand))
-                for number, operand in enumerate(operands) if _all_in_memory(operand)
-            )  # fmt: skip
+                for number, operand in enumerate(operands)
+                if _all_in_memory(operand)
+            )
             return read + _written_by(inner, inner.instructions[inner.root], one.shapes)
         if one.opcode in ("dynamic-slice", "gather", "slice", "slice-start"):
             return 2 * sum(_in_memory(shape) for shape in one.shapes[-1:])
@@ -252,9 +253,13 @@ def _window(attributes: str, axes: int) -> list[tuple[int, int, int, int, int]]:
         return words[name].split("x") if name in words else [default] * axes
 
     columns = zip(
-        numbers("size", "1"), numbers("stride", "1"), (pad.split("_")[0] for pad in numbers("pad", "0_0")),
-        numbers("lhs_dilate", "1"), numbers("rhs_dilate", "1"), strict=True,
-    )  # fmt: skip
+        numbers("size", "1"),
+        numbers("stride", "1"),
+        (pad.split("_")[0] for pad in numbers("pad", "0_0")),
+        numbers("lhs_dilate", "1"),
+        numbers("rhs_dilate", "1"),
+        strict=True,
+    )
     return [tuple(map(int, column)) for column in columns]
 
 

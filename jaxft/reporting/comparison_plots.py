@@ -58,15 +58,31 @@ def plot_frontier(
         for x, y in arm.others:
             axes.plot(x, y, marker, color=colour, alpha=0.35, markersize=5, zorder=3)
         axes.errorbar(
-            *places[arm.name], xerr=_reach(arm.forgetting), yerr=_reach(arm.task), fmt=marker, color=colour,
-            markersize=9, markeredgecolor="white", elinewidth=1.2, alpha=0.95, capsize=2.5, zorder=4,
-        )  # fmt: skip
+            *places[arm.name],
+            xerr=_reach(arm.forgetting),
+            yerr=_reach(arm.task),
+            fmt=marker,
+            color=colour,
+            markersize=9,
+            markeredgecolor="white",
+            elinewidth=1.2,
+            alpha=0.95,
+            capsize=2.5,
+            zorder=4,
+        )
     _show_all(axes, arms, bound)
     style_axes(axes, "Gained on the task, forgotten of pretraining", f"← less is better: {labels[0]}", labels[1])
     axes.text(
-        bound, axes.get_ylim()[0], " bound ", ha="left", va="bottom", fontsize=8.5, color="#3f6f52", rotation=90,
+        bound,
+        axes.get_ylim()[0],
+        " bound ",
+        ha="left",
+        va="bottom",
+        fontsize=8.5,
+        color="#3f6f52",
+        rotation=90,
         zorder=1,
-    )  # fmt: skip
+    )
     _name(figure, axes, arms)
     return save_png(figure, path)
 
@@ -97,9 +113,16 @@ def _name(figure, axes, arms: Sequence[ArmPoint]) -> None:
     heights = [72 * to_points.transform((arm.forgetting[0], arm.task[0]))[1] for arm in arms]
     for number, (arm, height, placed) in enumerate(zip(arms, heights, spread(heights, 13), strict=True)):
         axes.annotate(
-            plain(arm.name, limit=34), xy=(arm.forgetting[0], arm.task[0]), xytext=(12, placed - height),
-            textcoords="offset points", ha="left", va="center", fontsize=9, color=PALETTE[number % len(PALETTE)],
-            path_effects=[withStroke(linewidth=3, foreground="white")], zorder=6,
+            plain(arm.name, limit=34),
+            xy=(arm.forgetting[0], arm.task[0]),
+            xytext=(12, placed - height),
+            textcoords="offset points",
+            ha="left",
+            va="center",
+            fontsize=9,
+            color=PALETTE[number % len(PALETTE)],
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=6,
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5} if abs(placed - height) > 8 else None,
-        )  # fmt: skip
+        )
     axes.tick_params(colors=INK)

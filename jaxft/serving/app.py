@@ -66,9 +66,12 @@ def make_app(model: ServedModel, limits: Limits, token: str | None = None, host:
         for name, (answer, keys) in posts.items()
     ]
     routes += [
-        Route("/", page_response), Route("/health", service.health), Route("/metrics", service.numbers),
-        Route("/v1/models", service.models), Route("/v1/models/{name:path}", service.one_model),
-    ]  # fmt: skip
+        Route("/", page_response),
+        Route("/health", service.health),
+        Route("/metrics", service.numbers),
+        Route("/v1/models", service.models),
+        Route("/v1/models/{name:path}", service.one_model),
+    ]
     handlers = {HTTPException: _of_http, ApiError: _of_api, Exception: _of_defect}
     return Guard(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers), token, host)
 
@@ -218,9 +221,13 @@ class Service:
     def _described(self) -> dict[str, Any]:
         model = self._model
         described = {
-            "id": model.name, "object": "model", "created": self._created, "owned_by": "jaxft",
-            "abilities": model.abilities, "limits": dataclasses.asdict(self._limits),
-        }  # fmt: skip
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "jaxft",
+            "abilities": model.abilities,
+            "limits": dataclasses.asdict(self._limits),
+        }
         if model.generator is not None:
             described["context"] = context_of(model.generator.decoder.model.config)
         elif model.reader is not None:
@@ -266,9 +273,11 @@ class Service:
         if ability not in self._model.abilities:
             why = self._model.reasons.get(ability, "")
             raise ApiError(
-                400, f"{self._model.name} can't do {ability}{f': {why}' if why else ''}; it can do "
-                f"{', '.join(self._model.abilities) or 'nothing'}", code="not_supported",
-            )  # fmt: skip
+                400,
+                f"{self._model.name} can't do {ability}{f': {why}' if why else ''}; it can do "
+                f"{', '.join(self._model.abilities) or 'nothing'}",
+                code="not_supported",
+            )
 
     def _check_count(self, prompts: int, wanted: parsing.Wanted) -> None:
         config = wanted.config
@@ -283,9 +292,10 @@ class Service:
         for number, prompt in enumerate(prompts, 1):
             if len(prompt) > most:
                 raise ApiError(
-                    400, f"prompt {number} has {len(prompt)} tokens, at most {most} are read here",
+                    400,
+                    f"prompt {number} has {len(prompt)} tokens, at most {most} are read here",
                     code="context_length_exceeded",
-                )  # fmt: skip
+                )
         await asyncio.to_thread(generator.check, prompts, config)
         texts = len(prompts) * max(config.num_return_sequences, config.beams)
         kind, key = ("search", object()) if config.beams > 1 else ("write", common_options(config))
@@ -324,9 +334,7 @@ class Service:
     async def _rows(self, texts: Sequence[Any], make: Callable[[], list]) -> list:
         """Texts as the model reads them."""
         if len(texts) > self._limits.max_texts:
-            raise ApiError(
-                400, f"{len(texts)} texts are more than the {self._limits.max_texts} of a request", "input"
-            )  # fmt: skip
+            raise ApiError(400, f"{len(texts)} texts are more than the {self._limits.max_texts} of a request", "input")
         rows = await self._encoded(make)
         longest = max(len(ids) for ids, _ in rows)
         if longest > self._limits.max_prompt_tokens:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.generation.config import GenerationConfig
-from jaxft.generation.generator import Generator, Piece, Wish
+from jaxft.generation.generator import Generator, PromptOptions, TextDelta
 from jaxft.serving.errors import ApiError
 from jaxft.serving.limits import Limits
 from jaxft.serving.metrics import Metrics
@@ -121,9 +121,11 @@ class Engine:
             waiting = sum(one.texts for one in self._waiting)
             if waiting + job.texts > self._limits.queue:
                 raise ApiError(
-                    429, f"{waiting} texts wait already, and the queue holds {self._limits.queue}; ask again later",
-                    code="queue_full", retry=True,
-                )  # fmt: skip
+                    429,
+                    f"{waiting} texts wait already, and the queue holds {self._limits.queue}; ask again later",
+                    code="queue_full",
+                    retry=True,
+                )
             self._waiting.append(job)
             self._metrics.waiting.set(waiting + job.texts)
             self._changed.notify()
@@ -204,18 +206,18 @@ class Writing:
 
 
 def writes(generator: Generator, parameters: Any) -> Run:
-    """What writes; it tells `Piece`s whose prompts are numbered as in their own request."""
+    """What writes; it tells `TextDelta`s whose prompts are numbered as in their own request."""
 
     def run(jobs: Sequence[Job]) -> Iterator[None]:
         owners = [(job, number) for job in jobs for number in range(len(job.work.prompts))]
-        wishes = [
-            dataclasses.replace(Wish.of(job.work.config, number), is_withdrawn=job.is_withdrawn)
+        prompt_options = [
+            dataclasses.replace(PromptOptions.of(job.work.config, number), is_withdrawn=job.is_withdrawn)
             for job, number in owners
         ]
-        longest = max(wish.max_new_tokens for wish in wishes)
+        longest = max(options.max_new_tokens for options in prompt_options)
         config = dataclasses.replace(jobs[0].work.config, max_new_tokens=longest)
         prompts = [prompt for job in jobs for prompt in job.work.prompts]
-        for pieces in generator.stream(parameters, prompts, config, _STEPS, wishes):
+        for pieces in generator.stream(parameters, prompts, config, _STEPS, prompt_options):
             for piece in pieces:
                 job, number = owners[piece.prompt]
                 job.tell(dataclasses.replace(piece, prompt=number))
@@ -225,7 +227,7 @@ def writes(generator: Generator, parameters: Any) -> Run:
 
 
 def searches(generator: Generator, parameters: Any) -> Run:
-    """What searches with beams; it tells one `Piece` for each text."""
+    """What searches with beams; it tells one `TextDelta` for each text."""
 
     def run(jobs: Sequence[Job]) -> Iterator[None]:
         for job in jobs:
@@ -233,7 +235,7 @@ def searches(generator: Generator, parameters: Any) -> Run:
             for one in generator.generate(parameters, job.work.prompts, job.work.config):
                 copy = copies[one.prompt] = copies.get(one.prompt, -1) + 1
                 unknown = np.full(len(one.token_ids), np.nan, np.float32)
-                job.tell(Piece(one.prompt, copy, one.token_ids, one.text, unknown, one.finished_by))
+                job.tell(TextDelta(one.prompt, copy, one.token_ids, one.text, unknown, one.finished_by))
             yield
 
     return run

@@ -33,7 +33,9 @@ async def page_response(request: Request) -> Response:
     """`/`"""
     text, policy = _page()
     headers = {
-        "content-security-policy": policy, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
-    }  # fmt: skip
+    }
     return HTMLResponse(text, headers=headers)

@@ -101,9 +101,11 @@ def check_keys(body: Mapping[str, Any], known: tuple[str, ...]) -> None:
         if _IDLE[key] and value not in _IDLE[key]:
             if key in ("tools", "functions", "tool_choice"):
                 raise ApiError(
-                    400, f"{key}: models here call no tools; leave it out. A response_format has answers that "
-                    "programs can read", key,
-                )  # fmt: skip
+                    400,
+                    f"{key}: models here call no tools; leave it out. A response_format has answers that "
+                    "programs can read",
+                    key,
+                )
             raise ApiError(400, f"{key}: not supported here; leave it out", key)
 
 
@@ -183,8 +185,9 @@ def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     value = body.get("messages")
     if not isinstance(value, list) or not value:
-        raise ApiError(400, f"messages: must be a list of messages with role and content, found {_kind(value)}",
-                       "messages")  # fmt: skip
+        raise ApiError(
+            400, f"messages: must be a list of messages with role and content, found {_kind(value)}", "messages"
+        )
     return [_message(one) for one in value]
 
 
@@ -246,14 +249,20 @@ def _option(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
 def _biased(value: dict[str, Any]) -> tuple[tuple[int, float], ...]:
     """Ids of tokens and what is added to their logits."""
     are_right = (
-        key.isdecimal() and len(key) < 10 and isinstance(bias, _NUMBER) and not isinstance(bias, bool)
-        and abs(bias) <= _MOST_BIAS for key, bias in value.items()
-    )  # fmt: skip
+        key.isdecimal()
+        and len(key) < 10
+        and isinstance(bias, _NUMBER)
+        and not isinstance(bias, bool)
+        and abs(bias) <= _MOST_BIAS
+        for key, bias in value.items()
+    )
     if len(value) > _MOST_BIASED or not all(are_right):
         raise ApiError(
-            400, f"logit_bias: must be an object with at most {_MOST_BIASED} token ids, each with a number from "
-            f"-{_MOST_BIAS} to {_MOST_BIAS}", "logit_bias",
-        )  # fmt: skip
+            400,
+            f"logit_bias: must be an object with at most {_MOST_BIASED} token ids, each with a number from "
+            f"-{_MOST_BIAS} to {_MOST_BIAS}",
+            "logit_bias",
+        )
     return tuple(sorted((int(key), float(bias)) for key, bias in value.items()))
 
 
@@ -267,8 +276,8 @@ def _schema(form: Any) -> str | None:
     inside = form.get("json_schema") if kind == "json_schema" else None
     if not isinstance(inside, dict) or not isinstance(inside.get("schema"), dict):
         raise ApiError(
-            400, "response_format: must be of type text, json_object, or json_schema with a schema", "response_format",
-        )  # fmt: skip
+            400, "response_format: must be of type text, json_object, or json_schema with a schema", "response_format"
+        )
     return json.dumps(inside["schema"])
 
 

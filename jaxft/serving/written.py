@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxft.data.tokenizers import Tokenizer
-from jaxft.generation.generator import Piece
+from jaxft.generation.generator import TextDelta
 from jaxft.serving.parsing import Wanted
 
 _ENDS = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -57,7 +57,7 @@ class Answer:
         """Whether every text has ended by itself."""
         return all(choice.finished_by for choice in self._choices)
 
-    def take(self, piece: Piece) -> int:
+    def take(self, piece: TextDelta) -> int:
         """Adds a piece, and returns the number of its text."""
         number = piece.prompt * self._copies + piece.copy
         choice = self._choices[number]
@@ -84,7 +84,7 @@ class Answer:
         delta = {"role": "assistant", "content": ""}
         return [self._event(number, {"delta": delta}, None, None) for number in range(len(self._choices))]
 
-    def event(self, piece: Piece) -> bytes:
+    def event(self, piece: TextDelta) -> bytes:
         """A piece as an event of a stream."""
         number = self.take(piece)
         said = {"delta": {"content": piece.text} if piece.text else {}} if self._is_chat else {"text": piece.text}
@@ -111,9 +111,10 @@ class Answer:
     def _usage(self) -> dict[str, int]:
         written = self.written_tokens
         return {
-            "prompt_tokens": self._prompt_tokens, "completion_tokens": written,
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": written,
             "total_tokens": self._prompt_tokens + written,
-        }  # fmt: skip
+        }
 
     def _logs(self, tokens: Sequence[int], logs: Sequence[float]) -> dict[str, Any] | None:
         if not self._wanted.tells_logs or self._tokenizer is None:
@@ -122,10 +123,12 @@ class Answer:
         known = [None if log != log else log for log in logs]
         named = self._tokenizer.tokens(tokens)
         if self._is_chat:
-            return {"content": [
-                {"token": token, "logprob": log, "bytes": None, "top_logprobs": []}
-                for token, log in zip(named, known, strict=True)
-            ]}  # fmt: skip
+            return {
+                "content": [
+                    {"token": token, "logprob": log, "bytes": None, "top_logprobs": []}
+                    for token, log in zip(named, known, strict=True)
+                ]
+            }
         return {"tokens": named, "token_logprobs": known, "top_logprobs": None, "text_offset": None}
 
 

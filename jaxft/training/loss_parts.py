@@ -19,9 +19,14 @@ SumsOfTokens = Callable[[Any, jax.Array, jax.Array, jax.Array], Sums]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def sums_in_parts(
-    function: SumsOfTokens, parts: int, reduce_dtype: jnp.dtype, parameters, hidden: jax.Array, labels: jax.Array,
+    function: SumsOfTokens,
+    parts: int,
+    reduce_dtype: jnp.dtype,
+    parameters,
+    hidden: jax.Array,
+    labels: jax.Array,
     weights: jax.Array,
-) -> Sums:  # fmt: skip
+) -> Sums:
     """What a function sums over tokens that are given to it in parts, one after the other.
 
     The gradient of a part is found while what it is computed from is in memory, as in Liger Kernel (Hsu et al. 2024,

@@ -116,19 +116,21 @@ def make_optimizer(
         # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
         # mask for the matrices alone.
         muon = optax.contrib.muon(
-            -1.0, beta=config.b1, adam_b1=config.b1, adam_b2=config.b2,
+            -1.0,
+            beta=config.b1,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
             muon_weight_dimension_numbers=jax.tree.map(_muon_axes, parameters, axes),
             # Updates as large as AdamW's, so that one learning rate serves both halves (Liu et al. 2025, arXiv
             # 2502.16982).
             consistent_rms=0.2,
-        )  # fmt: skip
+        )
         scaling = on_matrices(muon, axes)
     elif config.name == "adafactor":
         scaling = on_matrices(
-            optax.chain(
-                optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
-            ), axes,
-        )  # fmt: skip
+            optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()),
+            axes,
+        )
     else:
         scaling = {
             "adamw": optax.scale_by_adam(config.b1, config.b2, config.epsilon),

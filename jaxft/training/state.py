@@ -87,9 +87,13 @@ def abstract_state(
     moments = jax.eval_shape(optimizer.init, split(shapes, keeping.trained)[0])
     parameters = jax.tree.map(_struct, shapes, shardings)
     return TrainState(
-        scalar, scalar, parameters, _laid_out_moments(moments, shapes, axes, shardings, mesh),
-        parameters if keeping.origin else None, parameters if keeping.average else None,
-    )  # fmt: skip
+        scalar,
+        scalar,
+        parameters,
+        _laid_out_moments(moments, shapes, axes, shardings, mesh),
+        parameters if keeping.origin else None,
+        parameters if keeping.average else None,
+    )
 
 
 def _laid_out_moments(moments, shapes, axes, shardings, mesh: jax.sharding.Mesh):

@@ -123,9 +123,11 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(combined.norm)
         metrics = {
             "streams": _reported(objectives, found, norms, combined.cosines if balance.cosine else ()),
-            "loss": loss, "gradient_norm": combined.norm, "learning_rate": schedule(state.step),
+            "loss": loss,
+            "gradient_norm": combined.norm,
+            "learning_rate": schedule(state.step),
             "skipped": 1.0 - finite,
-        }  # fmt: skip
+        }
         return _updated(state, own, rest, combined.gradient, finite, optimizer), metrics
 
     return train_step
@@ -171,11 +173,14 @@ def _reported(objectives, found, norms, cosines) -> dict[str, Any]:
     """The metrics of each stream."""
     streams = {
         name: {
-            "loss_sum": sums.loss, "weight_sum": sums.weight, "tokens": sums.tokens, "gradient_norm": norm,
+            "loss_sum": sums.loss,
+            "weight_sum": sums.weight,
+            "tokens": sums.tokens,
+            "gradient_norm": norm,
             "ratios": sums.ratios,
         }
         for name, sums, norm in zip(objectives, found, norms, strict=True)
-    }  # fmt: skip
+    }
     for name, cosine in zip(list(streams)[1:], cosines, strict=False):  # none, where nobody asked for them
         streams[name]["cosine"] = cosine
     return streams

@@ -94,12 +94,18 @@ def plan_launch(
     hardware = _hardware(target, parsed, options)
     secrets = _secrets(options.secrets)
     job = Job(
-        name=parsed.name, recipe=_recipe_text(document), hardware=hardware,
-        storage=_storage(target, place, options.storage), install=options.install or _requirement(hardware),
-        image=options.image, secrets=secrets, env_file=options.env_file, spot=options.spot,
+        name=parsed.name,
+        recipe=_recipe_text(document),
+        hardware=hardware,
+        storage=_storage(target, place, options.storage),
+        install=options.install or _requirement(hardware),
+        image=options.image,
+        secrets=secrets,
+        env_file=options.env_file,
+        spot=options.spot,
         service_account=options.service_account,
         restarts=Job.restarts if options.restarts is None else options.restarts,
-    )  # fmt: skip
+    )
     _check(job)
     directory = pathlib.Path(options.output or pathlib.Path("launches") / job.slug / target).absolute()
     return directory, place.plan(job, directory, own)
@@ -194,7 +200,7 @@ def _own_options(target: str, place: Target, words: Sequence[str]) -> Mapping[st
     return pairs
 
 
-def describe(directory: pathlib.Path, launch: Launch) -> str:
+def launch_text(directory: pathlib.Path, launch: Launch) -> str:
     """All files and commands, as they will be written and run."""
     files = [f"# {directory / name}\n{text}" for name, text in launch.files.items()]
     commands = [f"$ {shlex.join(command)}\n" for command in launch.commands]

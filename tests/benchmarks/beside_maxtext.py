@@ -104,17 +104,31 @@ def settings_of(recipe: Recipe, assembly: Assembly, topology: Topology, windowed
         raise RecipeError(f"compared are steps for v5e or v6e whose mesh.fsdp is all {topology.chips} chips")
     stream = streams[0]
     found = {
-        "base_emb_dim": config.embed_dim, "base_mlp_dim": config.mlp_dim, "base_num_decoder_layers": config.num_layers,
-        "base_num_query_heads": config.num_heads, "base_num_kv_heads": config.num_kv_heads or config.num_heads,
-        "head_dim": config.width_of_head, "vocab_size": config.vocab_size,
-        "logits_via_embedding": config.tied_embeddings, "normalize_embedding_logits": False,
-        "rope_max_timescale": int(config.rotary_base), "normalization_layer_epsilon": config.norm_epsilon,
-        "max_target_length": stream.objective.length, "per_device_batch_size": stream.batch_size / topology.chips,
-        "compile_topology": f"{topology.chip.name}-{topology.chips}", "compile_topology_num_slices": 1,
-        "attention": "flash", "remat_policy": "full", "scan_layers": True, "enable_dropout": False,
-        "dataset_type": "synthetic", "enable_checkpointing": False, "skip_jax_distributed_system": True,
-        "run_name": "plan", "compile_xla_flags": "" if windowed else WHOLE_PRODUCTS,
-    }  # fmt: skip
+        "base_emb_dim": config.embed_dim,
+        "base_mlp_dim": config.mlp_dim,
+        "base_num_decoder_layers": config.num_layers,
+        "base_num_query_heads": config.num_heads,
+        "base_num_kv_heads": config.num_kv_heads or config.num_heads,
+        "head_dim": config.width_of_head,
+        "vocab_size": config.vocab_size,
+        "logits_via_embedding": config.tied_embeddings,
+        "normalize_embedding_logits": False,
+        "rope_max_timescale": int(config.rotary_base),
+        "normalization_layer_epsilon": config.norm_epsilon,
+        "max_target_length": stream.objective.length,
+        "per_device_batch_size": stream.batch_size / topology.chips,
+        "compile_topology": f"{topology.chip.name}-{topology.chips}",
+        "compile_topology_num_slices": 1,
+        "attention": "flash",
+        "remat_policy": "full",
+        "scan_layers": True,
+        "enable_dropout": False,
+        "dataset_type": "synthetic",
+        "enable_checkpointing": False,
+        "skip_jax_distributed_system": True,
+        "run_name": "plan",
+        "compile_xla_flags": "" if windowed else WHOLE_PRODUCTS,
+    }
     return [f"{name}={json.dumps(value) if isinstance(value, bool) else value}" for name, value in found.items()]
 
 
@@ -143,11 +157,12 @@ def column(cost: dict[str, Any], peak: int, seconds: float, topology: Topology) 
     kernels = sum(KernelCall(**one["call"]).flops * one["times"] for one in cost["kernels"])
     runs = sum(one["times"] for one in cost["kernels"])
     found = {
-        "peak, GiB": f"{peak / 2**30:.2f}", "products, TFLOP": f"{cost['matmul_flops'] / 1e12:.2f}",
+        "peak, GiB": f"{peak / 2**30:.2f}",
+        "products, TFLOP": f"{cost['matmul_flops'] / 1e12:.2f}",
         "cycles, s": f"{estimate.instructions:.4f}",
         "attention's kernels": f"{runs:.0f} times, {kernels / 1e12:.2f} TFLOP, {estimate.kernels:.4f} s",
         "read and written, GB": f"{cost['memory_bytes'] / 1e9:.1f}",
-    }  # fmt: skip
+    }
     for kind, one in sorted(cost["collectives"].items()):
         found[f"{kind}, GB sent"] = f"{one['bytes'] / 1e9:.3f} in {one['count']:.0f}"
     sent = sum(one["bytes"] for one in cost["collectives"].values())

@@ -23,7 +23,7 @@ from jaxft.objectives.causal_lm import CausalLMConfig
 from jaxft.objectives.masked_lm import MaskedLMConfig
 from jaxft.objectives.mixture_of_denoisers import MixtureOfDenoisersConfig
 from jaxft.objectives.next_sentence import NextSentenceConfig
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.permutation_lm import PermutationLMConfig
 from jaxft.objectives.registry import make_objective
 from jaxft.objectives.span_corruption import SpanCorruptionConfig
@@ -58,7 +58,7 @@ def main() -> None:
         tokenizer = train_sentencepiece((row.values["text"] for row in rows), config, directory / "tokenizer")
         for case, (preset, objective_config) in _CASES.items():
             model = ModelConfig(**{**PRESETS[preset], "vocab_size": 8000, "max_length": options.length})
-            objective = make_objective(objective_config, Setting(tokenizer, model))
+            objective = make_objective(objective_config, ObjectiveContext(tokenizer, model))
             store = open_or_build(directory / case, lambda: rows, objective.fields, tokenizer, case)
             plan = plan_rows(
                 store.lengths, objective.length, objective.longest, objective.room, pack=objective.pack, truncate=False

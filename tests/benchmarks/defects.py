@@ -19,7 +19,7 @@ from jaxft.data.preparing import BadRowsConfig, Preparation, open_or_build
 from jaxft.data.sources import SourceConfig, scan_rows
 from jaxft.data.tokenizers import SentencePieceConfig, train_tokenizer
 from jaxft.models.config import ModelConfig
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
 from jaxft.reporting.tables import text_table
 
@@ -74,15 +74,19 @@ def main() -> None:
         expected = _write(directory / "rows.jsonl", options.rows)
         config = SentencePieceConfig(vocab_size=40)
         tokenizer = train_tokenizer([f"row {i} of many rows" for i in range(1000)], config, directory / "tokenizer")
-        setting = Setting(tokenizer, ModelConfig(), "task")
+        setting = ObjectiveContext(tokenizer, ModelConfig(), "task")
         objective = SequenceClassification(SequenceClassificationConfig(labels=("a", "b")), setting)
         source = SourceConfig(jsonl=(str(directory / "rows.jsonl"),))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
         store = open_or_build(
-            directory / "store", lambda: scan_rows(source, directory), objective.fields, tokenizer, "rows",
+            directory / "store",
+            lambda: scan_rows(source, directory),
+            objective.fields,
+            tokenizer,
+            "rows",
             Preparation(BadRowsConfig("quarantine", 0.1)),
-        )  # fmt: skip
+        )
         seconds = time.perf_counter() - started
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         rows = [(reason, expected[reason], store.bad.get(reason, 0)) for reason in sorted({*expected, *store.bad})]

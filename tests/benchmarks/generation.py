@@ -51,9 +51,14 @@ def measure(theirs, loaded, batch: int, options: argparse.Namespace) -> tuple:
         ids = torch.from_numpy(prompts.astype(np.int64))
         with torch.inference_mode():
             written = theirs.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=options.new, min_new_tokens=options.new,
-                do_sample=False, pad_token_id=0, eos_token_id=None,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=options.new,
+                min_new_tokens=options.new,
+                do_sample=False,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
         return written[:, options.prompt :].numpy()
 
     same = float((ours() == torch_s()).mean())

@@ -63,10 +63,15 @@ def main() -> None:
             asked.append(time.perf_counter() - started)
             assert pieces >= 256
         rows = [
-            ("records", options.records), ("rows", len(plan)), ("fill", plan.fill), ("seconds to plan", planned),
-            ("seconds for a first batch", asked[0]), ("seconds for a batch far away", max(asked[1:])),
-            ("GB of its own", _private() - before), ("GB at most, with pages of the index", _peak()),
-        ]  # fmt: skip
+            ("records", options.records),
+            ("rows", len(plan)),
+            ("fill", plan.fill),
+            ("seconds to plan", planned),
+            ("seconds for a first batch", asked[0]),
+            ("seconds for a batch far away", max(asked[1:])),
+            ("GB of its own", _private() - before),
+            ("GB at most, with pages of the index", _peak()),
+        ]
         print(text_table(("", "found"), rows))
 
 

@@ -28,7 +28,7 @@ from jaxft.models.config import ModelConfig
 from jaxft.objectives.causal_lm import CausalLMConfig
 from jaxft.objectives.instruction import InstructionConfig
 from jaxft.objectives.masked_lm import MaskedLMConfig
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.registry import make_objective
 from jaxft.objectives.span_corruption import SpanCorruptionConfig
 from jaxft.parallel.mesh import MeshConfig, make_mesh
@@ -92,12 +92,16 @@ def main() -> None:
         rows = [_row(whole[start : start + 1500], f"{start}") for start in range(0, len(whole) - 1500, 1500)]
         for case, (preset, objective_config) in _CASES.items():
             model = ModelConfig(**{**PRESETS[preset], "vocab_size": 8256, "max_length": options.length})
-            objective = make_objective(objective_config, Setting(tokenizer, model))
+            objective = make_objective(objective_config, ObjectiveContext(tokenizer, model))
             store = open_or_build(directory / case, lambda: rows, objective.fields, tokenizer, case)
             plan = plan_rows(
-                store.lengths, objective.length, objective.longest, objective.room, pack=objective.pack,
+                store.lengths,
+                objective.length,
+                objective.longest,
+                objective.room,
+                pack=objective.pack,
                 truncate=objective.truncate,
-            )  # fmt: skip
+            )
             batches = StreamBatches(store, plan, objective.make_row, options.batch_size, 0)
             rates = [
                 max(_rate(batches, options.steps, workers, mesh) for _ in range(options.repeats))

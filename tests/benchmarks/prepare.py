@@ -67,14 +67,26 @@ def main() -> None:
             )
             shared = time.perf_counter() - started
             tokens = int(store.lengths.sum(dtype="int64"))
-            found.append([
-                kind, len(texts), round(tokens / alone), round(tokens / prepared), alone / prepared,
-                round(tokens / shared), alone / shared / len(cores),
-            ])  # fmt: skip
+            found.append(
+                [
+                    kind,
+                    len(texts),
+                    round(tokens / alone),
+                    round(tokens / prepared),
+                    alone / prepared,
+                    round(tokens / shared),
+                    alone / shared / len(cores),
+                ]
+            )
     columns = (
-        "tokenizer", "texts", "tokens/s alone", "prepared on a core", "ratio", f"with {len(cores)} processes",
+        "tokenizer",
+        "texts",
+        "tokens/s alone",
+        "prepared on a core",
+        "ratio",
+        f"with {len(cores)} processes",
         "ratio per core",
-    )  # fmt: skip
+    )
     print(text_table(columns, found))
 
 

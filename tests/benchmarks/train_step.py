@@ -94,10 +94,15 @@ class TorchStep:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
         shape = transformers.BertConfig(
-            vocab_size=config.vocab_size, hidden_size=config.embed_dim, num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads, intermediate_size=config.mlp_dim, max_position_embeddings=512,
-            hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.attention_dropout,
-        )  # fmt: skip
+            vocab_size=config.vocab_size,
+            hidden_size=config.embed_dim,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.mlp_dim,
+            max_position_embeddings=512,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.attention_dropout,
+        )
         self._model = transformers.BertForMaskedLM(shape).train()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-4, weight_decay=0.01)
         labels = np.full(batch["token_ids"].shape, -100, np.int64)

@@ -207,9 +207,16 @@ def test_bad_rows_to_predict_leave_no_output(folder, capsys):
 
 def test_a_loss_that_stops_being_finite_ends_with_status_5(folder, capsys):
     status, message = refusal(
-        capsys, "train", "recipe.yaml", "--quiet", "training.steps=40", "optimizer={name: sgd, learning_rate: 1e30}",
-        "training.skips_allowed=2", "schedule={name: constant, warmup: 0}", "training.log_every=1",
-    )  # fmt: skip
+        capsys,
+        "train",
+        "recipe.yaml",
+        "--quiet",
+        "training.steps=40",
+        "optimizer={name: sgd, learning_rate: 1e30}",
+        "training.skips_allowed=2",
+        "schedule={name: constant, warmup: 0}",
+        "training.log_every=1",
+    )
     assert status == 5 and "training diverged" in message and "learning_rate" in message
 
 

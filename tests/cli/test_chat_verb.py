@@ -24,7 +24,7 @@ from jaxft.data.chat import Message
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.talking import chat_prompt, form_for_chat
 from jaxft.workflows.inference.chat import open_chat
-from jaxft.workflows.inference.generate import open_writer
+from jaxft.workflows.inference.generate import open_text_generator
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_answers_follow_from_the_whole_conversation(models, monkeypatch, capsys,
     options = ("--max-new-tokens", "6", "--temperature", "0", "--system", "be kind")
     status, out, err = talk(monkeypatch, capsys, lines, models["talks"], *options)
     assert status == 0 and "taken back: yes,\nno" in err and "temperature 0.5" in err
-    writer = open_writer(models["talks"])
+    writer = open_text_generator(models["talks"])
     form = form_for_chat(None, writer.generator.tokenizer)
 
     def answered(*said: str, system: str) -> str:
@@ -67,9 +67,10 @@ def test_answers_follow_from_the_whole_conversation(models, monkeypatch, capsys,
     assert out == f"{first}\n{second}\n{again}\n"
     saved = json.loads(file.read_text())["messages"]
     assert saved == [
-        {"role": "system", "content": "be brief"}, {"role": "user", "content": "is it?"},
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "is it?"},
         {"role": "assistant", "content": again.replace("\0", "")},
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

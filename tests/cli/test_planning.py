@@ -45,9 +45,17 @@ def told(recipe, capsys):
 def test_a_plan_has_the_promised_keys_and_its_numbers_fit_together(told):
     plan = told("--topology", "v5e-256", "--price-per-hour", "2")
     promised = {
-        "devices", "parameters", "bytes_per_device", "hbm_bytes", "fits", "flops_per_step", "estimated_step_seconds",
-        "estimated_mfu", "compile_seconds", "attention",
-    }  # fmt: skip
+        "devices",
+        "parameters",
+        "bytes_per_device",
+        "hbm_bytes",
+        "fits",
+        "flops_per_step",
+        "estimated_step_seconds",
+        "estimated_mfu",
+        "compile_seconds",
+        "attention",
+    }
     assert promised <= plan.keys()
     assert plan["devices"] == 256
     assert plan["attention"] == "splash"

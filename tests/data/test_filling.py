@@ -97,9 +97,11 @@ def test_words_are_those_that_the_model_expects(any_tokenizer):
     token = next(
         number
         for number in range(any_tokenizer.vocab_size)
-        if whole[number] and len(any_tokenizer.decode([number]).strip()) > 2 and number not in any_tokenizer.special_ids
+        if whole[number]
+        and len(any_tokenizer.decode([number]).strip()) > 2
+        and number not in any_tokenizer.special_ids
         and any_tokenizer.decode([number]).strip().isalpha()
-    )  # fmt: skip
+    )
     fill, _ = filler(any_tokenizer, token)
     (filled,) = fill.fill(TEXTS[:1], [(0, 0)])
     new = [b for a, b in zip(words(TEXTS[0]), words(filled), strict=True) if a != b]
@@ -136,8 +138,11 @@ def test_copies_stand_one_after_the_other_and_bad_rows_have_none():
     rows = [Row({"text": "a"}, "r:1"), DataError("bad", "malformed"), Row({}, "r:3"), Row({"text": "b"}, "r:4")]
     found = list(copies(rows, lambda row: text_column(row, "text"), 2))
     assert [(one.row.location, one.index, one.variant) for one in found if isinstance(one, Copy)] == [
-        ("r:1", 0, 0), ("r:1", 0, 1), ("r:4", 1, 0), ("r:4", 1, 1),
-    ]  # fmt: skip
+        ("r:1", 0, 0),
+        ("r:1", 0, 1),
+        ("r:4", 1, 0),
+        ("r:4", 1, 1),
+    ]
     assert [one.reason for one in found if isinstance(one, DataError)] == ["malformed", "missing_column"]
 
 

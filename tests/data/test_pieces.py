@@ -84,15 +84,22 @@ def batches(tokenizer, tmp_path_factory) -> StreamBatches:
     """One row of each of six documents, with another one as its partner."""
     rows = [Row({"text": f"Number {i}", "number": i}, f"made:{i}") for i in range(DOCUMENTS)]
     store = open_or_build(
-        tmp_path_factory.mktemp("partners") / "a", lambda: rows,
-        lambda row: Fields({TOKENS: row.values["text"]}, {"number": row.values["number"]}), tokenizer, "made",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("partners") / "a",
+        lambda: rows,
+        lambda row: Fields({TOKENS: row.values["text"]}, {"number": row.values["number"]}),
+        tokenizer,
+        "made",
+    )
     plan = plan_rows(store.lengths, 32, 32, lambda sizes: sizes, pack=False, truncate=True)
 
     def make_row(records, keys):
         (record,) = records
-        return {"number": np.int32(record["number"]), "partner": np.int32(record["partner"]["number"]),
-                "tokens": np.int32(len(record["partner"][TOKENS])), "draw": np.float64(keys[0].random())}  # fmt: skip
+        return {
+            "number": np.int32(record["number"]),
+            "partner": np.int32(record["partner"]["number"]),
+            "tokens": np.int32(len(record["partner"][TOKENS])),
+            "draw": np.float64(keys[0].random()),
+        }
 
     return StreamBatches(store, plan, make_row, DOCUMENTS, seed=1, shuffle=False, partner=True)
 

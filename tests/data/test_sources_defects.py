@@ -138,8 +138,12 @@ def test_what_is_left_of_a_broken_record_is_no_row(tmp_path):
     (tmp_path / "r.csv").write_text('a,b\n1,2\n"He said "hi" to\nme, and left",1\n3,4\n5" pipe,6\n')
     found = scan(tmp_path, csv=("r.csv",))
     assert found == [
-        {"a": "1", "b": "2"}, "malformed_csv", "wrong_columns", {"a": "3", "b": "4"}, {"a": '5" pipe', "b": "6"}
-    ]  # fmt: skip
+        {"a": "1", "b": "2"},
+        "malformed_csv",
+        "wrong_columns",
+        {"a": "3", "b": "4"},
+        {"a": '5" pipe', "b": "6"},
+    ]
     (tmp_path / "r.csv").write_text('a,b\n"He said "hi" to\nme",1\n3,4\n')
     assert scan(tmp_path, csv=("r.csv",)) == ["malformed_csv", "malformed_csv", {"a": "3", "b": "4"}]
 
@@ -171,9 +175,7 @@ def test_every_paragraph_is_a_row_or_a_defect(tmp_path, seed):
 
 def test_lines_and_whole_files_of_text_have_defects_of_their_own(tmp_path):
     (tmp_path / "r.txt").write_bytes(b"one\ntw\xe9\n\nthree\n\0\n")
-    assert scan(tmp_path, text=("r.txt",), documents="lines") == [
-        {"text": "one"}, "not_utf8", {"text": "three"}, "nul"
-    ]  # fmt: skip
+    assert scan(tmp_path, text=("r.txt",), documents="lines") == [{"text": "one"}, "not_utf8", {"text": "three"}, "nul"]
     assert scan(tmp_path, text=("r.txt",), documents="file") == ["not_utf8"]
 
 
@@ -219,27 +221,39 @@ def squad(path: Path, *paragraphs: object) -> None:
 
 
 def test_every_question_is_a_row_or_a_defect(tmp_path):
-    questions = [{**one, "id": str(i)} if isinstance(one, dict) and "id" in one else one
-                 for i, (one, _) in enumerate(QUESTIONS)]  # fmt: skip
+    questions = [
+        {**one, "id": str(i)} if isinstance(one, dict) and "id" in one else one for i, (one, _) in enumerate(QUESTIONS)
+    ]
     squad(tmp_path / "q.json", {"context": "a é🙂b", "qas": questions[:9]}, {"context": "a é🙂b", "qas": questions[9:]})
     found = scan(tmp_path, squad=("q.json",))
     expected = [
-        answers if isinstance(answers, str)
+        answers
+        if isinstance(answers, str)
         else {"id": str(i), "title": "T", "context": "a é🙂b", "question": "Who?", "answers": answers}
         for i, (_, answers) in enumerate(QUESTIONS)
-    ]  # fmt: skip
+    ]
     assert found == expected
 
 
 def test_a_defect_of_a_paragraph_is_one_of_each_of_its_questions(tmp_path):
     qas = [question(), question()]
-    squad(tmp_path / "q.json", {"context": "a \0", "qas": qas}, {"qas": qas}, {"context": 3, "qas": qas},
-          {"context": "a é🙂b", "qas": qas}, "x", {"context": "a"}, {"context": "a", "qas": 3})  # fmt: skip
+    squad(
+        tmp_path / "q.json",
+        {"context": "a \0", "qas": qas},
+        {"qas": qas},
+        {"context": 3, "qas": qas},
+        {"context": "a é🙂b", "qas": qas},
+        "x",
+        {"context": "a"},
+        {"context": "a", "qas": 3},
+    )
     good = {"id": "q", "title": "T", "context": "a é🙂b", "question": "Who?", "answers": GOOD_ANSWERS}
     found = scan(tmp_path, squad=("q.json",))
     assert found == ["nul"] * 2 + ["missing_column"] * 2 + ["not_text"] * 2 + [good] * 2 + [
-        "not_an_object", "missing_column", "wrong_type"
-    ]  # fmt: skip
+        "not_an_object",
+        "missing_column",
+        "wrong_type",
+    ]
     content = (tmp_path / "q.json").read_text()
     (tmp_path / "q.json").write_text(content.replace('"context": 3', '"context": 3, "context": 3'))
     assert scan(tmp_path, squad=("q.json",)) == found[:4] + ["not_text"] * 2 + found[6:]
@@ -290,19 +304,31 @@ def image_bytes(kind: str) -> bytes:
 def test_every_file_of_a_folder_is_an_image_or_a_defect(tmp_path):
     png, jpeg = image_bytes("PNG"), image_bytes("JPEG")
     files = {
-        "cat/a.png": png, "cat/b.png": png[:-60], "cat/c.png": png[: len(png) // 2], "cat/d.png": b"",
-        "cat/deeper/e.jpg": jpeg, "dog/f.jpg": jpeg[: len(jpeg) // 2], "dog/g.png": b"GIF89a", "dog/h.txt": b"text",
-        "dog/i.jpeg": jpeg, ".git/j.png": png, "dog/.DS_Store": b"x", "README.md": b"x",
-    }  # fmt: skip
+        "cat/a.png": png,
+        "cat/b.png": png[:-60],
+        "cat/c.png": png[: len(png) // 2],
+        "cat/d.png": b"",
+        "cat/deeper/e.jpg": jpeg,
+        "dog/f.jpg": jpeg[: len(jpeg) // 2],
+        "dog/g.png": b"GIF89a",
+        "dog/h.txt": b"text",
+        "dog/i.jpeg": jpeg,
+        ".git/j.png": png,
+        "dog/.DS_Store": b"x",
+        "README.md": b"x",
+    }
     for name, content in files.items():
         path = tmp_path / "pets" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     scanned = list(scan_rows(SourceConfig(images=("pets",)), tmp_path))
     assert [row.reason if isinstance(row, DataError) else row.location for row in scanned] == [
-        "pets/cat/a.png", *["unreadable_image"] * 3, "pets/cat/deeper/e.jpg", *["unreadable_image"] * 3,
-        "pets/dog/i.jpeg"
-    ]  # fmt: skip
+        "pets/cat/a.png",
+        *["unreadable_image"] * 3,
+        "pets/cat/deeper/e.jpg",
+        *["unreadable_image"] * 3,
+        "pets/dog/i.jpeg",
+    ]
     assert scanned[0].values == {"image": str(tmp_path / "pets/cat/a.png"), "label": "cat"}
     assert scanned[4].values["label"] == "cat"
     assert str(scanned[1]).startswith("pets/cat/b.png: not a readable image: ")
@@ -314,8 +340,13 @@ def test_numbers_of_an_array_are_finite(tmp_path):
     np.savez(tmp_path / "a.npz", images=images, labels=[0.0, 0.5, 1.0, np.nan, 1.0, 2.0])
     found = scan(tmp_path, arrays=("a.npz",))
     assert [one if isinstance(one, str) else one["label"] for one in found] == [
-        0.0, "not_a_number", 1.0, "not_a_number", "not_a_number", 2.0
-    ]  # fmt: skip
+        0.0,
+        "not_a_number",
+        1.0,
+        "not_a_number",
+        "not_a_number",
+        2.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -417,9 +448,7 @@ def test_compressed_data_that_is_damaged_ends_with_one_defect(tmp_path, suffix):
 
 @pytest.mark.parametrize("documents", ["paragraphs", "lines"])
 def test_a_cut_file_of_csv_sentences_or_text_ends_with_one_defect(tmp_path, documents):
-    contents = {
-        "csv": 'a,b\n' + '"some\ntext",2\n' * 5000, "conll": "A\tO\nB\tO\n\n" * 5000, "text": "A\nB\n\n" * 5000,
-    }  # fmt: skip
+    contents = {"csv": "a,b\n" + '"some\ntext",2\n' * 5000, "conll": "A\tO\nB\tO\n\n" * 5000, "text": "A\nB\n\n" * 5000}
     for key, content in contents.items():
         (tmp_path / "r.gz").write_bytes(gzip.compress(content.encode(), 1)[:-30])
         found = scan(tmp_path, **{key: ("r.gz",)}, **({"documents": documents} if key == "text" else {}))

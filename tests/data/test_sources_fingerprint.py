@@ -25,21 +25,32 @@ def of(directory, **options) -> str:
 def test_every_option_counts(tmp_path):
     (tmp_path / "r.txt").write_text("one\n")
     options = [
-        {"text": ("r.txt",)}, {"jsonl": ("r.txt",)}, {"csv": ("r.txt",)}, {"parquet": ("r.txt",)},
-        {"text": ("r.txt",), "documents": "lines"}, {"text": ("r.txt",), "limit": 1}, {"text": ("r.txt",), "limit": 2},
-        {"text": ("r.txt",), "shuffle": 0}, {"text": ("r.txt",), "shuffle": 1},
-        {"text": ("r.txt",), "columns": {"a": "text"}}, {"text": ("r.txt",), "columns": {"text": "a"}},
-        {"text": ("r.txt",), "filter": {"text": "a"}}, {"text": ("r.txt",), "filter": {"text": ("a", "b")}},
-        {"text": ("r.txt",), "filter": {"text": 1}}, {"text": ("r.txt",), "filter": {"text": "1"}},
+        {"text": ("r.txt",)},
+        {"jsonl": ("r.txt",)},
+        {"csv": ("r.txt",)},
+        {"parquet": ("r.txt",)},
+        {"text": ("r.txt",), "documents": "lines"},
+        {"text": ("r.txt",), "limit": 1},
+        {"text": ("r.txt",), "limit": 2},
+        {"text": ("r.txt",), "shuffle": 0},
+        {"text": ("r.txt",), "shuffle": 1},
+        {"text": ("r.txt",), "columns": {"a": "text"}},
+        {"text": ("r.txt",), "columns": {"text": "a"}},
+        {"text": ("r.txt",), "filter": {"text": "a"}},
+        {"text": ("r.txt",), "filter": {"text": ("a", "b")}},
+        {"text": ("r.txt",), "filter": {"text": 1}},
+        {"text": ("r.txt",), "filter": {"text": "1"}},
         {"text": ("r.txt",), "filter": {"text": True}},
-    ]  # fmt: skip
+    ]
     assert len({of(tmp_path, **one) for one in options}) == len(options)
 
 
 def test_the_order_of_keys_does_not_count(tmp_path):
     (tmp_path / "r.txt").write_text("one\n")
-    same = {of(tmp_path, text=("r.txt",), columns=columns, filter={"a": 1}) for columns in (
-        {"a": "text", "b": "text"}, {"b": "text", "a": "text"})}  # fmt: skip
+    same = {
+        of(tmp_path, text=("r.txt",), columns=columns, filter={"a": 1})
+        for columns in ({"a": "text", "b": "text"}, {"b": "text", "a": "text"})
+    }
     assert len(same) == 1
 
 

@@ -43,9 +43,11 @@ def test_conll_2003_with_four_columns_documents_and_comments(tmp_path):
     )
     first, second = read_rows(SourceConfig(conll=("r.conll",)), tmp_path)
     assert first.values == {
-        "tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"],
-        "column_2": ["NNP", "VBZ"], "column_3": ["B-NP", "B-VP"],
-    }  # fmt: skip
+        "tokens": ["EU", "rejects"],
+        "tags": ["B-ORG", "O"],
+        "column_2": ["NNP", "VBZ"],
+        "column_3": ["B-NP", "B-VP"],
+    }
     assert (first.location, second.location) == ("r.conll:4", "r.conll:11")
     assert second.values["tokens"] == ["Peter", "#"]
 
@@ -77,8 +79,10 @@ def test_questions_of_xquad(shared_data, language):
     assert len(rows) == 1190
     expected = [
         (question["id"], article["title"], paragraph["context"], question["question"])
-        for article in document["data"] for paragraph in article["paragraphs"] for question in paragraph["qas"]
-    ]  # fmt: skip
+        for article in document["data"]
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
     assert [tuple(row.values[key] for key in ("id", "title", "context", "question")) for row in rows] == expected
     for row in rows:
         assert row.values["answers"]
@@ -235,9 +239,11 @@ def test_images_of_a_dataset_are_arrays_or_defects(tmp_path):
     Image.new("RGB", (3, 2), (1, 2, 3)).save(stream, "PNG")
     Image.new("L", (3, 2), 7).save(tmp_path / "grey.png")
     images = [
-        {"bytes": stream.getvalue(), "path": None}, {"bytes": stream.getvalue()[:50], "path": None}, None,
+        {"bytes": stream.getvalue(), "path": None},
+        {"bytes": stream.getvalue()[:50], "path": None},
+        None,
         {"bytes": None, "path": str(tmp_path / "grey.png")},
-    ]  # fmt: skip
+    ]
     features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["a", "b"])})
     library.Dataset.from_dict({"image": images, "label": [0, 1, 1, 0]}, features).save_to_disk(tmp_path / "saved")
     first, second, third, fourth = scan_rows(SourceConfig(hf="saved"), tmp_path)
@@ -259,12 +265,14 @@ def tfds_directory(tmp_path_factory):
     rows = {"train": ROWS[:50], "test": ROWS[50:57]}
     prepare_tfds(directory, rows, library.features.FeaturesDict(features), "made", config="small")
     Image.new("L", (4, 3), 7).save(directory / "grey.png")
-    features = library.features.FeaturesDict({
-        "image": library.features.Image(shape=(None, None, 1)),
-        "ids": library.features.Tensor(shape=(None,), dtype=np.int32),
-        "words": library.features.Sequence(library.features.Text()),
-        "answer": {"text": library.features.Text(), "start": np.int32, "score": np.float32},
-    })  # fmt: skip
+    features = library.features.FeaturesDict(
+        {
+            "image": library.features.Image(shape=(None, None, 1)),
+            "ids": library.features.Tensor(shape=(None,), dtype=np.int32),
+            "words": library.features.Sequence(library.features.Text()),
+            "answer": {"text": library.features.Text(), "start": np.int32, "score": np.float32},
+        }
+    )
     answer = {"text": b"no utf-8: \xff", "start": 1, "score": 0.5}
     one = {"image": str(directory / "grey.png"), "ids": [1, 2], "words": ["a", "é"], "answer": {**answer, "text": "ü"}}
     prepare_tfds(directory, {"train": [one, {**one, "answer": answer}]}, features, "features")
@@ -376,9 +384,12 @@ def test_data_of_tfds_that_only_tensorflow_reads(tfds_directory, tmp_path, monke
 )
 def test_compressed_files_hold_what_they_held(tmp_path, shared_data, suffix, compress):
     for key, name in (
-        ("jsonl", "lm/tang_poems_zh.jsonl"), ("csv", "probes/crows_pairs.csv"), ("squad", "qa/xquad_zh.json"),
-        ("conll", "ner/wnut17_dev.conll"), ("text", "lm/wikitext2_valid.txt"),
-    ):  # fmt: skip
+        ("jsonl", "lm/tang_poems_zh.jsonl"),
+        ("csv", "probes/crows_pairs.csv"),
+        ("squad", "qa/xquad_zh.json"),
+        ("conll", "ner/wnut17_dev.conll"),
+        ("text", "lm/wikitext2_valid.txt"),
+    ):
         content = (shared_data / name).read_bytes()
         third = len(content) // 3
         # As parallel compressors write it, with padding as xz allows.

@@ -94,9 +94,10 @@ def exported(texts: list[str], config: SentencePieceConfig, directory: Path, tok
 def differing(pair: Pair, texts: list[str]) -> list[str]:
     """The texts with other ids that are not as probable."""
     return [
-        text for text, ours, theirs in zip(texts, *pair.ids(texts), strict=True)
+        text
+        for text, ours, theirs in zip(texts, *pair.ids(texts), strict=True)
         if ours != theirs and not tied(pair, ours, theirs)
-    ]  # fmt: skip
+    ]
 
 
 def tied(pair: Pair, ours: list[int], theirs: list[int]) -> bool:
@@ -148,10 +149,25 @@ def test_what_is_made_of_symbols_and_spelled_tokens_has_the_same_ids(pair):
 
 def test_random_characters_have_the_same_ids(pair):
     blocks = [
-        (0x20, 0x7F), (0xA0, 0x250), (0x300, 0x345), (0x346, 0x370), (0x370, 0x3E0), (0x5B0, 0x5EB), (0x621, 0x670),
-        (0x900, 0xE80), (0x1100, 0x1200), (0x1E00, 0x2000), (0x2000, 0x2070), (0x3040, 0x3100), (0x4E00, 0x4E80),
-        (0xAC00, 0xAC40), (0xFF61, 0xFFDD), (0x1D400, 0x1D700), (0x1F1E6, 0x1F200), (0x1F3FB, 0x1F400),
-    ]  # fmt: skip
+        (0x20, 0x7F),
+        (0xA0, 0x250),
+        (0x300, 0x345),
+        (0x346, 0x370),
+        (0x370, 0x3E0),
+        (0x5B0, 0x5EB),
+        (0x621, 0x670),
+        (0x900, 0xE80),
+        (0x1100, 0x1200),
+        (0x1E00, 0x2000),
+        (0x2000, 0x2070),
+        (0x3040, 0x3100),
+        (0x4E00, 0x4E80),
+        (0xAC00, 0xAC40),
+        (0xFF61, 0xFFDD),
+        (0x1D400, 0x1D700),
+        (0x1F1E6, 0x1F200),
+        (0x1F3FB, 0x1F400),
+    ]
     rng, texts = random.Random(1), []
     for _ in range(3000):
         some = rng.sample(blocks, 2)

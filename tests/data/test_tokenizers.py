@@ -50,15 +50,35 @@ def train_huggingface(kind: str, directory: Path) -> None:
     bert = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     end = {"unk": "<|endoftext|>", "bos": "<|endoftext|>", "eos": "<|endoftext|>"}
     model, pre, decoder, trainer, special = {
-        "wordpiece": (models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(),
-                      trainers.WordPieceTrainer, bert),
-        "spaces": (models.WordPiece(unk_token="[UNK]"), pre_tokenizers.WhitespaceSplit(), decoders.WordPiece(),
-                   trainers.WordPieceTrainer, bert),
-        "bytelevel": (models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel(),
-                      trainers.BpeTrainer, end),
-        "metaspace": (models.Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), trainers.UnigramTrainer,
-                      {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}),
-    }[kind]  # fmt: skip
+        "wordpiece": (
+            models.WordPiece(unk_token="[UNK]"),
+            pre_tokenizers.BertPreTokenizer(),
+            decoders.WordPiece(),
+            trainers.WordPieceTrainer,
+            bert,
+        ),
+        "spaces": (
+            models.WordPiece(unk_token="[UNK]"),
+            pre_tokenizers.WhitespaceSplit(),
+            decoders.WordPiece(),
+            trainers.WordPieceTrainer,
+            bert,
+        ),
+        "bytelevel": (
+            models.BPE(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+            trainers.BpeTrainer,
+            end,
+        ),
+        "metaspace": (
+            models.Unigram(),
+            pre_tokenizers.Metaspace(),
+            decoders.Metaspace(),
+            trainers.UnigramTrainer,
+            {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"},
+        ),
+    }[kind]
     backend = Backend(model)
     backend.pre_tokenizer, backend.decoder = pre, decoder
     options = {"unk_token": "<unk>"} if kind == "metaspace" else {}

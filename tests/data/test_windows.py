@@ -121,8 +121,10 @@ def test_overlapping_pieces_are_those_of_a_plan_at_once():
         WindowedPlan(lengths, CAPACITY, LONGEST, room, **arguments),
         plan_rows(lengths, CAPACITY, LONGEST, room, **arguments),
     )
-    places = [[(piece.record, piece.start, piece.stop) for n in range(len(plan)) for piece in plan.row(n)]
-              for plan in (windowed, whole)]  # fmt: skip
+    places = [
+        [(piece.record, piece.start, piece.stop) for n in range(len(plan)) for piece in plan.row(n)]
+        for plan in (windowed, whole)
+    ]
     assert places[0] == places[1] and len(places[0]) > len(lengths)
     with pytest.raises(ValueError, match="overlap"):
         WindowedPlan(lengths, CAPACITY, LONGEST, room, pack=True, truncate=False, overlap=1)

@@ -47,7 +47,11 @@ def make_stream(
     """Unshuffled batches of these rows."""
     store = open_or_build(directory, lambda: rows, objective.fields, tokenizer, "made")
     plan = plan_rows(
-        store.lengths, objective.length, objective.longest, objective.room, pack=objective.pack,
+        store.lengths,
+        objective.length,
+        objective.longest,
+        objective.room,
+        pack=objective.pack,
         truncate=objective.truncate,
-    )  # fmt: skip
+    )
     return StreamBatches(store, plan, objective.make_row, batch_size, seed=0, shuffle=False, partner=objective.partner)

@@ -123,11 +123,13 @@ def test_metrics_of_label_sets(seed):
     holds[:, 0] = predicted[:, 0] = holds[0] = predicted[0] = False  # a label and an example without any
     found = {name: metric(holds, predicted) for name, metric in multi_label.MULTI_LABEL_METRICS.items()}
     expected = {
-        **{f"{how}_f1": sklearn.f1_score(holds, predicted, average=how, zero_division=0)
-           for how in ("micro", "macro", "samples")},
+        **{
+            f"{how}_f1": sklearn.f1_score(holds, predicted, average=how, zero_division=0)
+            for how in ("micro", "macro", "samples")
+        },
         "subset_accuracy": sklearn.accuracy_score(holds, predicted),
         "hamming_loss": sklearn.hamming_loss(holds, predicted),
-    }  # fmt: skip
+    }
     assert found == pytest.approx(expected)
 
 
@@ -137,11 +139,13 @@ def test_metrics_of_numbers(seed):
     targets = rng.integers(0, 5, 30).astype(float)
     predicted = np.round(targets + rng.normal(size=30))
     found = {name: metric(targets, predicted) for name, metric in regression.REGRESSION_METRICS.items()}
-    assert found == pytest.approx({
-        "mse": sklearn.mean_squared_error(targets, predicted),
-        "mae": sklearn.mean_absolute_error(targets, predicted),
-        "r2": sklearn.r2_score(targets, predicted),
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "mse": sklearn.mean_squared_error(targets, predicted),
+            "mae": sklearn.mean_absolute_error(targets, predicted),
+            "r2": sklearn.r2_score(targets, predicted),
+        }
+    )
     assert pearson(targets, predicted) == pytest.approx(stats.pearsonr(targets, predicted)[0])
     assert spearman(targets, predicted) == pytest.approx(stats.spearmanr(targets, predicted)[0])
 

@@ -43,7 +43,8 @@ def test_unigram_loss_is_the_entropy_of_the_predicted_tokens_under_training_coun
     for row in rows:
         counts.update(tokenizer.encode([row.values["text"]])[0].tolist())
     total = sum(counts.values())
-    losses = [-math.log(counts[token] / total) for token in predicted_tokens(make_stream(
-        objective, tokenizer, make_rows(15, seed=2), tmp_path / "heldout", 1
-    ))]  # fmt: skip
+    losses = [
+        -math.log(counts[token] / total)
+        for token in predicted_tokens(make_stream(objective, tokenizer, make_rows(15, seed=2), tmp_path / "heldout", 1))
+    ]
     assert unigram_loss(training, heldout, tokenizer.vocab_size) == pytest.approx(sum(losses) / len(losses), rel=1e-6)

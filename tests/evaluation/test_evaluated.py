@@ -50,12 +50,19 @@ def outputs_for(name: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
     several = {"samples_f1", "subset_accuracy", "hamming_loss"}
     label = (rng.random((COUNT, 3)) < 0.5).astype(np.float32) if name in several else np.arange(COUNT) % 3
     return {
-        "logits": rng.normal(size=(COUNT, 3)), "label": label, "vectors": rng.normal(size=(COUNT, 2, 4)),
-        "similarity": rng.normal(size=COUNT), "score": rng.normal(size=COUNT),
-        "pseudo_log_likelihood": rng.normal(size=COUNT), "scored_tokens": np.ones(COUNT),
-        **({"target": rng.normal(size=(COUNT, 2)), "predicted": rng.normal(size=(COUNT, 2))}
-           if name in ("mse", "mae", "r2") else {}),
-    }  # fmt: skip
+        "logits": rng.normal(size=(COUNT, 3)),
+        "label": label,
+        "vectors": rng.normal(size=(COUNT, 2, 4)),
+        "similarity": rng.normal(size=COUNT),
+        "score": rng.normal(size=COUNT),
+        "pseudo_log_likelihood": rng.normal(size=COUNT),
+        "scored_tokens": np.ones(COUNT),
+        **(
+            {"target": rng.normal(size=(COUNT, 2)), "predicted": rng.normal(size=(COUNT, 2))}
+            if name in ("mse", "mae", "r2")
+            else {}
+        ),
+    }
 
 
 # Queries look for their documents among all of the whole data, whichever queries are drawn.

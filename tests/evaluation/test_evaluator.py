@@ -28,7 +28,7 @@ from jaxft.training.step import bind
 LENGTH, EXAMPLES = 16, 26
 
 
-class Setting:
+class ObjectiveContext:
     """A model with both heads and held-out texts for both objectives."""
 
     def __init__(self, directory: pathlib.Path):
@@ -48,9 +48,14 @@ class Setting:
             ).for_evaluation(),
         }
         config = ModelConfig(
-            vocab_size=self.tokenizer.vocab_size, embed_dim=16, num_layers=1, num_heads=2, mlp_dim=24, dropout=0.5,
+            vocab_size=self.tokenizer.vocab_size,
+            embed_dim=16,
+            num_layers=1,
+            num_heads=2,
+            mlp_dim=24,
+            dropout=0.5,
             token_types=2,
-        )  # fmt: skip
+        )
         heads = {name: head for objective in self.objectives.values() for name, head in objective.heads.items()}
         self.model = Model(
             config, tuple((name, natural_head(name, head, config, None)) for name, head in heads.items())
@@ -79,8 +84,8 @@ class Setting:
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> Setting:
-    return Setting(tmp_path_factory.mktemp("heldout"))
+def setting(tmp_path_factory) -> ObjectiveContext:
+    return ObjectiveContext(tmp_path_factory.mktemp("heldout"))
 
 
 def flat(metrics: dict) -> dict:
@@ -184,10 +189,11 @@ def test_rows_that_pad_the_last_batch_are_drawn_by_none(setting):
     objective, whole = setting.objectives["masked_lm"], setting.stream("masked_lm", 1).rows
     assert whole % 7
     found = [
-        Evaluator("x", setting.model, objective, setting.stream("masked_lm", size), ("loss",), make_mesh(MeshConfig()))
-        .intervals(setting.parameters, 0.9, 50)["loss"]
+        Evaluator(
+            "x", setting.model, objective, setting.stream("masked_lm", size), ("loss",), make_mesh(MeshConfig())
+        ).intervals(setting.parameters, 0.9, 50)["loss"]
         for size in (7, whole)
-    ]  # fmt: skip
+    ]
     assert (found[0].low, found[0].high) == pytest.approx((found[1].low, found[1].high), rel=1e-5)
 
 

@@ -62,8 +62,12 @@ def option(share: float, forgetting: Estimate, gain: Estimate | None = None) -> 
 def test_the_smallest_share_that_surely_keeps_the_bound_is_recommended():
     unsure, sure, surer = Estimate(0.04, 0.0, 0.08, 3), Estimate(0.03, 0.02, 0.04, 3), Estimate(0.0, -0.01, 0.01, 3)
     alike = Estimate(0.0, -0.1, 0.1, 3)
-    options = [option(0.25, surer, alike), option(0.01, unsure, alike), option(0.0, Estimate(1, 0.9, 1.1, 3)),
-               option(0.05, sure, alike)]  # fmt: skip
+    options = [
+        option(0.25, surer, alike),
+        option(0.01, unsure, alike),
+        option(0.0, Estimate(1, 0.9, 1.1, 3)),
+        option(0.05, sure, alike),
+    ]
     assert recommended(options, 0.05).share == 0.05
     assert recommended(options, 0.02).share == 0.25
     assert recommended(options, -0.5) is None

@@ -91,18 +91,24 @@ def test_a_generator_is_a_head_with_layers_of_its_own():
 def test_depths_rise_from_the_embeddings_to_the_heads():
     config = small_config(norm_placement="pre", final_norm=True)
     wanted = {
-        "trunk/embeddings/tokens/table": 0, "trunk/embeddings/learned_positions/table": 0,
-        f"trunk/body/layer_0/{QUERY}": 1, f"trunk/body/layer_1/{QUERY}": 2, "trunk/body/final_norm/scale": 3,
+        "trunk/embeddings/tokens/table": 0,
+        "trunk/embeddings/learned_positions/table": 0,
+        f"trunk/body/layer_0/{QUERY}": 1,
+        f"trunk/body/layer_1/{QUERY}": 2,
+        "trunk/body/final_norm/scale": 3,
         "head_task/classifier/kernel": 3,
-    }  # fmt: skip
+    }
     assert {name: depth(name, config) for name in wanted} == {name: (place, 3) for name, place in wanted.items()}
 
 
 def test_a_pattern_that_finds_nothing_is_refused_with_the_nearest_names():
     names = names_of(Model(small_config()))
     check_pattern("layer_1/", names, "finetuning.freeze")
-    with pytest.raises(RecipeError, match=r"finetuning.freeze: 'layer_2/atention/query/kernel' matches no parameter; "
-                       r"the nearest are 'layer_\d/attention/query/kernel'"):  # fmt: skip
+    with pytest.raises(
+        RecipeError,
+        match=r"finetuning.freeze: 'layer_2/atention/query/kernel' matches no parameter; "
+        r"the nearest are 'layer_\d/attention/query/kernel'",
+    ):
         check_pattern("layer_2/atention/query/kernel", names, "finetuning.freeze")
     with pytest.raises(RecipeError, match="the nearest are 'trunk/body'"):
         check_pattern("^trunk/bodi", names, "finetuning.freeze")

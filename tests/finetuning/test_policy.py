@@ -165,9 +165,11 @@ def test_the_table_counts_every_parameter_once(model, parameters):
     assert sum(row[1] for row in policy.table) == sum(leaf.size for leaf in jax.tree.leaves(parameters))
     rows = {(name, factor, begin, decay) for name, _, factor, begin, decay in policy.table}
     assert {
-        ("trunk/embeddings/tokens", 0.0, 0, None), ("trunk/body/layer_0", 0.25, 3, None),
-        ("trunk/body/layer_1", 0.5, 3, 0.3), ("head_task", 1.0, 0, None),
-    } <= rows  # fmt: skip
+        ("trunk/embeddings/tokens", 0.0, 0, None),
+        ("trunk/body/layer_0", 0.25, 3, None),
+        ("trunk/body/layer_1", 0.5, 3, 0.3),
+        ("head_task", 1.0, 0, None),
+    } <= rows
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,19 @@ def directory(tmp_path_factory) -> pathlib.Path:
     torch.set_num_threads(1)  # more only wait for each other at this size
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
-        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
-        initializer_range=0.2, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1},
-    )  # fmt: skip
+        vocab_size=len(WORDS),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=2,
+        initializer_range=0.2,
+        id2label={0: "bad", 1: "good"},
+        label2id={"bad": 0, "good": 1},
+    )
     model = transformers.BertForSequenceClassification(config)
     model.save_pretrained(directory / "bert")
     heads = transformers.BertForMaskedLM(config).cls.predictions.state_dict()

@@ -46,8 +46,9 @@ def test_the_likeliest_of_what_is_allowed_is_taken(writer):
 
 def test_what_a_function_does_wrong_is_said(writer):
     for allowed, words in (
-        (lambda prompt, ids: [], "at least one"), (lambda prompt, ids: [10**6], "outside of the vocabulary"),
-    ):  # fmt: skip
+        (lambda prompt, ids: [], "at least one"),
+        (lambda prompt, ids: [10**6], "outside of the vocabulary"),
+    ):
         with pytest.raises(RecipeError, match=words):
             generate(writer, "the cat", allowed, max_new_tokens=4)
     with pytest.raises(ZeroDivisionError):
@@ -80,7 +81,7 @@ def test_impossible_beginnings_and_numbers(writer):
 
 def test_prompts_have_wishes_of_their_own(writer):
     """Seeds, lengths and stop texts of texts that share a batch; one that nobody waits for ends early."""
-    from jaxft.generation.generator import Wish
+    from jaxft.generation.generator import PromptOptions
 
     generator, prompts = writer.generator, writer.encode(["the cat", "it sat", "the mat"])
     config = GenerationConfig(max_new_tokens=20, temperature=1.2)
@@ -92,9 +93,12 @@ def test_prompts_have_wishes_of_their_own(writer):
         looks.append(None)
         return len(looks) > 4
 
-    wishes = [*map(Wish.of, alone), dataclasses.replace(Wish.of(config), is_withdrawn=is_withdrawn)]
+    prompt_options = [
+        *map(PromptOptions.of, alone),
+        dataclasses.replace(PromptOptions.of(config), is_withdrawn=is_withdrawn),
+    ]
     texts, ended = {}, {}
-    for pieces in generator.stream(writer.parameters, prompts, config, 2, wishes):
+    for pieces in generator.stream(writer.parameters, prompts, config, 2, prompt_options):
         for piece in pieces:
             texts[piece.prompt] = texts.get(piece.prompt, "") + piece.text
             ended[piece.prompt] = piece.finished_by

@@ -51,9 +51,12 @@ def test_groups_are_those_of_a_plain_loop(pair, groups, beams, penalty):
     special, generator.special = generator.special, dataclasses.replace(generator.special, end=())
     try:
         config = GenerationConfig(
-            max_new_tokens=NEW, beams=groups * beams, beam_groups=groups, diversity_penalty=penalty,
+            max_new_tokens=NEW,
+            beams=groups * beams,
+            beam_groups=groups,
+            diversity_penalty=penalty,
             num_return_sequences=groups * beams,
-        )  # fmt: skip
+        )
         found = generator.generate(pair.loaded.params, prompts, config)
     finally:
         generator.special = special
@@ -77,8 +80,10 @@ def test_one_group_is_beam_search_and_many_without_penalty_are_the_same_ones(pai
 
 def test_impossible_groups():
     for options, words in (
-        ({"beams": 4, "beam_groups": 3}, "must divide"), ({"beams": 4, "diversity_penalty": 1.0}, "above 1"),
-        ({"beam_groups": 2}, "must divide"), ({"beams": 2, "beam_groups": 2, "diversity_penalty": -1.0}, "negative"),
-    ):  # fmt: skip
+        ({"beams": 4, "beam_groups": 3}, "must divide"),
+        ({"beams": 4, "diversity_penalty": 1.0}, "above 1"),
+        ({"beam_groups": 2}, "must divide"),
+        ({"beams": 2, "beam_groups": 2, "diversity_penalty": -1.0}, "negative"),
+    ):
         with pytest.raises(InvalidField, match=words):
             GenerationConfig(**options)

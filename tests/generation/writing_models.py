@@ -54,9 +54,12 @@ class Pair:
             ids[row, where], mask[row, where] = prompt, 1
         with torch.no_grad():
             written = self.theirs.generate(
-                torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=max_new_tokens,
-                do_sample=False, **options,
-            )  # fmt: skip
+                torch.from_numpy(ids),
+                attention_mask=torch.from_numpy(mask),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                **options,
+            )
         start = 1 if self.has_encoder else width
         return [self._until_end(row[start:].tolist()) for row in written]
 

@@ -87,14 +87,24 @@ _VIT = {
     "patch_size": 4,
 }  # fmt: skip
 _DEBERTA = _BERT | {
-    "relative_attention": True, "position_buckets": 8, "max_relative_positions": -1, "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
-}  # fmt: skip
+    "relative_attention": True,
+    "position_buckets": 8,
+    "max_relative_positions": -1,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 _XLNET = {"vocab_size": VOCABULARY, "d_model": 24, "n_layer": 2, "n_head": 3, "d_inner": 40, "pad_token_id": 0}
 _MODERNBERT = _BERT | {
-    "num_hidden_layers": 5, "local_attention": 4, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1,
+    "num_hidden_layers": 5,
+    "local_attention": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
     "sep_token_id": 2,
-}  # fmt: skip
+}
 
 
 def _rope(kind: str, **values: Any) -> dict[str, Any]:

@@ -184,10 +184,16 @@ def large_tensors() -> dict[str, tuple[int, ...]]:
     width, mlp, rows = LARGE["hidden_size"], LARGE["intermediate_size"], LARGE["vocab_size"]
     narrow = width // LARGE["num_attention_heads"] * LARGE["num_key_value_heads"]
     layer = {
-        "self_attn.q_proj": (width, width), "self_attn.k_proj": (narrow, width), "self_attn.v_proj": (narrow, width),
-        "self_attn.o_proj": (width, width), "mlp.gate_proj": (mlp, width), "mlp.up_proj": (mlp, width),
-        "mlp.down_proj": (width, mlp), "input_layernorm": (width,), "post_attention_layernorm": (width,),
-    }  # fmt: skip
+        "self_attn.q_proj": (width, width),
+        "self_attn.k_proj": (narrow, width),
+        "self_attn.v_proj": (narrow, width),
+        "self_attn.o_proj": (width, width),
+        "mlp.gate_proj": (mlp, width),
+        "mlp.up_proj": (mlp, width),
+        "mlp.down_proj": (width, mlp),
+        "input_layernorm": (width,),
+        "post_attention_layernorm": (width,),
+    }
     tensors = {"model.embed_tokens": (rows, width), "lm_head": (rows, width), "model.norm": (width,)}
     for number in range(LARGE["num_hidden_layers"]):
         tensors |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}

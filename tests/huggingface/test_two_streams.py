@@ -45,9 +45,11 @@ def test_the_query_stream_is_that_of_torch(pair, batch):
     targets = torch.eye(LENGTH).expand(2, LENGTH, LENGTH)
     with torch.no_grad():
         expected = theirs(
-            torch.from_numpy(token_ids).long(), token_type_ids=torch.from_numpy(types).long(), perm_mask=hidden,
+            torch.from_numpy(token_ids).long(),
+            token_type_ids=torch.from_numpy(types).long(),
+            perm_mask=hidden,
             target_mapping=targets,
-        ).logits  # fmt: skip
+        ).logits
     # The first of the order sees nothing: torch then averages over all tokens, which leaks, ours over none.
     sees = (order > 0)[..., None]
     np.testing.assert_allclose(run(loaded, token_ids, types, order) * sees, expected.numpy() * sees, atol=1e-4)

@@ -37,9 +37,11 @@ def test_the_last_tokens_of_a_sequence(new, soft_cap, window):
     lengths = jnp.full((BATCH,), before)
     places = lengths[:, None] + jnp.arange(new)
     mask = AttentionMask(
-        causal=True, window=window, query_positions=places,
+        causal=True,
+        window=window,
+        query_positions=places,
         key_positions=jnp.concatenate([ring_positions(lengths, slots), places], axis=1),
-    )  # fmt: skip
+    )
     parts = [(cached(key), cached(value)), (key[:, before:], value[:, before:])]
     found = cached_attention(query[:, before:], parts, mask, **how)
     np.testing.assert_allclose(found, whole[:, before:], atol=1e-5)

@@ -19,11 +19,16 @@ OPTIONS = {
 
 def job_for(target: str, **changes) -> Job:
     values = {
-        "name": HOSTILE, "recipe": f"name: {json.dumps(HOSTILE)}\n", "image": "registry/jaxft:1", "spot": True,
-        "hardware": GPU if target == "slurm" else TPU, "storage": "gs://bucket/a directory", "pause": 0,
+        "name": HOSTILE,
+        "recipe": f"name: {json.dumps(HOSTILE)}\n",
+        "image": "registry/jaxft:1",
+        "spot": True,
+        "hardware": GPU if target == "slurm" else TPU,
+        "storage": "gs://bucket/a directory",
+        "pause": 0,
         "install": "jaxft[tpu] @ git+https://example.org/x#$(touch PWNED)",
         "secrets": {"TOKEN": "TOKEN"} if target in ("tpu-vm", "gke", "skypilot") else {},
-    }  # fmt: skip
+    }
     if target == "skypilot":
         values["hardware"] = GPU
     if target in ("slurm", "gpu-host"):

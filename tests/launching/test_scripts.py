@@ -102,11 +102,12 @@ def test_a_host_starts_the_run_again_but_not_for_the_users_mistakes(tmp_path, to
     storage.mkdir()
     (tmp_path / "secrets").write_text("TOKEN='from the file'\n")
     # Fails twice as a preempted run does, then by its data.
-    tools("jaxft", "n = sum(1 for _ in open(os.environ['CALLS'])); assert os.environ['TOKEN'] == 'from the file'\n"
-          "print(os.getcwd()); sys.exit(1 if n < 3 else 3)")  # fmt: skip
-    launched(
-        "gpu-host", tmp_path / "out", image=None, storage=str(storage), env_file=str(tmp_path / "secrets")
-    )  # fmt: skip
+    tools(
+        "jaxft",
+        "n = sum(1 for _ in open(os.environ['CALLS'])); assert os.environ['TOKEN'] == 'from the file'\n"
+        "print(os.getcwd()); sys.exit(1 if n < 3 else 3)",
+    )
+    launched("gpu-host", tmp_path / "out", image=None, storage=str(storage), env_file=str(tmp_path / "secrets"))
     done = run_script(tmp_path / "out" / "train.sh", tmp_path)
     assert done.returncode == 3 and "restart 2 of 100" in done.stderr
     calls = tools.calls()
@@ -124,8 +125,11 @@ def test_restarts_have_an_end(tmp_path, tools):
 
 
 def test_a_signal_reaches_the_run_and_ends_the_restarts(tmp_path, tools):
-    tools("jaxft", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), print('saved'), "
-          "sys.exit(1)))\nopen('ready', 'w').close()\ntime.sleep(60)")  # fmt: skip
+    tools(
+        "jaxft",
+        "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), print('saved'), "
+        "sys.exit(1)))\nopen('ready', 'w').close()\ntime.sleep(60)",
+    )
     launched("gpu-host", tmp_path / "out", image=None, storage=str(tmp_path))
     with subprocess.Popen(["bash", str(tmp_path / "out" / "train.sh")], stdout=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "ready").exists():
@@ -139,7 +143,10 @@ def test_a_tpu_that_is_taken_away_is_asked_for_again_until_the_run_is_done(tmp_p
     """A cloud in a file: each call of `describe` finds the next state of the machine."""
     states = tmp_path / "states"
     states.write_text("ACTIVE SUSPENDED ACTIVE DONE")
-    tools("gcloud", f"path = {str(states)!r}\n" + """
+    tools(
+        "gcloud",
+        f"path = {str(states)!r}\n"
+        + """
 words = sys.argv[1:]
 made = os.path.exists(path + '.made')
 if 'create' in words: open(path + '.made', 'w').close()
@@ -152,7 +159,8 @@ elif 'describe' in words:
     if not made: sys.exit(1)
     state = open(path).read().split()
     print(state[0]); open(path, 'w').write(' '.join(state[1:]))
-""")  # fmt: skip
+""",
+    )
     launched("tpu-vm", tmp_path / "out")
     done = run_script(tmp_path / "out" / "run.sh", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -185,9 +193,15 @@ def test_what_a_target_cannot_do_is_refused(target, changes, problem, tmp_path):
 
 
 def test_hosts_follow_from_chips():
-    sizes = {(kind, chips): Hardware(kind, kind != "h100", (chips,), chips) for kind, chips in (
-        ("v5e", 8), ("v5e", 16), ("v5p", 4), ("v5p", 64), ("h100", 2), ("h100", 16))}  # fmt: skip
+    sizes = {
+        (kind, chips): Hardware(kind, kind != "h100", (chips,), chips)
+        for kind, chips in (("v5e", 8), ("v5e", 16), ("v5p", 4), ("v5p", 64), ("h100", 2), ("h100", 16))
+    }
     assert {key: (one.hosts, one.chips_per_host) for key, one in sizes.items()} == {
-        ("v5e", 8): (1, 8), ("v5e", 16): (4, 4), ("v5p", 4): (1, 4), ("v5p", 64): (16, 4), ("h100", 2): (1, 2),
+        ("v5e", 8): (1, 8),
+        ("v5e", 16): (4, 4),
+        ("v5p", 4): (1, 4),
+        ("v5p", 64): (16, 4),
+        ("h100", 2): (1, 2),
         ("h100", 16): (2, 8),
-    }  # fmt: skip
+    }

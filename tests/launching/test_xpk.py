@@ -67,11 +67,17 @@ def test_the_recipe_arrives_and_the_run_starts_in_the_storage(place, tools, monk
     storage.mkdir()
     (storage / "its secrets").write_text("TOKEN='from the file'\n")
     for hardware in (TPU, GPU):
-        found = launched("xpk", place / "out", recipe=RECIPE, storage=str(storage), hardware=hardware,
-                         env_file="its secrets")  # fmt: skip
+        found = launched(
+            "xpk", place / "out", recipe=RECIPE, storage=str(storage), hardware=hardware, env_file="its secrets"
+        )
         [create] = found.commands
-        for name, value in (("JAX_COORDINATOR_ADDRESS", "first"), ("JAX_COORDINATOR_PORT", "6002"), ("NNODES", "2"),
-                            ("NODE_RANK", "1"), ("STATUS", "3")):  # fmt: skip
+        for name, value in (
+            ("JAX_COORDINATOR_ADDRESS", "first"),
+            ("JAX_COORDINATOR_PORT", "6002"),
+            ("NNODES", "2"),
+            ("NODE_RANK", "1"),
+            ("STATUS", "3"),
+        ):
             monkeypatch.setenv(name, value)
         done = run_container(create, place)
         assert done.returncode == 3, done.stderr
@@ -97,8 +103,11 @@ def test_a_bucket_must_be_mounted_and_its_directory_is_made(place, tools, monkey
 
 
 def test_a_signal_to_the_container_reaches_the_run(place, tools):
-    tools("jaxft", "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(1)))\n"
-          "open('ready', 'w').close()\ntime.sleep(60)")  # fmt: skip
+    tools(
+        "jaxft",
+        "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(1)))\n"
+        "open('ready', 'w').close()\ntime.sleep(60)",
+    )
     [create] = launched("xpk", place / "out", storage=str(place)).commands
     with subprocess.Popen(container_words(create), stdout=subprocess.PIPE, text=True) as process:
         while not (place / "ready").exists():
@@ -115,10 +124,17 @@ def test_the_words_for_xpk(tmp_path):
     words = dict(word.removeprefix("--").split("=", 1) for word in create[3:] if "=" in word)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", words["workload"]) and len(words["workload"]) <= 40
     assert words == {
-        **options, "workload": words["workload"], "tpu-type": "v5litepod-4x4", "num-slices": "2", "storage": "team",
-        "docker-image": "registry/jaxft:1", "max-restarts": "100", "restart-on-exit-codes": "1,6-126",
-        "termination-grace-period-seconds": "180", "command": words["command"],
-    }  # fmt: skip
+        **options,
+        "workload": words["workload"],
+        "tpu-type": "v5litepod-4x4",
+        "num-slices": "2",
+        "storage": "team",
+        "docker-image": "registry/jaxft:1",
+        "max-restarts": "100",
+        "restart-on-exit-codes": "1,6-126",
+        "termination-grace-period-seconds": "180",
+        "command": words["command"],
+    }
     assert "--spot" in create and "--spot" not in launched("xpk", tmp_path, spot=False).commands[0]
     found = launched("xpk", tmp_path, options={**options, "attach": "true"}, storage="gs://b/team")
     attach, _ = found.commands
@@ -138,8 +154,12 @@ def test_topologies_as_xpk_names_them():
     assert words("v4:8x4x4")[0] == "--tpu-type=v4-8x4x4"
     assert words("h100-16") == ("--device-type=h100-80gb-8", "--num-nodes=2")
     assert words("h200-8") == ("--device-type=h200-141gb-8", "--num-nodes=1")
-    for name, problem in (("v5e-4", "v5e:2x2: its smallest of v5e is v5e:2x4"), ("h100-4", "h100-4: it has h100 in"),
-                          ("v5p:8x4x4", "the same slice is v5p:4x4x8"), ("v4:16x16x20", "at most 4096"),
-                          ("v5p:4x4x260", "256 along an axis")):  # fmt: skip
+    for name, problem in (
+        ("v5e-4", "v5e:2x2: its smallest of v5e is v5e:2x4"),
+        ("h100-4", "h100-4: it has h100 in"),
+        ("v5p:8x4x4", "the same slice is v5p:4x4x8"),
+        ("v4:16x16x20", "at most 4096"),
+        ("v5p:4x4x260", "256 along an axis"),
+    ):
         with pytest.raises(RecipeError, match=f"xpk does not know .*{problem}"):
             words(name)

@@ -51,11 +51,17 @@ def torch_model(size: str, head: str):
     """A model in evaluation mode with all parameters random, biases and norms too."""
     sizes = SIZES[size]
     config = BertConfig(
-        hidden_size=sizes["embed_dim"], num_attention_heads=sizes["num_heads"], intermediate_size=sizes["mlp_dim"],
-        num_hidden_layers=sizes["num_layers"], vocab_size=sizes["vocab_size"], num_labels=LABELS,
-        max_position_embeddings=sizes["max_length"], attn_implementation="eager",
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        hidden_size=sizes["embed_dim"],
+        num_attention_heads=sizes["num_heads"],
+        intermediate_size=sizes["mlp_dim"],
+        num_hidden_layers=sizes["num_layers"],
+        vocab_size=sizes["vocab_size"],
+        num_labels=LABELS,
+        max_position_embeddings=sizes["max_length"],
+        attn_implementation="eager",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     torch.manual_seed(0)
     model = (BertForMaskedLM if head == "masked_lm" else BertForSequenceClassification)(config)
     with torch.no_grad():

@@ -111,9 +111,15 @@ def replaced(ids: np.ndarray, place: int) -> np.ndarray:
 
 def config_of(family: str, windows: tuple[int, ...]) -> ModelConfig:
     return ModelConfig(
-        vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=24, max_length=16, windows=windows,
+        vocab_size=VOCABULARY,
+        embed_dim=16,
+        num_layers=2,
+        num_heads=4,
+        mlp_dim=24,
+        max_length=16,
+        windows=windows,
         **{"family": family, **FIELDS[family]},
-    )  # fmt: skip
+    )
 
 
 @functools.cache

@@ -79,9 +79,15 @@ def whole_pass(objective: Objective, records: Sequence[Record], *, pack: bool, s
 def model_for(*objectives: Objective, layers: int = 2, **changes: Any) -> Model:
     """A small model with the heads of these objectives; `changes` are of its config."""
     config = ModelConfig(
-        vocab_size=objectives[0].tokenizer.vocab_size, embed_dim=32, num_layers=layers, num_heads=2, mlp_dim=48,
-        max_length=64, token_types=2, position="learned",
-    )  # fmt: skip
+        vocab_size=objectives[0].tokenizer.vocab_size,
+        embed_dim=32,
+        num_layers=layers,
+        num_heads=2,
+        mlp_dim=48,
+        max_length=64,
+        token_types=2,
+        position="learned",
+    )
     config = dataclasses.replace(config, **changes)
     heads = {name: natural_head(name, head, config, None) for one in objectives for name, head in one.heads.items()}
     return Model(config, tuple(heads.items()))

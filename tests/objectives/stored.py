@@ -21,8 +21,13 @@ def stored(
     """The records of all rows of a batch, and the batch."""
     store = open_or_build(directory, lambda: rows, fields or objective.fields, objective.tokenizer, "made")
     plan = plan_rows(
-        store.lengths, objective.length, objective.longest, objective.room, pack=objective.pack,
-        truncate=objective.truncate, overlap=objective.overlap,
-    )  # fmt: skip
+        store.lengths,
+        objective.length,
+        objective.longest,
+        objective.room,
+        pack=objective.pack,
+        truncate=objective.truncate,
+        overlap=objective.overlap,
+    )
     batches = StreamBatches(store, plan, objective.make_row, len(plan), seed=0, shuffle=False)
     return [record for row in batches.records(np.arange(len(plan))) for record in row], batches.padded_batch(0)

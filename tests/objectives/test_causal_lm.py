@@ -176,10 +176,8 @@ def test_the_loss_is_the_cross_entropy_of_the_labels(tokenizer):
     logits = logits[0].astype(np.float64)
     normal = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     total = -sum(
-        normal[place, label]
-        for place, label in enumerate(batch["labels"][0])
-        if batch["label_weights"][0, place]
-    )  # fmt: skip
+        normal[place, label] for place, label in enumerate(batch["labels"][0]) if batch["label_weights"][0, place]
+    )
     assert part.loss == pytest.approx(total, rel=1e-5) and part.weight == 7 + 20 + 2
 
 

@@ -90,8 +90,10 @@ def test_focal_loss_is_the_papers_and_has_finite_slopes(gamma):
 
 def test_losses_of_many_labels_are_torchs():
     weights = torch.tensor(list(WEIGHTS.values()))
-    for options, loss in (({}, torch.nn.BCEWithLogitsLoss()),
-                          ({"positive_weights": WEIGHTS}, torch.nn.BCEWithLogitsLoss(pos_weight=weights))):  # fmt: skip
+    for options, loss in (
+        ({}, torch.nn.BCEWithLogitsLoss()),
+        ({"positive_weights": WEIGHTS}, torch.nn.BCEWithLogitsLoss(pos_weight=weights)),
+    ):
         found = multiple(**options).loss(given(LOGITS), batch_of(label=HOLDS))
         assert mean(found) == pytest.approx(loss(torch.tensor(LOGITS), torch.tensor(HOLDS)).item(), rel=1e-6)
     huge = binary_cross_entropy(jnp.array([300.0, -300.0]), jnp.array([0.0, 1.0]))
@@ -141,8 +143,10 @@ def test_r_drop_of_many_labels_compares_each_of_them():
     p, q = (
         torch.stack([torch.tensor(view).sigmoid(), 1 - torch.tensor(view).sigmoid()], -1) for view in (LOGITS, other)
     )
-    plain = [torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(v), torch.tensor(HOLDS))
-             for v in (LOGITS, other)]  # fmt: skip
+    plain = [
+        torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(v), torch.tensor(HOLDS))
+        for v in (LOGITS, other)
+    ]
     expected = sum(plain) / 2 + 0.7 * (kl(p, q) + kl(q, p)).mean() / 2
     found = multiple(r_drop=0.7).loss(given(LOGITS, other), batch_of(label=HOLDS))
     assert mean(found) == pytest.approx(expected.item(), rel=1e-5)

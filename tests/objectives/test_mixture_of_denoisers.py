@@ -108,8 +108,9 @@ def test_the_longest_piece_fits_whichever_denoiser_is_drawn(sentinel_tokenizer):
     pairs = [objective.example(record_of(text), example_generator(0, 0, i)) for i in range(200)]
     assert max(len(side) for pair in pairs for side in pair) == LENGTH
     assert (make(sentinel_tokenizer, extreme=0).longest, make(sentinel_tokenizer, regular=0).longest) >= (
-        objective.longest, objective.longest,
-    )  # fmt: skip
+        objective.longest,
+        objective.longest,
+    )
 
 
 def test_denoisers_that_are_never_drawn_take_no_room(sentinel_tokenizer):

@@ -182,9 +182,13 @@ def test_real_documents_are_split_between_their_sentences(kind, name, request):
     objective = make(tokenizer, kind, length=128)
     records = [read(objective, text=text[:4000]) for text in request.getfixturevalue(name)[:30]]
     plan = plan_rows(
-        np.array([len(record[TOKENS]) for record in records]), objective.length, objective.longest, objective.room,
-        pack=objective.pack, truncate=objective.truncate,
-    )  # fmt: skip
+        np.array([len(record[TOKENS]) for record in records]),
+        objective.length,
+        objective.longest,
+        objective.room,
+        pack=objective.pack,
+        truncate=objective.truncate,
+    )
     assert len(plan) >= 20
     labels = []
     for number in range(len(plan)):

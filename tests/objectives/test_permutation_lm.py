@@ -154,10 +154,15 @@ def test_in_the_order_of_the_text_it_is_a_causal_model(logits_of, tokenizer):
         kept = [*range(place + 1), size, size + 1]
         ids = [*text[:place].tolist(), 99, tokenizer.separator_id, tokenizer.start_id]
         pad = [0] * (LENGTH - len(kept))
-        alone = logits_of({}, **{
-            "token_ids": [ids + pad], "segment_ids": [[1] * len(kept) + pad], "positions": [kept + pad],
-            "order": [[*range(1, place + 2), 0, 0, *pad]],
-        })[0]  # fmt: skip
+        alone = logits_of(
+            {},
+            **{
+                "token_ids": [ids + pad],
+                "segment_ids": [[1] * len(kept) + pad],
+                "positions": [kept + pad],
+                "order": [[*range(1, place + 2), 0, 0, *pad]],
+            },
+        )[0]
         np.testing.assert_allclose(alone[place], whole[place], atol=2e-5)
     assert np.abs(whole[:size] - whole[0]).max() > 0.1  # and they differ
 

@@ -188,8 +188,10 @@ def test_no_answer_is_given_where_it_scores_better(tokenizer, tmp_path):
 
 def test_answers_come_in_two_forms():
     lists = {"text": ["London", "1843"], "answer_start": [CONTEXT.index("London"), CONTEXT.index("1843")]}
-    both = [answers_of(Row({"answers": given}, "x"), "answers", CONTEXT)
-            for given in (lists, row_of("London", "1843").values["answers"])]  # fmt: skip
+    both = [
+        answers_of(Row({"answers": given}, "x"), "answers", CONTEXT)
+        for given in (lists, row_of("London", "1843").values["answers"])
+    ]
     assert both[0] == both[1] == [("London", 25), ("1843", 64)]
 
 

@@ -17,7 +17,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
 from jaxft.objectives.next_sentence import NextSentence, NextSentenceConfig
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.permutation_lm import PermutationLM, PermutationLMConfig
 from jaxft.objectives.replaced_token import ReplacedToken, ReplacedTokenConfig
 from jaxft.objectives.sentence_order import SentenceOrder, SentenceOrderConfig
@@ -95,11 +95,19 @@ def scattered(batch) -> np.ndarray:
 
 def test_causal_lm_is_that_of_gpt2(tokenizer, loaded):
     torch_model = reference(
-        "GPT2LMHeadModel", "GPT2Config", tokenizer, n_embd=24, n_layer=1, n_head=3, n_positions=LENGTH,
-        bos_token_id=2, eos_token_id=3, pad_token_id=0,
-    )  # fmt: skip
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        tokenizer,
+        n_embd=24,
+        n_layer=1,
+        n_head=3,
+        n_positions=LENGTH,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
     ours = loaded(torch_model)
-    objective = CausalLM(CausalLMConfig(length=LENGTH), Setting(tokenizer, ours.config))
+    objective = CausalLM(CausalLMConfig(length=LENGTH), ObjectiveContext(tokenizer, ours.config))
     batch = batch_of(objective)
     # Torch shifts by itself: its labels are the whole text, and one more place holds the end.
     whole = np.concatenate([batch["token_ids"], np.zeros((len(SIZES), 1), int)], axis=1)
@@ -120,25 +128,42 @@ def test_denoising_is_that_of_t5_and_bart(sentinel_tokenizer, loaded, name, obje
     tokenizer = sentinel_tokenizer
     keys = {
         "T5": {
-            "d_model": 24, "d_kv": 7, "d_ff": 40, "num_layers": 1, "num_heads": 3, "decoder_start_token_id": 0,
-            "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10, "pad_token_id": 0,
+            "d_model": 24,
+            "d_kv": 7,
+            "d_ff": 40,
+            "num_layers": 1,
+            "num_heads": 3,
+            "decoder_start_token_id": 0,
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 10,
+            "pad_token_id": 0,
         },
         "Bart": {
-            "d_model": 24, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 3,
-            "decoder_attention_heads": 2, "encoder_ffn_dim": 40, "decoder_ffn_dim": 30, "pad_token_id": 0,
-            "max_position_embeddings": LENGTH + 8, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3,
+            "d_model": 24,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 3,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 40,
+            "decoder_ffn_dim": 30,
+            "pad_token_id": 0,
+            "max_position_embeddings": LENGTH + 8,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "decoder_start_token_id": 3,
         },
-    }[name]  # fmt: skip
+    }[name]
     torch_model = reference(f"{name}ForConditionalGeneration", f"{name}Config", tokenizer, **keys)
     ours = loaded(torch_model)
-    objective = objective(config(length=LENGTH), Setting(tokenizer, ours.config))
+    objective = objective(config(length=LENGTH), ObjectiveContext(tokenizer, ours.config))
     batch = batch_of(objective)
     assert (batch["token_ids"] != objective.tokenizer.pad_id).any()
     # Torch makes the decoder's input from the labels by itself.
     inputs = tensors(
-        input_ids=batch["token_ids"], attention_mask=batch["segment_ids"] > 0,
+        input_ids=batch["token_ids"],
+        attention_mask=batch["segment_ids"] > 0,
         labels=counted(batch["labels"], batch["label_weights"]),
-    )  # fmt: skip
+    )
     wanted = theirs(torch_model, **inputs)
     assert mean_loss(objective, ours.model, ours.params, batch) == pytest.approx(wanted, rel=1e-5)
 
@@ -148,16 +173,19 @@ def test_permutation_lm_is_that_of_xlnet(tokenizer, loaded):
         "XLNetLMHeadModel", "XLNetConfig", tokenizer, d_model=24, n_layer=2, n_head=3, d_inner=40, pad_token_id=0
     )
     ours = loaded(torch_model)
-    objective = PermutationLM(PermutationLMConfig(length=LENGTH, target_rate=0.4), Setting(tokenizer, ours.config))
+    objective = PermutationLM(
+        PermutationLMConfig(length=LENGTH, target_rate=0.4), ObjectiveContext(tokenizer, ours.config)
+    )
     batch = batch_of(objective)
     order = batch["order"]
     assert order.max() == 8
     # Predicted tokens are hidden from those that come before them in the order, and from themselves.
     hidden = (order[:, None, :] > 0) & (order[:, None, :] >= order[:, :, None])
     inputs = tensors(
-        input_ids=batch["token_ids"], attention_mask=batch["segment_ids"] > 0,
+        input_ids=batch["token_ids"],
+        attention_mask=batch["segment_ids"] > 0,
         labels=counted(batch["labels"], batch["label_weights"]),
-    )  # fmt: skip
+    )
     # Torch adds up the queries of places that are asked for twice: unused ones ask for none.
     targets = np.eye(LENGTH)[batch["gather"]] * batch["label_weights"][..., None]
     masks = {"perm_mask": hidden, "target_mapping": targets}
@@ -177,16 +205,19 @@ def test_permutation_lm_is_that_of_xlnet(tokenizer, loaded):
 def test_pairs_are_those_of_bert_and_albert(tokenizer, loaded, name, objective, config, keys):
     torch_model = reference(f"{name}ForPreTraining", f"{name}Config", tokenizer, **_BERT, **keys)
     ours = loaded(torch_model)
-    objective = objective(config(length=LENGTH), Setting(tokenizer, ours.config))
+    objective = objective(config(length=LENGTH), ObjectiveContext(tokenizer, ours.config))
     partner = {TOKENS: np.arange(50, 90, dtype=np.int32), PART_ENDS: np.array([7, 20, 40], np.int32)}
     records = [record_of(text, [len(text) // 2, len(text)], partner=partner) for text in texts(tokenizer, *SIZES * 3)]
     batch = stacked([row_of(objective, record, seed=seed) for seed, record in enumerate(records)])
     assert set(batch["label"].tolist()) == {0, 1}
     named = "next_sentence_label" if name == "Bert" else "sentence_order_label"
     inputs = tensors(
-        input_ids=batch["token_ids"], attention_mask=batch["segment_ids"] > 0, token_type_ids=batch["token_types"],
-        labels=scattered(batch), **{named: batch["label"]},
-    )  # fmt: skip
+        input_ids=batch["token_ids"],
+        attention_mask=batch["segment_ids"] > 0,
+        token_type_ids=batch["token_types"],
+        labels=scattered(batch),
+        **{named: batch["label"]},
+    )
     wanted = theirs(torch_model, **inputs)
     assert mean_loss(objective, ours.model, ours.params, batch) == pytest.approx(wanted, rel=1e-5)
 
@@ -202,7 +233,9 @@ def test_replaced_tokens_are_those_of_electra(tokenizer, loaded, tmp_path):
     generator.save_pretrained(tmp_path / "generator")
     ours, small = loaded(discriminator), jaxft.load_pretrained(tmp_path / "generator")
 
-    objective = ReplacedToken(ReplacedTokenConfig(length=LENGTH, generator_size=1 / 3), Setting(tokenizer, ours.config))
+    objective = ReplacedToken(
+        ReplacedTokenConfig(length=LENGTH, generator_size=1 / 3), ObjectiveContext(tokenizer, ours.config)
+    )
     head = HeadConfig("generator", size=1 / 3, activation="gelu")
     model = Model(ours.config, (*ours.model.heads, ("generator", head)))
     own = {

@@ -225,8 +225,9 @@ def test_shared_embeddings_learn_from_both(gradients):
     tokens, masked = (batch["segment_ids"] > 0).sum(), batch["label_weights"].sum()
     parts = jax.tree.map(
         lambda generator, discriminator: 50.0 * discriminator + tokens / masked * generator,
-        found["generator_loss"], found["discriminator_loss"],
-    )  # fmt: skip
+        found["generator_loss"],
+        found["discriminator_loss"],
+    )
     for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(found["loss"]), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4 * max(np.abs(one).max(), 1e-3))
 

@@ -16,7 +16,7 @@ from jaxft.data.packing import plan_rows
 from jaxft.data.store import TOKENS, cut
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.model import initialize
-from jaxft.objectives.objective import Setting
+from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.span_corruption import (
     Noise,
     SpanCorruption,
@@ -31,7 +31,7 @@ LENGTH = 64
 END = 1
 
 
-def setting(tokenizer, length=LENGTH) -> Setting:
+def setting(tokenizer, length=LENGTH) -> ObjectiveContext:
     return setting_of(tokenizer, length, family="encoder_decoder")
 
 
@@ -158,7 +158,7 @@ def test_the_decoder_reads_its_target_one_place_later(sentinel_tokenizer, positi
     """It begins with padding as T5's does, with a separator as BART's does, or with what its weights say."""
     model = setting_of(sentinel_tokenizer, LENGTH, family="encoder_decoder", position=position).model
     objective = SpanCorruption(
-        SpanCorruptionConfig(target_length=40), Setting(sentinel_tokenizer, model, decoder_start_id=given)
+        SpanCorruptionConfig(target_length=40), ObjectiveContext(sentinel_tokenizer, model, decoder_start_id=given)
     )
     row = row_of(objective, *map(record_of, texts(sentinel_tokenizer, 15, 1, 20)))
     begin = begin if given else getattr(sentinel_tokenizer, begin)

@@ -55,9 +55,15 @@ def main() -> None:
     for name, axes, kernel, parts in RUNS:
         print(name, axes, kernel, parts, file=sys.stderr, flush=True)
         config = ModelConfig(
-            vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=16, max_length=LENGTH,
-            initializer_range=0.3, **MODELS[name],
-        )  # fmt: skip
+            vocab_size=VOCABULARY,
+            embed_dim=16,
+            num_layers=2,
+            num_heads=4,
+            mlp_dim=16,
+            max_length=LENGTH,
+            initializer_range=0.3,
+            **MODELS[name],
+        )
         compute = ComputeConfig(attention=kernel, scan_layers=True, loss_parts=parts)
         model = Model(config, (("head", HeadConfig("causal_lm")),), compute)
         parameters = jax.jit(lambda model=model: initialize(model, jax.random.key(0)))()
@@ -76,9 +82,14 @@ def main() -> None:
             value, gradient = jax.jit(jax.value_and_grad(loss))(jax.device_get(parameters), batch)
         leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(gradient)]
         results.append(
-            {"model": name, "context": axes.get("context", 1), "kernel": kernel, "loss": float(value),
-             "gradient": np.concatenate(leaves).tolist()}
-        )  # fmt: skip
+            {
+                "model": name,
+                "context": axes.get("context", 1),
+                "kernel": kernel,
+                "loss": float(value),
+                "gradient": np.concatenate(leaves).tolist(),
+            }
+        )
     json.dump({"devices": len(jax.devices()), "runs": results}, sys.stdout)
 
 

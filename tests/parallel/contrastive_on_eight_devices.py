@@ -36,9 +36,16 @@ def make_batch() -> dict[str, np.ndarray]:
 
 def main() -> None:
     config = ModelConfig(
-        vocab_size=VOCABULARY, embed_dim=16, num_layers=1, num_heads=4, mlp_dim=32, max_length=LENGTH,
-        position="learned", dropout=0.2, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        embed_dim=16,
+        num_layers=1,
+        num_heads=4,
+        mlp_dim=32,
+        max_length=LENGTH,
+        position="learned",
+        dropout=0.2,
+        initializer_range=0.2,
+    )
     model, objective = Model(config), Contrastive(ContrastiveConfig(), setting_of(None, LENGTH))
     parameters = jax.jit(lambda: initialize(model, jax.random.key(0)))()
 

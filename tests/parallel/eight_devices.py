@@ -52,9 +52,18 @@ class MaskedLMWithoutText(MaskedLM):
 
 def model_with(dropout: float, loss_parts: int) -> Model:
     config = ModelConfig(
-        vocab_size=VOCABULARY, embed_dim=16, num_layers=2, num_heads=4, mlp_dim=32, max_length=LENGTH,
-        position="learned", attention_bias=True, dropout=dropout, attention_dropout=dropout, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        embed_dim=16,
+        num_layers=2,
+        num_heads=4,
+        mlp_dim=32,
+        max_length=LENGTH,
+        position="learned",
+        attention_bias=True,
+        dropout=dropout,
+        attention_dropout=dropout,
+        initializer_range=0.2,
+    )
     heads = (
         ("masked_lm", HeadConfig("masked_lm")),
         ("task", HeadConfig("sequence_classification", 3, dropout=dropout)),
@@ -69,17 +78,21 @@ def make_batches(step: int) -> dict[str, dict[str, np.ndarray]]:
     positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
     segments = (np.arange(LENGTH) < generator.integers(3, LENGTH + 1, (2, ROWS, 1))).astype(np.int32)
     masked = {
-        "token_ids": ids[0], "segment_ids": segments[0], "positions": positions,
+        "token_ids": ids[0],
+        "segment_ids": segments[0],
+        "positions": positions,
         "gather": generator.integers(0, 3, (ROWS, 3)).astype(np.int32),
         "labels": generator.integers(0, VOCABULARY, (ROWS, 3)).astype(np.int32),
         "label_weights": (generator.random((ROWS, 3)) < np.linspace(0.1, 1, ROWS)[:, None]).astype(np.float32),
         "row_weight": np.ones(ROWS, np.float32),
-    }  # fmt: skip
+    }
     task = {
-        "token_ids": ids[1], "segment_ids": segments[1], "token_types": np.zeros_like(ids[1]),
+        "token_ids": ids[1],
+        "segment_ids": segments[1],
+        "token_types": np.zeros_like(ids[1]),
         "label": generator.integers(0, 3, ROWS).astype(np.int32),
         "row_weight": (np.arange(ROWS) < ROWS - 3).astype(np.float32),
-    }  # fmt: skip
+    }
     return {"replay": masked, "task": task}
 
 

@@ -67,10 +67,15 @@ def main() -> None:
                 if (family, kind) != ("encoder_decoder", "drawn")
             }
             (score,) = generator.score(parameters, prompts[:1], prompts[1:2])
-            runs.append({
-                "family": family, "mesh": name, "texts": texts, "score": score.log_probabilities.tolist(),
-                "cache": cache_parts(generator, parameters, prompts, mesh),
-            })  # fmt: skip
+            runs.append(
+                {
+                    "family": family,
+                    "mesh": name,
+                    "texts": texts,
+                    "score": score.log_probabilities.tolist(),
+                    "cache": cache_parts(generator, parameters, prompts, mesh),
+                }
+            )
     json.dump({"devices": len(jax.devices()), "runs": runs}, sys.stdout)
 
 

@@ -38,10 +38,17 @@ def train(mesh_name: str, config: LoraConfig) -> dict:
     state = create_state(model, optimizer, 7, mesh, lambda fresh: begun(plain, fresh, axes, config), keeping)
     step = jax.jit(
         make_train_step(
-            model, objectives(), {"task": 1.0, "replay": 0.5}, optimizer, schedule, ClipConfig(1.0),
-            balance=BalanceConfig("project"), trained=policy.trained,
-        ), donate_argnums=0,
-    )  # fmt: skip
+            model,
+            objectives(),
+            {"task": 1.0, "replay": 0.5},
+            optimizer,
+            schedule,
+            ClipConfig(1.0),
+            balance=BalanceConfig("project"),
+            trained=policy.trained,
+        ),
+        donate_argnums=0,
+    )
     seen = []
     with jax.set_mesh(mesh):
         for number in range(STEPS):

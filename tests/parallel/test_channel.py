@@ -30,10 +30,12 @@ def members(count: int, what: str):
     processes = [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), port, str(count), str(index), what],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for index in range(count)
-    ]  # fmt: skip
+    ]
     try:
         yield processes
     finally:

@@ -54,9 +54,12 @@ def test_mpi_says_how_many_and_which_where_the_user_says_where():
 def test_a_host_of_several_slices_on_gke_knows_its_place(monkeypatch):
     """As GKE says it to the pods of a JobSet, ours or XPK's; the first of them must have an address here."""
     variables = {
-        "TPU_WORKER_HOSTNAMES": ",".join(f"run-slice-job-1-{host}.run" for host in range(4)), "TPU_WORKER_ID": "2",
-        "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "1", "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
-    }  # fmt: skip
+        "TPU_WORKER_HOSTNAMES": ",".join(f"run-slice-job-1-{host}.run" for host in range(4)),
+        "TPU_WORKER_ID": "2",
+        "MEGASCALE_NUM_SLICES": "3",
+        "MEGASCALE_SLICE_ID": "1",
+        "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+    }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)

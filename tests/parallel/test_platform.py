@@ -64,7 +64,8 @@ def test_the_compiler_gets_what_the_kind_of_device_needs_and_the_users_own_words
     assert step_options("cpu", "cpu") == step_options("gpu", "NVIDIA H200") == {}
     assert step_options("tpu", "TPU v5 lite").keys() == {"xla_jf_spmd_threshold_for_windowed_einsum_mib"}
     assert step_options("tpu", "TPU v6 lite").keys() == {
-        "xla_jf_spmd_threshold_for_windowed_einsum_mib", "xla_tpu_scoped_vmem_limit_kib"
-    }  # fmt: skip
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib",
+        "xla_tpu_scoped_vmem_limit_kib",
+    }
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
     assert "xla_tpu_scoped_vmem_limit_kib" not in step_options("tpu", "TPU v6 lite")

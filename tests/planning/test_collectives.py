@@ -23,8 +23,9 @@ def test_a_sum_of_shares_in_zeros_is_a_gather_that_goes_round_twice():
     """As all weights of `llama-70b` and `ul2-20b` come to a device: in three axes of v5p's torus at a time."""
     kinds = program_cost(GATHERED_BY_A_SUM).by_kind()
     assert kinds == {
-        GATHERED: {"count": 4, "bytes": 4 * 2 * WEIGHTS}, "all-reduce": {"count": 4, "bytes": 4 * 2 * WEIGHTS}
-    }  # fmt: skip
+        GATHERED: {"count": 4, "bytes": 4 * 2 * WEIGHTS},
+        "all-reduce": {"count": 4, "bytes": 4 * 2 * WEIGHTS},
+    }
 
 
 def test_what_goes_along_several_axes_takes_less_of_each():
@@ -53,8 +54,9 @@ def test_shares_of_sums_are_told_apart_by_whether_the_sum_is_whole_before():
     logits, layer = 1024 * 256 * 4, 2048 * 8192 * 4
     cost = program_cost(SCATTERED_BY_SUMS)
     assert cost.by_kind() == {
-        "reduce-scatter": {"count": 1, "bytes": logits}, SHARED_OUT: {"count": 1, "bytes": 2 * layer}
-    }  # fmt: skip
+        "reduce-scatter": {"count": 1, "bytes": logits},
+        SHARED_OUT: {"count": 1, "bytes": 2 * layer},
+    }
     assert not any(one.overlapped for one in cost.collectives.values())
 
 

@@ -61,8 +61,10 @@ def test_instructions_are_read_with_their_shapes_and_operands():
     assert (body.root, body.instructions["out"].operands) == ("out", ("next", "n", "x"))
     parameter = body.instructions["b"]
     assert [(shape.dtype, shape.dims, shape.on_chip) for shape in parameter.shapes] == [
-        ("s32", (), False), ("s32", (), False), ("f32", (8, 16), True)
-    ]  # fmt: skip
+        ("s32", (), False),
+        ("s32", (), False),
+        ("f32", (8, 16), True),
+    ]
     assert [shape.bytes for shape in parameter.shapes] == [4, 4, 512]
     assert program.computations["main"].instructions["loop"].called == ("condition", "body")
 

@@ -26,9 +26,13 @@ pytestmark = [
 def programs(tmp_path_factory) -> dict[str, dict]:
     quiet = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     done = subprocess.run(
-        [sys.executable, PROGRAM, tmp_path_factory.mktemp("recipes")], env={**os.environ, **quiet}, capture_output=True,
-        text=True, timeout=900, check=False,
-    )  # fmt: skip
+        [sys.executable, PROGRAM, tmp_path_factory.mktemp("recipes")],
+        env={**os.environ, **quiet},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     # The partitioner's last resort: it gathers an activation whole on every device to lay it out anew.
     assert "Involuntary full rematerialization" not in done.stderr

@@ -88,8 +88,9 @@ def test_every_objective_has_batches_and_passes_without_its_data(planned):
 def test_the_passes_are_those_of_the_objectives():
     (generator, discriminator) = blueprint_of("replaced_token").passes()["task"]
     assert [head.kind for one in (generator, discriminator) for head in one.heads] == [
-        "generator", "token_classification"
-    ]  # fmt: skip
+        "generator",
+        "token_classification",
+    ]
     (two_streams,) = blueprint_of("permutation_lm").passes()["task"]
     assert two_streams.streams == 2
     (both,) = blueprint_of("next_sentence").passes()["task"]

@@ -196,9 +196,12 @@ def test_wrong_requests_are_told_what_is_wrong(path, body, status, words, addres
 
 def test_encoders_say_what_they_cannot(address):
     for body, words in (
-        ({"input": ""}, "empty"), ({"input": []}, "empty list"), ({"input": "good " * 40}, "reads 30"),
-        ({"input": [["a", "b", "c"]]}, "list of texts"), ({"input": ["a"] * 65}, "more than the 64"),
-    ):  # fmt: skip
+        ({"input": ""}, "empty"),
+        ({"input": []}, "empty list"),
+        ({"input": "good " * 40}, "reads 30"),
+        ({"input": [["a", "b", "c"]]}, "list of texts"),
+        ({"input": ["a"] * 65}, "more than the 64"),
+    ):
         status, answer = ask(address("classifier"), "/v1/classify", body)
         assert status == 400 and words in answer["error"]["message"]
     assert ask(address("classifier"), "/v1/classify", {"input": "good " * 40, "truncate": True})[0] == 200

@@ -126,8 +126,10 @@ def test_fifty_clients_at_once(served):
             line.rsplit(" ", 1) for line in ask(address, "/metrics")[1].splitlines() if not line.startswith("#")
         )
         assert float(numbers["jaxft_waiting_texts"]) == 0
-        counted = {s: float(numbers.get(f'jaxft_requests_total{{endpoint="completions",status="{s}"}}', 0))
-                   for s in (400, 408, 413, 429)}  # fmt: skip
+        counted = {
+            s: float(numbers.get(f'jaxft_requests_total{{endpoint="completions",status="{s}"}}', 0))
+            for s in (400, 408, 413, 429)
+        }
         assert counted[400] == len(BAD) and counted[408] == 5 and counted[413] == 3
         of_chat = numbers.get('jaxft_requests_total{endpoint="chat/completions",status="429"}', 0)
         assert counted[429] + float(of_chat) >= turned_away

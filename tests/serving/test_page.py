@@ -89,8 +89,9 @@ def test_labels_as_bars(page, address, directories):
     page.get_by_label("Text", exact=True).fill("good film")
     page.get_by_role("button", name="Classify").click()
     page.locator("#panel-classify .bars").wait_for()
-    shown = dict(zip(page.locator(".bars dt").all_inner_texts(), page.locator(".bars .number").all_inner_texts(),
-                     strict=True))  # fmt: skip
+    shown = dict(
+        zip(page.locator(".bars dt").all_inner_texts(), page.locator(".bars .number").all_inner_texts(), strict=True)
+    )
     assert shown == {label: f"{100 * score:.1f} %" for label, score in expected.scores.items()}
     assert page.inner_text("#panel-classify h2") == expected.label
     widths = page.locator(".bars .fill").evaluate_all("bars => bars.map(bar => bar.getBoundingClientRect().width)")

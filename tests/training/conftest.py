@@ -59,9 +59,18 @@ def make_model(tokenizer, objectives):
 
     def make(precision="float32", **changes) -> Model:
         config = ModelConfig(
-            vocab_size=tokenizer.vocab_size, embed_dim=32, num_layers=1, num_heads=2, mlp_dim=48, max_length=LENGTH,
-            token_types=2, attention_bias=True, mlp_bias=True, position="learned", activation="relu",
-        )  # fmt: skip
+            vocab_size=tokenizer.vocab_size,
+            embed_dim=32,
+            num_layers=1,
+            num_heads=2,
+            mlp_dim=48,
+            max_length=LENGTH,
+            token_types=2,
+            attention_bias=True,
+            mlp_bias=True,
+            position="learned",
+            activation="relu",
+        )
         config = dataclasses.replace(config, **changes)
         asked = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
         heads = tuple((name, natural_head(name, head, config, None)) for name, head in asked.items())

@@ -103,8 +103,14 @@ def test_metrics_are_logged_before_the_evaluation_and_that_before_the_checkpoint
     hooks = Recorder()
     run(hooks, evaluate_every=5, save_every=5, log_every=100)
     assert hooks.order() == [
-        ("evaluate", 0), ("log", 5), ("evaluate", 5), ("save", 5), ("log", 10), ("evaluate", 10), ("save", 10)
-    ]  # fmt: skip
+        ("evaluate", 0),
+        ("log", 5),
+        ("evaluate", 5),
+        ("save", 5),
+        ("log", 10),
+        ("evaluate", 10),
+        ("save", 10),
+    ]
 
 
 def test_a_checkpoint_without_an_evaluation_has_its_metrics_too():
@@ -199,11 +205,17 @@ def test_streams_are_summed_over_weights_and_not_averaged():
     found = summarize(steps)
     assert found == pytest.approx(
         {
-            "loss": 1.5, "gradient_norm": 3.0, "learning_rate": 0.2, "skipped": 0.0, "task.loss": 2.3,
+            "loss": 1.5,
+            "gradient_norm": 3.0,
+            "learning_rate": 0.2,
+            "skipped": 0.0,
+            "task.loss": 2.3,
             "task.weight": 10.0,
-            "task.tokens": 40.0, "task.accuracy": 0.6, "task.gradient_norm": 2.0,
+            "task.tokens": 40.0,
+            "task.accuracy": 0.6,
+            "task.gradient_norm": 2.0,
         }
-    )  # fmt: skip
+    )
     assert all(isinstance(value, float) for value in found.values())
 
 

@@ -36,9 +36,9 @@ def test_every_third_step_begins_with_the_first():
 def test_shapes_are_their_formulas_between_start_and_stop(shape):
     found = weights(WeightScheduleConfig(shape, end=0.2, start=0.25, stop=0.75))
     place = (np.arange(5, 15) - 5) / 10
-    wanted = {
-        "constant": np.ones(10), "linear": 1 - 0.8 * place, "cosine": 1 - 0.8 * (1 - np.cos(np.pi * place)) / 2,
-    }[shape]  # fmt: skip
+    wanted = {"constant": np.ones(10), "linear": 1 - 0.8 * place, "cosine": 1 - 0.8 * (1 - np.cos(np.pi * place)) / 2}[
+        shape
+    ]
     np.testing.assert_allclose(found[5:15], wanted, rtol=1e-5)
     # Exactly nothing before and after, so that the stream is not computed there.
     assert not found[:5].any() and not found[15:].any()
@@ -93,10 +93,15 @@ def test_a_stream_at_rest_is_not_computed(make_model, objectives, fresh_paramete
     optimizer = optax.sgd(0.01)
     step = jax.jit(
         make_train_step(
-            make_model(), own, {"task": 1.0, "replay": schedule}, optimizer, lambda step: 0.01, ClipConfig(1.0),
+            make_model(),
+            own,
+            {"task": 1.0, "replay": schedule},
+            optimizer,
+            lambda step: 0.01,
+            ClipConfig(1.0),
             balance=BalanceConfig("project"),
         )
-    )  # fmt: skip
+    )
     state = TrainState(jnp.int32(0), jnp.int32(0), fresh_parameters, optimizer.init(fresh_parameters))
     active = [True, False, True, False, False]
     for number, takes_part in enumerate(active):

@@ -42,8 +42,10 @@ def parameters(path: pathlib.Path):
 def assert_between(found, before, after, share: float) -> None:
     jax.tree.map(
         lambda a, b, c: np.testing.assert_allclose(a, (1 - share) * b + share * c, rtol=1e-5, atol=1e-7),
-        found, before, after,
-    )  # fmt: skip
+        found,
+        before,
+        after,
+    )
 
 
 def test_a_soup_is_the_weighted_mean_and_is_used_as_a_model(runs, tmp_path, capsys):

@@ -50,9 +50,13 @@ def test_arms_differ_in_what_they_say_alone(comparison):
     # Without replay, equal tokens and equal compute are the same.
     names = {(trial.arm, trial.budget) for trial in planned}
     assert names == {
-        ("one-way", "task"), ("replayed", "task"), ("replayed", "compute"), ("held", "task"), ("between 0", "task"),
+        ("one-way", "task"),
+        ("replayed", "task"),
+        ("replayed", "compute"),
+        ("held", "task"),
+        ("between 0", "task"),
         ("between 1", "task"),
-    }  # fmt: skip
+    }
     assert len(planned) == 12 and len({trial.directory(pathlib.Path()) for trial in planned}) == 12
     made = {trial.arm: recipe_of(trial.trained, document)[0] for trial in planned if trial.budget == "task"}
     assert all(own.compare is None for own in made.values())

@@ -122,10 +122,20 @@ def commands(run_directory: pathlib.Path, classifier: pathlib.Path) -> list[list
     evaluation = f"evaluation.chat={{stream: chat, source: {data}, metrics: [exact_match, rougeL, loss]}}"
     return [
         ["generate", str(run_directory), *prompts, *drawing, "--output", "texts.jsonl"],
-        ["classify", str(classifier), "--text", "a good film", "--text", "bad", "--text", "the plot is dull",
-         "--output", "labels.jsonl"],
+        [
+            "classify",
+            str(classifier),
+            "--text",
+            "a good film",
+            "--text",
+            "bad",
+            "--text",
+            "the plot is dull",
+            "--output",
+            "labels.jsonl",
+        ],
         ["evaluate", str(run_directory), evaluation, "--json"],
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.slow

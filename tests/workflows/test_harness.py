@@ -80,15 +80,14 @@ def test_scores_are_those_of_the_harness_own_model(folder, capsys, monkeypatch):
     options = {"until": ["a", "e"], "max_gen_toks": 12, "do_sample": False}
     asked = requests("generate_until", [(row["question"] * 3, options) for row in QUESTIONS])
     assert ours.generate_until(asked) == theirs.generate_until(asked, disable_tqdm=True)
-    assert run([
-        "harness", str(folder / "model"), "--tasks", ",".join(TASKS), "--include", str(folder), "--json",
-    ]) == 0  # fmt: skip
+    assert run(["harness", str(folder / "model"), "--tasks", ",".join(TASKS), "--include", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == set(TASKS) and 0 <= found["mats"]["acc"] <= 1 and found["words"]["byte_perplexity"] > 1
     expected = lm_eval.simple_evaluate(
-        model=theirs, tasks=["mats"],
+        model=theirs,
+        tasks=["mats"],
         task_manager=lm_eval.tasks.TaskManager(include_path=str(folder), include_defaults=False),
-    )["results"]["mats"]  # fmt: skip
+    )["results"]["mats"]
     assert found["mats"]["acc"] == expected["acc,none"] and found["mats"]["acc_norm"] == expected["acc_norm,none"]
 
 

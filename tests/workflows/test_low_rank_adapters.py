@@ -168,9 +168,13 @@ def test_an_adapter_of_pefts_own_is_merged_as_peft_does(tmp_path):
     base(tmp_path / "base", "bert")
     model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "base")
     config = peft.LoraConfig(
-        r=4, lora_alpha=6, target_modules=r".*\.(query|output\.dense)", init_lora_weights=False,
-        alpha_pattern={"query": 3}, use_rslora=True,
-    )  # fmt: skip
+        r=4,
+        lora_alpha=6,
+        target_modules=r".*\.(query|output\.dense)",
+        init_lora_weights=False,
+        alpha_pattern={"query": 3},
+        use_rslora=True,
+    )
     adapted = peft.get_peft_model(model, config).eval()
     adapted.save_pretrained(tmp_path / "adapter")
     ids = torch.tensor(IDS)

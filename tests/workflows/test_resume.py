@@ -115,10 +115,14 @@ def test_the_newest_damaged_checkpoint_is_passed_over(recipe, tmp_path, capsys):
 def test_early_stopping_and_the_best_checkpoint_survive_a_resume(recipe, tmp_path):
     """With a learning rate of almost 0 nothing improves: both runs stop at the same step, one of them resumed."""
     changes = [
-        "optimizer.learning_rate=1e-12", "training.evaluate_every=4", "checkpoint.best=reviews.accuracy",
+        "optimizer.learning_rate=1e-12",
+        "training.evaluate_every=4",
+        "checkpoint.best=reviews.accuracy",
         "training.steps=40",
-        "training.early_stopping={metric: reviews.accuracy, patience: 3}", "checkpoint.every=4", "--quiet",
-    ]  # fmt: skip
+        "training.early_stopping={metric: reviews.accuracy, patience: 3}",
+        "checkpoint.every=4",
+        "--quiet",
+    ]
     assert run(["train", str(recipe), *changes, "--run-dir", "whole"]) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())

@@ -28,13 +28,18 @@ def row(rng: np.random.Generator) -> dict:
     other = rng.choice(BAD if positive else GOOD)
     choices = [f"is {word}", f"is {other}"] if rng.integers(2) else [f"is {other}", f"is {word}"]
     made = {
-        "text": f"the {film} is {word}", "sentiment": "yes" if positive else "no",
-        "stars": 40.0 + 10 * positive, "length": 3.0 * (film == "plot"),
+        "text": f"the {film} is {word}",
+        "sentiment": "yes" if positive else "no",
+        "stars": 40.0 + 10 * positive,
+        "length": 3.0 * (film == "plot"),
         "labels": ["about " + film] * (film == "film") + ["positive"] * positive,
         "near": f"a {rng.choice(FILMS)} is {rng.choice(GOOD if positive else BAD)}",
-        "far": f"the {film} is {other}", "other": f"the {film} is {other if rng.integers(2) else word}",
-        "context": f"a {film} {'a' if positive else 'the'}", "choices": choices, "label": choices.index(f"is {word}"),
-    }  # fmt: skip
+        "far": f"the {film} is {other}",
+        "other": f"the {film} is {other if rng.integers(2) else word}",
+        "context": f"a {film} {'a' if positive else 'the'}",
+        "choices": choices,
+        "label": choices.index(f"is {word}"),
+    }
     return {**made, "alike": 4.0 * (word in made["other"])}
 
 

@@ -123,9 +123,11 @@ def test_verify_compares_every_layer_with_torch(make, tmp_path, capsys):
 
 def test_training_starts_from_the_weights_with_their_heads(source, reviews, tmp_path):
     jaxft.train(
-        recipe(tmp_path, source), [f"data.directory={reviews}", "optimizer.learning_rate=1e-30", "training.steps=1"],
-        tmp_path / "run", quiet=True,
-    )  # fmt: skip
+        recipe(tmp_path, source),
+        [f"data.directory={reviews}", "optimizer.learning_rate=1e-30", "training.steps=1"],
+        tmp_path / "run",
+        quiet=True,
+    )
     trained, start = jaxft.load_pretrained(tmp_path / "run"), jaxft.load_pretrained(source)
     ids = np.array([[2, 11, 7, 13, 5, 3]])
     theirs = start(ids, head="masked_lm").logits

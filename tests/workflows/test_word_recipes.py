@@ -59,10 +59,16 @@ def test_no_article_is_in_both_parts():
 @pytest.mark.parametrize("task", TASKS)
 def test_a_recipe_learns_from_real_weights_and_leaves(task, minilm, shared_data, tmp_path, capsys):
     words = [
-        *SMALL[task], f"model.pretrained={minilm}", f"data.directory={shared_data}", "streams.task.batch_size=8",
-        "training={steps: 8, evaluate_every: 8}", "schedule={name: constant}", "checkpoint={every: 8}",
-        "streams.replay.batch_size=2", "streams.replay.objective.length=32",
-    ]  # fmt: skip
+        *SMALL[task],
+        f"model.pretrained={minilm}",
+        f"data.directory={shared_data}",
+        "streams.task.batch_size=8",
+        "training={steps: 8, evaluate_every: 8}",
+        "schedule={name: constant}",
+        "checkpoint={every: 8}",
+        "streams.replay.batch_size=2",
+        "streams.replay.objective.length=32",
+    ]
     assert run(["train", f"bidirectional/{task}", "--run-dir", str(tmp_path / "run"), "--quiet", "--json", *words]) == 0
     summary = json.loads(capsys.readouterr().out)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

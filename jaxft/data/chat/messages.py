@@ -48,27 +48,27 @@ def read_messages(row: Row, column: str) -> tuple[Message, ...]:
     return messages
 
 
-def checked_messages(value: Any, said: str) -> tuple[Message, ...]:
+def checked_messages(value: Any, where: str) -> tuple[Message, ...]:
     """The messages of a list of mappings, whose roles are in order; the last may be the user's.
 
     Args:
       value: as it was read.
-      said: where it stands, for messages.
+      where: where it stands, for messages.
 
     Raises:
       DataError: as `read_messages`.
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise DataError(f"{said}: must be a list of messages with role and content", "not_messages")
-    messages = tuple(_message(one, f"{said}, message {number}") for number, one in enumerate(value, 1))
+        raise DataError(f"{where}: must be a list of messages with role and content", "not_messages")
+    messages = tuple(_message(one, f"{where}, message {number}") for number, one in enumerate(value, 1))
     first = int(messages[0].role == "system")
     for number, message in enumerate(messages[first:]):
         wanted = ("user", "assistant")[number % 2]
         if message.role != wanted:
             problem = f"must be the {wanted}'s, found {message.role}'s; user and assistant take turns, the user first"
-            raise DataError(f"{said}, message {first + number + 1}: {problem}", "role_order")
+            raise DataError(f"{where}, message {first + number + 1}: {problem}", "role_order")
     if first == len(messages):
-        raise DataError(f"{said}: holds nothing but a system message", "no_assistant")
+        raise DataError(f"{where}: holds nothing but a system message", "no_assistant")
     return messages
 
 
@@ -86,20 +86,20 @@ def texts_of(row: Row, column: str) -> tuple[str, ...]:
     return tuple(message.content for message in checked_messages(value, f"{row.location}: column {column!r}"))
 
 
-def _message(value: Any, said: str) -> Message:
+def _message(value: Any, where: str) -> Message:
     if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
         found = ", ".join(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
-        raise DataError(f"{said}: must be a mapping with role and content, found {found or 'nothing'}", "not_messages")
+        raise DataError(f"{where}: must be a mapping with role and content, found {found or 'nothing'}", "not_messages")
     role, content = value["role"], value["content"]
     if role not in get_args(Role):
-        raise DataError(f"{said}: role must be one of {', '.join(get_args(Role))}; found {role!r}", "unknown_role")
+        raise DataError(f"{where}: role must be one of {', '.join(get_args(Role))}; found {role!r}", "unknown_role")
     if not isinstance(content, str):
-        raise DataError(f"{said}: content must be text, found {type(content).__name__}", "not_text")
+        raise DataError(f"{where}: content must be text, found {type(content).__name__}", "not_text")
     if not content.strip():
-        raise DataError(f"{said}: empty content", "empty_text")
+        raise DataError(f"{where}: empty content", "empty_text")
     if "\0" in content:
-        raise DataError(f"{said}: content holds a NUL character, which is not text", "nul")
+        raise DataError(f"{where}: content holds a NUL character, which is not text", "nul")
     if OPEN in content or CLOSE in content:
         problem = "content holds U+FDD0 or U+FDD1, which are no characters"
-        raise DataError(f"{said}: {problem}", "reserved_character")
+        raise DataError(f"{where}: {problem}", "reserved_character")
     return Message(role, content)

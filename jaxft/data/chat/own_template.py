@@ -71,9 +71,7 @@ class OwnTemplate:
             learned = [(start, end) for start, end in whole.learned if start >= after]
         else:
             answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-            learned = [
-                self._answer(whole.text, messages, i) for i in answers if turns == "every" or i == last
-            ]  # fmt: skip
+            learned = [self._answer(whole.text, messages, i) for i in answers if turns == "every" or i == last]
         return _parts(whole.text, learned)
 
     def prompt(self, messages: Sequence[Message]) -> tuple[Part, ...]:
@@ -92,8 +90,9 @@ class OwnTemplate:
             _fail(
                 f"the chat template writes the first {number + 1} messages otherwise when others follow, so that it is "
                 "not known what the model would be asked for; learn the last answer alone (`turns: last`), or use a "
-                "template that marks answers with {% generation %}", "template_no_prefix",
-            )  # fmt: skip
+                "template that marks answers with {% generation %}",
+                "template_no_prefix",
+            )
         said = with_answer.rfind(CLOSE) + 1
         if said <= len(prompt):
             _fail("the chat template leaves out what the assistant says", "template_changes_text")
@@ -112,14 +111,15 @@ class OwnTemplate:
         import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        said = [
-            {"role": message.role, "content": text} for message, text in zip(messages, contents, strict=True)
-        ]  # fmt: skip
+        said = [{"role": message.role, "content": text} for message, text in zip(messages, contents, strict=True)]
         try:
             (text,), learned = render_jinja_template(
-                conversations=[said], chat_template=self.jinja, add_generation_prompt=prompt,
-                return_assistant_tokens_mask=self._marks, **self._names,
-            )  # fmt: skip
+                conversations=[said],
+                chat_template=self.jinja,
+                add_generation_prompt=prompt,
+                return_assistant_tokens_mask=self._marks,
+                **self._names,
+            )
         # A template computes with what it is given, and may fail as any program.
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             _fail(f"the chat template refuses this conversation: {error}", "template_refused")

@@ -83,29 +83,31 @@ class ChatTemplate:
         system_turn = f"{{{{- {_joined(system.before, system.lead, said, system.end, system.after)} }}}}"
         if self.system_inside:
             system_turn = f"{{%- set inside.text = {_joined(system.lead, said, system.end)} %}}"
-        return "\n".join([
-            f"{{{{- {_literal(self.start)} }}}}",
-            "{%- set inside = namespace(text='') %}",
-            "{%- for message in messages %}",
-            "{%- if message['role'] == 'system' %}",
-            system_turn,
-            "{%- elif message['role'] == 'user' %}",
-            f"{{{{- {_literal(user.before)} ~ inside.text ~ {_joined(user.lead, said, user.end, user.after)} }}}}",
-            "{%- set inside.text = '' %}",
-            "{%- elif message['role'] == 'assistant' %}",
-            f"{{{{- {_literal(assistant.before)} }}}}",
-            "{%- generation %}",
-            f"{{{{- {_joined(assistant.lead, said, assistant.end)} }}}}",
-            "{%- endgeneration %}",
-            f"{{{{- {_literal(assistant.after)} }}}}",
-            "{%- else %}",
-            "{{- raise_exception('roles are system, user and assistant; found ' ~ message['role']) }}",
-            "{%- endif %}",
-            "{%- endfor %}",
-            "{%- if add_generation_prompt %}",
-            f"{{{{- {_literal(assistant.before)} }}}}",
-            "{%- endif %}",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"{{{{- {_literal(self.start)} }}}}",
+                "{%- set inside = namespace(text='') %}",
+                "{%- for message in messages %}",
+                "{%- if message['role'] == 'system' %}",
+                system_turn,
+                "{%- elif message['role'] == 'user' %}",
+                f"{{{{- {_literal(user.before)} ~ inside.text ~ {_joined(user.lead, said, user.end, user.after)} }}}}",
+                "{%- set inside.text = '' %}",
+                "{%- elif message['role'] == 'assistant' %}",
+                f"{{{{- {_literal(assistant.before)} }}}}",
+                "{%- generation %}",
+                f"{{{{- {_joined(assistant.lead, said, assistant.end)} }}}}",
+                "{%- endgeneration %}",
+                f"{{{{- {_literal(assistant.after)} }}}}",
+                "{%- else %}",
+                "{{- raise_exception('roles are system, user and assistant; found ' ~ message['role']) }}",
+                "{%- endif %}",
+                "{%- endfor %}",
+                "{%- if add_generation_prompt %}",
+                f"{{{{- {_literal(assistant.before)} }}}}",
+                "{%- endif %}",
+            ]
+        )
 
 
 def _joined(*texts: str) -> str:
@@ -166,6 +168,9 @@ def template_for(name: TemplateName, tokenizer: Tokenizer) -> ChatTemplate:
 
     template = TEMPLATES[name]
     return replace(
-        template, user=turn(template.user), assistant=turn(template.assistant), system=turn(template.system),
+        template,
+        user=turn(template.user),
+        assistant=turn(template.assistant),
+        system=turn(template.system),
         start=filled(template.start),
-    )  # fmt: skip
+    )

@@ -53,21 +53,21 @@ def tfds_identity(config: SourceConfig) -> str:
 
 def _open(config: SourceConfig) -> tuple[Any, Sequence[dict[str, Any]]]:
     """The builder of prepared data, and the examples of the config's split."""
-    said = f"tfds: {config.tfds!r}"
-    library = import_extra("tensorflow_datasets", "tfds", said)
-    builder = library.builder_from_directory(_find(config.tfds, said))
+    where = f"tfds: {config.tfds!r}"
+    library = import_extra("tensorflow_datasets", "tfds", where)
+    builder = library.builder_from_directory(_find(config.tfds, where))
     try:
-        _check_files(builder.info.splits[config.split].file_instructions, said)
+        _check_files(builder.info.splits[config.split].file_instructions, where)
         return builder, builder.as_data_source(split=config.split)
     except NotImplementedError as error:
         found = builder.info.file_format.value
         raise RecipeError(
-            f"{said} is prepared as {found}, which only TensorFlow reads; prepare it with file_format='array_record'"
+            f"{where} is prepared as {found}, which only TensorFlow reads; prepare it with file_format='array_record'"
         ) from error
     except (ValueError, KeyError, AssertionError) as error:
         splits = ", ".join(builder.info.splits)
         reason = " ".join(str(error).split())
-        raise RecipeError(f"split: {said} has no {config.split!r}; its splits are: {splits} ({reason})") from error
+        raise RecipeError(f"split: {where} has no {config.split!r}; its splits are: {splits} ({reason})") from error
 
 
 def _check_files(parts: Iterable[Any], name: str) -> None:
@@ -85,9 +85,9 @@ def _check_files(parts: Iterable[Any], name: str) -> None:
             raise DataError(f"{name} is damaged: {problem}", "truncated")
 
 
-def _find(name: str, said: str) -> Any:
+def _find(name: str, where: str) -> Any:
     """The directory that holds one version of a dataset: the newest where the name says none."""
-    path: ModuleType = import_extra("etils.epath", "tfds", said)
+    path: ModuleType = import_extra("etils.epath", "tfds", where)
     root = path.Path(os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DIRECTORY).expanduser()
     name, _, version = name.partition(":")
     directory = root / name
@@ -95,13 +95,13 @@ def _find(name: str, said: str) -> Any:
     if not versions and directory.is_dir() and "/" not in name:
         configs = sorted(child.name for child in directory.iterdir() if _versions(child))
         if len(configs) > 1:
-            raise RecipeError(f"{said} has several configurations; name one: {name}/{f', {name}/'.join(configs)}")
+            raise RecipeError(f"{where} has several configurations; name one: {name}/{f', {name}/'.join(configs)}")
         versions = _versions(directory / configs[0]) if configs else {}
     if version:
         versions = {key: found for key, found in versions.items() if found.name == version}
     if not versions:
         raise RecipeError(
-            f"{said} is not prepared: looked in {directory} for {version or 'a version'} with {_DESCRIPTION}. jaxft "
+            f"{where} is not prepared: looked in {directory} for {version or 'a version'} with {_DESCRIPTION}. jaxft "
             "downloads nothing: set TFDS_DATA_DIR to the directory with your prepared data, or prepare it with "
             "tfds.builder(...).download_and_prepare(file_format='array_record')"
         )

@@ -47,19 +47,21 @@ def normalizer_of(model: bytes, user_symbols: Sequence[str]) -> normalizers.Norm
     # Only from the beginning of a cluster on, or from where the last match ended, is a string of the table looked for.
     ends = rf"(?=(?m:.){joining})(?=\G|{other})(?>{longest}|(?m:.))\K(?={joining})"
     placeholders = {symbol: chr(_FIRST_SYMBOL + index) for index, symbol in enumerate(user_symbols)}
-    return normalizers.Sequence([
-        normalizers.Replace(Regex(rf"\A[{removed}]+"), " "),
-        *_hidden(placeholders),
-        normalizers.Replace(Regex(ends), _BOUNDARY),
-        normalizers.Replace(Regex(f"(?<=[^{_BOUNDARY}])(?={joining})"), _JOINT),
-        precompiled,
-        normalizers.Replace(_JOINT, ""),
-        normalizers.NFC(),
-        normalizers.Replace(_BOUNDARY, ""),
-        normalizers.Replace(Regex(" {2,}"), " "),
-        normalizers.Replace(Regex(r" \z"), ""),
-        *(normalizers.Replace(placeholder, symbol) for symbol, placeholder in placeholders.items()),
-    ])  # fmt: skip
+    return normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(rf"\A[{removed}]+"), " "),
+            *_hidden(placeholders),
+            normalizers.Replace(Regex(ends), _BOUNDARY),
+            normalizers.Replace(Regex(f"(?<=[^{_BOUNDARY}])(?={joining})"), _JOINT),
+            precompiled,
+            normalizers.Replace(_JOINT, ""),
+            normalizers.NFC(),
+            normalizers.Replace(_BOUNDARY, ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Replace(Regex(r" \z"), ""),
+            *(normalizers.Replace(placeholder, symbol) for symbol, placeholder in placeholders.items()),
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=4)

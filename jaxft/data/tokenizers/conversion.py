@@ -49,10 +49,11 @@ def write_converted(
     converted(processor, model_type, user_symbols).save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **token_names(processor), "additional_special_tokens": _special_tokens(processor)[5:],
+        **token_names(processor),
+        "additional_special_tokens": _special_tokens(processor)[5:],
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
-    }  # fmt: skip
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -60,9 +61,14 @@ def token_names(processor: sentencepiece.SentencePieceProcessor) -> dict[str, st
     """Special tokens by the names that transformers has for them."""
     pad, unknown, start, separator, mask = _special_tokens(processor)[:5]
     return {
-        "pad_token": pad, "unk_token": unknown, "cls_token": start, "sep_token": separator, "mask_token": mask,
-        "bos_token": start, "eos_token": separator,
-    }  # fmt: skip
+        "pad_token": pad,
+        "unk_token": unknown,
+        "cls_token": start,
+        "sep_token": separator,
+        "mask_token": mask,
+        "bos_token": start,
+        "eos_token": separator,
+    }
 
 
 def converted(
@@ -89,12 +95,14 @@ def converted(
             *(normalizers.Replace(Regex(expression), _UNKNOWN) for expression in hidden),
         ]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        # Unknown characters next to each other are one token; cut at a space that is unknown too, they would be two.
-        pre_tokenizers.Metaspace(_SPACE, prepend_scheme="first", split=_SPACE in scores),
-        *(pre_tokenizers.Split(Regex(expression), "merged_with_previous") for expression in cut),
-        *([pre_tokenizers.Split(Regex(any_of(symbols)), "isolated")] if model_type == "bpe" and symbols else []),
-    ])  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # Unknown characters next to each other are one token; cut at an unknown space, they would be two.
+            pre_tokenizers.Metaspace(_SPACE, prepend_scheme="first", split=_SPACE in scores),
+            *(pre_tokenizers.Split(Regex(expression), "merged_with_previous") for expression in cut),
+            *([pre_tokenizers.Split(Regex(any_of(symbols)), "isolated")] if model_type == "bpe" and symbols else []),
+        ]
+    )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

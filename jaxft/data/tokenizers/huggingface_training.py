@@ -102,13 +102,18 @@ def train_huggingface(
         tokenizer.add_tokens([tokenizers.AddedToken(symbol, normalized=False) for symbol in config.user_symbols])
     start, separator = (SPECIAL_TOKENS[START_ID], START_ID), (SPECIAL_TOKENS[SEPARATOR_ID], SEPARATOR_ID)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start[0]} $A {separator[0]}", pair=f"{start[0]} $A {separator[0]} $B:1 {separator[0]}:1",
+        single=f"{start[0]} $A {separator[0]}",
+        pair=f"{start[0]} $A {separator[0]} $B:1 {separator[0]}:1",
         special_tokens=[start, separator],
-    )  # fmt: skip
+    )
     names = {
-        "pad_token": PAD_ID, "cls_token": START_ID, "sep_token": SEPARATOR_ID, "mask_token": MASK_ID,
-        "bos_token": START_ID, "eos_token": SEPARATOR_ID,
-    }  # fmt: skip
+        "pad_token": PAD_ID,
+        "cls_token": START_ID,
+        "sep_token": SEPARATOR_ID,
+        "mask_token": MASK_ID,
+        "bos_token": START_ID,
+        "eos_token": SEPARATOR_ID,
+    }
     if isinstance(config, WordPieceConfig):
         names["unk_token"] = UNKNOWN_ID
     named = {name: SPECIAL_TOKENS[number] for name, number in names.items()}
@@ -138,8 +143,10 @@ def _word_piece(config: WordPieceConfig, texts: Iterable[str]) -> tokenizers.Tok
         trainer = trainers.WordPieceTrainer(
             vocab_size=config.vocab_size - len(config.user_symbols),
             special_tokens=[*special, *(f"##{letter}" for letter in alphabet)],
-            initial_alphabet=alphabet, limit_alphabet=len(alphabet), show_progress=False,
-        )  # fmt: skip
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            show_progress=False,
+        )
         tokenizer.train_from_iterator(map(json.loads, spool), trainer)
     trained = tokenizers.Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token=SPECIAL_TOKENS[UNKNOWN_ID]))
     trained.normalizer, trained.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
@@ -159,9 +166,11 @@ def _byte_bpe(config: ByteBPEConfig, texts: Iterable[str]) -> tokenizers.Tokeniz
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size - len(config.user_symbols), special_tokens=_special_tokens(config),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
-    )  # fmt: skip
+        vocab_size=config.vocab_size - len(config.user_symbols),
+        special_tokens=_special_tokens(config),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

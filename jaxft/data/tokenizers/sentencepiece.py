@@ -153,15 +153,21 @@ def _options(config: SentencePieceConfig) -> dict[str, object]:
         "character_coverage": config.character_coverage,
         "byte_fallback": config.byte_fallback,
         "normalization_rule_name": "nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
-        "pad_id": PAD_ID, "unk_id": UNKNOWN_ID, "bos_id": START_ID, "eos_id": SEPARATOR_ID,
-        "pad_piece": pad, "unk_piece": unknown, "bos_piece": start, "eos_piece": separator,
+        "pad_id": PAD_ID,
+        "unk_id": UNKNOWN_ID,
+        "bos_id": START_ID,
+        "eos_id": SEPARATOR_ID,
+        "pad_piece": pad,
+        "unk_piece": unknown,
+        "bos_piece": start,
+        "eos_piece": separator,
         # Control symbols are never found in text. The first one takes the first free id, MASK_ID.
         "control_symbols": [mask, *map(sentinel, range(config.sentinels)), *config.special_tokens],
         "user_defined_symbols": list(config.user_symbols),
         # In bytes. By default longer lines (4,192) are dropped.
         "max_sentence_length": 2**30,
         "minloglevel": 2,
-    }  # fmt: skip
+    }
 
 
 def _training_problem(message: str, config: SentencePieceConfig) -> str:

@@ -137,10 +137,18 @@ class _Schema:
         if missing := [name for name in required if name not in properties]:
             raise RecipeError(f"{where}.required: {missing[0]!r} is not among the properties")
         pairs = [
-            (Sequence((literal(json.dumps(name, ensure_ascii=False)), _COLON,
-                       self.tree(value, f"{where}.properties.{name}", within))), name in required)
+            (
+                Sequence(
+                    (
+                        literal(json.dumps(name, ensure_ascii=False)),
+                        _COLON,
+                        self.tree(value, f"{where}.properties.{name}", within),
+                    )
+                ),
+                name in required,
+            )
             for name, value in properties.items()
-        ]  # fmt: skip
+        ]
         return Sequence((literal("{"), _in_order(pairs), literal("}")))
 
 

@@ -44,12 +44,16 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _less(model: ModelConfig) -> dict[str, Any]:
     return {
-        "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": model.relative_buckets,
-        "max_relative_positions": model.relative_max_distance, "position_biased_input": model.learned_positions,
-        "share_att_key": True, "norm_rel_ebd": "layer_norm",
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": model.relative_buckets,
+        "max_relative_positions": model.relative_max_distance,
+        "position_biased_input": model.learned_positions,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
         "conv_kernel_size": model.convolution,
         "conv_act": model.convolution_activation,
-    }  # fmt: skip
+    }
 
 
 def _convolution(model: ModelConfig) -> tuple[Tensor, ...]:
@@ -57,9 +61,11 @@ def _convolution(model: ModelConfig) -> tuple[Tensor, ...]:
         return ()
     path = "body/stack/convolution"
     weight = tensor(
-        "encoder.conv.conv.weight", f"{path}/kernel/kernel", "embed inputs width -> (width inputs) embed",
+        "encoder.conv.conv.weight",
+        f"{path}/kernel/kernel",
+        "embed inputs width -> (width inputs) embed",
         width=model.convolution,
-    )  # fmt: skip
+    )
     bias = tensor("encoder.conv.conv.bias", f"{path}/kernel/bias", "embed")
     return (weight, bias, *norm("encoder.conv.LayerNorm", f"{path}/norm"))
 

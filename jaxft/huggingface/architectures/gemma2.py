@@ -60,11 +60,15 @@ def less(model: ModelConfig) -> dict[str, Any]:
     scale = model.width_of_head**-0.5 if model.attention_scale is None else model.attention_scale
     # The class takes whole numbers only.
     scalar = round(scale**-2)
-    return rotary_keys(model) | window_keys(model) | {
-        "query_pre_attn_scalar": scalar if scalar**-0.5 == scale else scale**-2,
-        "attn_logit_softcapping": model.attention_soft_cap,
-        "final_logit_softcapping": model.logit_soft_cap,
-    }  # fmt: skip
+    return (
+        rotary_keys(model)
+        | window_keys(model)
+        | {
+            "query_pre_attn_scalar": scalar if scalar**-0.5 == scale else scale**-2,
+            "attn_logit_softcapping": model.attention_soft_cap,
+            "final_logit_softcapping": model.logit_soft_cap,
+        }
+    )
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,14 @@ def question_answering(name: str = "qa_outputs") -> Head:
 
 
 def sequence_labels(
-    classifier: str, hidden: str | None = None, *, of: str = "sequence_classification", activation: str = "tanh",
-    pooling: str = "first", labels: int | None = None,
-) -> Head:  # fmt: skip
+    classifier: str,
+    hidden: str | None = None,
+    *,
+    of: str = "sequence_classification",
+    activation: str = "tanh",
+    pooling: str = "first",
+    labels: int | None = None,
+) -> Head:
     """Labels of a sequence, with a hidden layer where one is named."""
 
     def config(values: HuggingFaceConfig) -> HeadConfig:

@@ -87,11 +87,13 @@ def _labels_head(name: str, kind: str, labels: bool = True) -> Head:
     def config(values: HuggingFaceConfig) -> HeadConfig:
         said = values.only("classifier_pooling", "cls", "mean")
         return HeadConfig(
-            kind, values.num_labels if labels else 2,
+            kind,
+            values.num_labels if labels else 2,
             next(pooling for pooling, name in _POOLINGS.items() if name == said),
-            values.activation("classifier_activation", "gelu"), transform_bias=values.flag("classifier_bias", False),
+            values.activation("classifier_activation", "gelu"),
+            transform_bias=values.flag("classifier_bias", False),
             transform_norm=True,
-        )  # fmt: skip
+        )
 
     def keys(head: HeadConfig) -> dict[str, Any]:
         return {"classifier_pooling": _POOLINGS[head.pooling]} if head.pooling in _POOLINGS else {}
@@ -102,9 +104,10 @@ def _labels_head(name: str, kind: str, labels: bool = True) -> Head:
 def _masked_lm_config(values: HuggingFaceConfig) -> HeadConfig:
     values.only("decoder_bias", True)
     return HeadConfig(
-        "masked_lm", activation=values.activation("classifier_activation", "gelu"),
+        "masked_lm",
+        activation=values.activation("classifier_activation", "gelu"),
         transform_bias=values.flag("classifier_bias", False),
-    )  # fmt: skip
+    )
 
 
 def _masked_lm(model: ModelConfig) -> tuple[Tensor, ...]:

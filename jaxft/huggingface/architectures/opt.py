@@ -49,9 +49,10 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _less(model: ModelConfig) -> dict[str, Any]:
     return {
-        "do_layer_norm_before": model.norm_placement == "pre", "enable_bias": model.attention_bias,
+        "do_layer_norm_before": model.norm_placement == "pre",
+        "enable_bias": model.attention_bias,
         "word_embed_proj_dim": model.width_of_embedding,
-    }  # fmt: skip
+    }
 
 
 ARCHITECTURE = Architecture(

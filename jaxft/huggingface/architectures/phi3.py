@@ -45,10 +45,16 @@ def _less(model: ModelConfig) -> dict[str, Any]:
     window, scaling = model.windows[0] + 1 if model.windows else None, model.rotary_scaling
     # The class prefers this key to the one among those of the scaling.
     original = {} if scaling is None else {"original_max_position_embeddings": scaling.original_length}
-    return rotary_keys(model) | original | {
-        "sliding_window": window, "resid_pdrop": model.dropout, "embd_pdrop": model.dropout,
-        "partial_rotary_factor": model.rotary_fraction,
-    }  # fmt: skip
+    return (
+        rotary_keys(model)
+        | original
+        | {
+            "sliding_window": window,
+            "resid_pdrop": model.dropout,
+            "embd_pdrop": model.dropout,
+            "partial_rotary_factor": model.rotary_fraction,
+        }
+    )
 
 
 ARCHITECTURE = Architecture(

@@ -59,8 +59,10 @@ def trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
     one = {"first": 1, "second": 1}
     return (
         tensor(
-            "embeddings.patch_embeddings.projection.weight", "embeddings/patches/kernel",
-            "embed channels height width -> (channels height width) embed", **patch,
+            "embeddings.patch_embeddings.projection.weight",
+            "embeddings/patches/kernel",
+            "embed channels height width -> (channels height width) embed",
+            **patch,
         ),
         tensor("embeddings.patch_embeddings.projection.bias", "embeddings/patches/bias", "embed"),
         *(
@@ -68,12 +70,14 @@ def trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
             for row, name in enumerate(names)
         ),
         tensor(
-            "embeddings.position_embeddings", "embeddings/positions/table", "first positions embed -> positions embed",
+            "embeddings.position_embeddings",
+            "embeddings/positions/table",
+            "first positions embed -> positions embed",
             first=1,
         ),
         Layers("encoder.layer.{}.", "body/stack", model.num_layers, _layer(model)),
         *norm("layernorm", "body/final_norm"),
-    )  # fmt: skip
+    )
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:

@@ -31,10 +31,17 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     mount = "implicit-dirs" + (f",only-dir:{bucket[1]}" if bucket and bucket[1] else "")
     secrets = {name: _secret_key(name, reference) for name, reference in job.secrets.items()}
     text = render(
-        "gke/jobset.yaml.j2", job=job, home=HOME, words=words, node_selector=gke_labels(hardware), secrets=secrets,
-        port=PORT, bucket=bucket and bucket[0], mount_options=mount,
+        "gke/jobset.yaml.j2",
+        job=job,
+        home=HOME,
+        words=words,
+        node_selector=gke_labels(hardware),
+        secrets=secrets,
+        port=PORT,
+        bucket=bucket and bucket[0],
+        mount_options=mount,
         resource="google.com/tpu" if hardware.is_tpu else "nvidia.com/gpu",
-    )  # fmt: skip
+    )
     where = tuple(f"--{name}={value}" for name, value in options.items())
     command = ("kubectl", *where, "apply", "--filename", str(directory / "jobset.yaml"))
     selector = f"jobset.sigs.k8s.io/jobset-name={job.slug}"
@@ -49,6 +56,8 @@ def _secret_key(name: str, reference: str) -> tuple[str, str]:
 
 
 GKE = Target(
-    plan, takes=("image", "secrets", "spot", "service_account", "restarts"), options=("namespace", "context"),
+    plan,
+    takes=("image", "secrets", "spot", "service_account", "restarts"),
+    options=("namespace", "context"),
     storage="gs://BUCKET/DIRECTORY or the name of a volume claim",
-)  # fmt: skip
+)

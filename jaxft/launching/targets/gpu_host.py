@@ -24,12 +24,24 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     inside = Job(**{**vars(job), "env_file": None})
     text = render("gpu-host/train.sh.j2", job=inside, home=HOME, words=job.words("/launch/recipe.yaml"))
     command = [
-        "docker", "run", "--rm", "--gpus", "all", "--ipc", "host", "--stop-timeout", "180",
-        "--mount", f"type=bind,source={job.storage},target={HOME}",
-        "--mount", f"type=bind,source={directory},target=/launch,readonly",
+        "docker",
+        "run",
+        "--rm",
+        "--gpus",
+        "all",
+        "--ipc",
+        "host",
+        "--stop-timeout",
+        "180",
+        "--mount",
+        f"type=bind,source={job.storage},target={HOME}",
+        "--mount",
+        f"type=bind,source={directory},target=/launch,readonly",
         *(("--env-file", job.env_file) if job.env_file else ()),
-        job.image, "bash", "/launch/train.sh",
-    ]  # fmt: skip
+        job.image,
+        "bash",
+        "/launch/train.sh",
+    ]
     return Launch({"train.sh": text, "recipe.yaml": job.recipe}, (tuple(command),))
 
 

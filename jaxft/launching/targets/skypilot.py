@@ -31,9 +31,15 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
                 f"--secret {name}={reference}: SkyPilot takes it from your environment; leave out the reference"
             )
     text = render(
-        "skypilot/task.yaml.j2", job=job, home=HOME, accelerators=accelerators, nodes=nodes, port=PORT,
-        recipe_path=str(directory / "recipe.yaml"), words=job.words("/tmp/jaxft/recipe.yaml"),
-    )  # fmt: skip
+        "skypilot/task.yaml.j2",
+        job=job,
+        home=HOME,
+        accelerators=accelerators,
+        nodes=nodes,
+        port=PORT,
+        recipe_path=str(directory / "recipe.yaml"),
+        words=job.words("/tmp/jaxft/recipe.yaml"),
+    )
     chosen = [word for name, value in options.items() for word in (f"--{name}", value)]
     secrets = [word for name in job.secrets for word in ("--secret", name)]
     task = str(directory / "task.yaml")
@@ -42,6 +48,8 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
 
 
 SKYPILOT = Target(
-    plan, takes=("image", "install", "secrets", "spot"), options=("infra",),
+    plan,
+    takes=("image", "install", "secrets", "spot"),
+    options=("infra",),
     storage="gs://BUCKET/DIRECTORY or s3://BUCKET",
-)  # fmt: skip
+)

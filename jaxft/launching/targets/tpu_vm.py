@@ -36,16 +36,23 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     status = f"gs://{'/'.join(filter(None, bucket))}/launches/{job.slug}/status"
     files = {
         "startup.sh": render(
-            "tpu-vm/startup.sh.j2", job=job, home=HOME, mount_words=mount,
+            "tpu-vm/startup.sh.j2",
+            job=job,
+            home=HOME,
+            mount_words=mount,
             words=("/opt/jaxft/bin/jaxft", *job.words("/opt/jaxft/recipe.yaml")[1:]),
         ),
         "run.sh": render("tpu-vm/run.sh.j2", job=job, where=where, create_words=create, status_file=status),
-    }  # fmt: skip
+    }
     advice = f"its hosts write /var/log/jaxft.log; the run is in {job.storage}/runs/{job.name}"
     return Launch(files, (("bash", str(directory / "run.sh")),), (advice,))
 
 
 TPU_VM = Target(
-    plan, takes=("install", "secrets", "spot", "service_account", "restarts"), storage="gs://BUCKET/DIRECTORY",
-    options=("project", "zone"), needed=("zone",), calls=("gcloud",),
-)  # fmt: skip
+    plan,
+    takes=("install", "secrets", "spot", "service_account", "restarts"),
+    storage="gs://BUCKET/DIRECTORY",
+    options=("project", "zone"),
+    needed=("zone",),
+    calls=("gcloud",),
+)

@@ -58,18 +58,30 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     where = _handed_on(options, _WHERE)
     storage = _storage(job, options, where)
     script = render(
-        "xpk/train.sh.j2", job=job, home=storage.directory, mount=storage.attach and HOME,
+        "xpk/train.sh.j2",
+        job=job,
+        home=storage.directory,
+        mount=storage.attach and HOME,
         env_file=job.env_file and posixpath.join(storage.directory, job.env_file),
         words=job.words(f"{_FILES}/recipe.yaml"),
-    )  # fmt: skip
+    )
     files = {"train.sh": script, "recipe.yaml": job.recipe}
     create = (
-        "xpk", "workload", "create", f"--workload={job.slug}", *where, *xpk_words(job.hardware),
-        *_handed_on(options, _HOW), *((f"--storage={storage.name}",) if storage.name else ()),
-        *(("--spot",) if job.spot else ()), f"--docker-image={job.image}", f"--max-restarts={job.restarts}",
-        f"--restart-on-exit-codes={_RESTARTED}", "--termination-grace-period-seconds=180",
+        "xpk",
+        "workload",
+        "create",
+        f"--workload={job.slug}",
+        *where,
+        *xpk_words(job.hardware),
+        *_handed_on(options, _HOW),
+        *((f"--storage={storage.name}",) if storage.name else ()),
+        *(("--spot",) if job.spot else ()),
+        f"--docker-image={job.image}",
+        f"--max-restarts={job.restarts}",
+        f"--restart-on-exit-codes={_RESTARTED}",
+        "--termination-grace-period-seconds=180",
         f"--command={_carrier(files)}",
-    )  # fmt: skip
+    )
     advice = (f"to end it: {shell(('xpk', 'workload', 'delete', f'--workload={job.slug}', *where))}",)
     if storage.attach is None:
         return Launch(files, (create,), advice)
@@ -96,10 +108,20 @@ def _storage(job: Job, options: Mapping[str, str], where: tuple[str, ...]) -> _S
     # The whole bucket: one storage for all its directories. Buckets may have dots and underscores in their names.
     name = re.sub(r"[^a-z0-9]+", "-", bucket).strip("-")
     attach = (
-        "xpk", "storage", "attach", name, *where, "--type=gcsfuse", f"--bucket={bucket}", f"--mount-point={HOME}",
-        "--mount-options=implicit-dirs", "--no-prefetch-metadata", "--size=1000", "--readonly=false",
+        "xpk",
+        "storage",
+        "attach",
+        name,
+        *where,
+        "--type=gcsfuse",
+        f"--bucket={bucket}",
+        f"--mount-point={HOME}",
+        "--mount-options=implicit-dirs",
+        "--no-prefetch-metadata",
+        "--size=1000",
+        "--readonly=false",
         "--auto-mount=false",
-    )  # fmt: skip
+    )
     return _Storage(posixpath.join(HOME, inside) if inside else HOME, name, attach)
 
 
@@ -129,7 +151,9 @@ def _carrier(files: Mapping[str, str]) -> str:
 
 
 XPK = Target(
-    plan, takes=("image", "env_file", "spot", "restarts"), options=(*_WHERE, *_HOW, "storage", "attach"),
+    plan,
+    takes=("image", "env_file", "spot", "restarts"),
+    options=(*_WHERE, *_HOW, "storage", "attach"),
     needed=("cluster",),
     storage="gs://BUCKET/DIRECTORY, or the path at which XPK mounts a storage of the cluster",
-)  # fmt: skip
+)

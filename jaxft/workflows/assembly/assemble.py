@@ -25,7 +25,7 @@ from jaxft.data.sources import SourceConfig
 from jaxft.data.store import Record, fingerprint_of
 from jaxft.data.tokenizers import NoTokenizer, Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField, RecipeError
-from jaxft.evaluation.evaluator import Evaluator, Write
+from jaxft.evaluation.evaluator import Evaluator, WriteAnswers
 from jaxft.finetuning.adapters import AdapterModel
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generator
@@ -35,7 +35,7 @@ from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
 from jaxft.objectives.instruction import Conversation
-from jaxft.objectives.objective import FoundInData, Objective, Setting
+from jaxft.objectives.objective import FoundInData, Objective, ObjectiveContext
 from jaxft.objectives.registry import ObjectiveConfig, make_objective, text_columns
 from jaxft.objectives.writing import WritesAnswers
 from jaxft.parallel.mesh import batch_shards, make_mesh
@@ -168,17 +168,24 @@ class Assembly:
             seed, store = self.recipe.training.seed + (number << 32), source.open(self._preparation)
             rows = plan(source.where, store, objective, seed)
             made = StreamBatches(
-                store, rows, objective.make_row, stream.batch_size, seed, partner=objective.partner,
-                filled=self._filled(name, source), augment=self._augment(name),
-            )  # fmt: skip
+                store,
+                rows,
+                objective.make_row,
+                stream.batch_size,
+                seed,
+                partner=objective.partner,
+                filled=self._filled(name, source),
+                augment=self._augment(name),
+            )
             parts.append(made)
         total = sum(part.rows for part in parts)
         if total < stream.batch_size:
             what = "packed rows" if objective.pack else "examples"
             fail(
-                self.document, ("streams", name, "batch_size"),
+                self.document,
+                ("streams", name, "batch_size"),
                 f"a batch of {stream.batch_size} is larger than the data, which makes {total} {what}",
-            )  # fmt: skip
+            )
         return tuple(parts)
 
     def _augment(self, name: str) -> Callable[[Record, np.random.Generator], Record] | None:
@@ -231,7 +238,7 @@ class Assembly:
         write = self.writer(source.objective, section.generation, batches.batch_size)
         return Evaluator(name, self.model, source.objective, batches, metrics, self.mesh, write)
 
-    def writer(self, objective: Objective, config: GenerationConfig | None, batch_size: int) -> Write | None:
+    def writer(self, objective: Objective, config: GenerationConfig | None, batch_size: int) -> WriteAnswers | None:
         """How the model answers the prompts of an objective whose answers are written; None for others.
 
         Args:
@@ -398,9 +405,10 @@ def _model_config(
         fail(document, ("model", error.field), error.problem)
     if config.vocab_size < tokenizer.vocab_size:
         fail(
-            document, ("model", "vocab_size"),
+            document,
+            ("model", "vocab_size"),
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the embedding only {config.vocab_size} rows",
-        )  # fmt: skip
+        )
     return config
 
 
@@ -446,10 +454,11 @@ def _objectives(
         length = config.length or model.max_length
         if not 4 <= length <= model.max_length:
             fail(
-                document, (section, name, "objective", "length"),
+                document,
+                (section, name, "objective", "length"),
                 f"must lie between 4 and the model's max_length {model.max_length}, found {length}",
-            )  # fmt: skip
-        objectives[name] = make_objective(config, Setting(tokenizer, model, name, decoder_start_id))
+            )
+        objectives[name] = make_objective(config, ObjectiveContext(tokenizer, model, name, decoder_start_id))
         if model.has_learned_positions and objectives[name].target_length > model.max_length:
             problem = f"must be at most the model's max_length {model.max_length}"
             fail(document, (section, name, "objective", "target_length"), problem)

@@ -59,9 +59,10 @@ def check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, O
         for metric in section.metrics or ():
             if metric not in available:
                 fail(
-                    document, ("evaluation", name, "metrics"),
+                    document,
+                    ("evaluation", name, "metrics"),
                     f"{metric!r} is not a metric of this objective, which has {', '.join(available)}",
-                )  # fmt: skip
+                )
         known |= {f"{name}.{metric}" for metric in section.metrics or available if metric not in TABLES}
     wanted: list[tuple[tuple[str, ...], Any]] = [(("checkpoint", "best"), recipe.checkpoint.best)]
     if recipe.training.early_stopping is not None:
@@ -84,9 +85,10 @@ def check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -
         rows = stream.batch_size // recipe.training.micro_batches
         if rows % shards:
             fail(
-                document, ("streams", name, "batch_size"),
+                document,
+                ("streams", name, "batch_size"),
                 f"{rows} rows at a time do not divide over the {shards} devices of the mesh axes data and fsdp",
-            )  # fmt: skip
+            )
 
 
 def lower_is_better(recipe: Recipe, objectives: Mapping[str, Objective], metric: str) -> bool:

@@ -70,13 +70,22 @@ def filled_source(origin: StoreSource, column: str, config: FillConfig) -> Fille
     """
     _check(config)
     name = fingerprint_of(
-        texts=origin.directory.name, column=column, model=_identity(config.model), rate=str(config.rate),
+        texts=origin.directory.name,
+        column=column,
+        model=_identity(config.model),
+        rate=str(config.rate),
         variants=str(config.variants),
-    )  # fmt: skip
+    )
     return FilledSource(
-        f"{origin.where}.filled", origin.directory.with_name(name), origin.sources, origin.base, origin.objective,
-        origin.tokenizer, column, config,
-    )  # fmt: skip
+        f"{origin.where}.filled",
+        origin.directory.with_name(name),
+        origin.sources,
+        origin.base,
+        origin.objective,
+        origin.tokenizer,
+        column,
+        config,
+    )
 
 
 def _check(config: FillConfig) -> None:

@@ -132,8 +132,12 @@ def plan(where: str, store: TokenStore, objective: Objective, seed: int) -> RowP
     if objective.truncate and (cut := int((store.lengths > longest).sum())):
         _logger.warning(
             "%s: %d of %d texts are longer than %d tokens and were cut (the longest has %d)",
-            where, cut, len(store), longest, int(store.lengths.max()),
-        )  # fmt: skip
+            where,
+            cut,
+            len(store),
+            longest,
+            int(store.lengths.max()),
+        )
     if store.bad:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(store.bad.items()))
         _logger.warning(
@@ -141,6 +145,12 @@ def plan(where: str, store: TokenStore, objective: Objective, seed: int) -> RowP
         )
     windowed = len(store) > LARGE and not (objective.pack and objective.truncate)
     return (WindowedPlan if windowed else plan_rows)(
-        store.lengths, objective.length, longest, objective.room, pack=objective.pack, truncate=objective.truncate,
-        overlap=objective.overlap, seed=seed,
-    )  # fmt: skip
+        store.lengths,
+        objective.length,
+        longest,
+        objective.room,
+        pack=objective.pack,
+        truncate=objective.truncate,
+        overlap=objective.overlap,
+        seed=seed,
+    )

@@ -35,7 +35,7 @@ from jaxft.workflows.assembly.assemble import Assembly
 
 
 @dataclasses.dataclass(frozen=True)
-class Tactics:
+class TrainSetup:
     """What a run trains, and how.
 
     Attributes:
@@ -81,10 +81,17 @@ class Tactics:
         }
         objectives = {name: self.objective(name) for name, stream in recipe.streams.items() if stream.weight}
         step = make_train_step(
-            self.model, objectives, weights, self.optimizer, self.schedule, recipe.training.gradient_clip,
-            recipe.training.micro_batches, balance=recipe.training.balance, trained=self.keeping.trained,
+            self.model,
+            objectives,
+            weights,
+            self.optimizer,
+            self.schedule,
+            recipe.training.gradient_clip,
+            recipe.training.micro_batches,
+            balance=recipe.training.balance,
+            trained=self.keeping.trained,
             vary=mixout(config.mixout, self.anchored) if config.mixout else None,
-        )  # fmt: skip
+        )
         return step if config.averaging is None else with_average(step, config.averaging, self.total_steps)
 
     def objective(self, name: str) -> Objective:
@@ -127,9 +134,10 @@ class Tactics:
         with jax.set_mesh(mesh):
             importance = fisher_information(
                 lambda parameters: bind(self.model, joined(parameters, rest)),
-                self.assembly.objectives[config.stream].for_evaluation(), own,
+                self.assembly.objectives[config.stream].for_evaluation(),
+                own,
                 (put_batch(stream.batch(step, rows), mesh) for step in range(count)),
-            )  # fmt: skip
+            )
         return state.replace(optimizer=set_importance(state.optimizer, importance))
 
     def plain(self, parameters):
@@ -140,7 +148,7 @@ class Tactics:
         return merged(parameters, abstract_parameters(self.model)[1], lora)
 
 
-def make_tactics(assembly: Assembly, total_steps: int) -> Tactics:
+def make_train_setup(assembly: Assembly, total_steps: int) -> TrainSetup:
     """The tactics of a run.
 
     Raises:
@@ -167,10 +175,16 @@ def make_tactics(assembly: Assembly, total_steps: int) -> Tactics:
     if config.recadam is not None:
         anchors.append(recadam(config.recadam, schedule, anchored, total_steps))
     optimizer = make_optimizer(
-        recipe.optimizer, schedule, shapes, axes, heads, policy=policy, undecayed=anchored if config.l2_sp else None,
+        recipe.optimizer,
+        schedule,
+        shapes,
+        axes,
+        heads,
+        policy=policy,
+        undecayed=anchored if config.l2_sp else None,
         anchors=anchors,
-    )  # fmt: skip
-    return Tactics(assembly, model, policy, optimizer, schedule, total_steps, anchored)
+    )
+    return TrainSetup(assembly, model, policy, optimizer, schedule, total_steps, anchored)
 
 
 def _policy_config(assembly: Assembly, shapes: Mapping[str, Any]) -> PolicyConfig:

@@ -18,7 +18,7 @@ from jaxft.workflows.weights.pretrained import open_pretrained
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenedRun:
+class TrainedRun:
     """A run at one of its checkpoints.
 
     Attributes:
@@ -36,7 +36,7 @@ class OpenedRun:
     origin: Any = None
 
 
-def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int | None = None) -> OpenedRun:
+def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int | None = None) -> TrainedRun:
     """Opens a run with its tokenizer, model and parameters.
 
     Args:
@@ -65,7 +65,7 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     compared = (assembly.objectives[section.stream or name] for name, section in recipe.evaluation.items())
     # Only where it is needed, since what the run began with may be gone.
     origin = _origin(run, began, adapter, target) if any(objective.needs_origin for objective in compared) else None
-    return OpenedRun(run, assembly, step, parameters, origin)
+    return TrainedRun(run, assembly, step, parameters, origin)
 
 
 def _origin(run: RunDirectory, began: str | None, adapter: str | None, target) -> Any:

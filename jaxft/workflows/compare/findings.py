@@ -179,6 +179,13 @@ def _arm(key, rate: float, own: Mapping[int, _Measures], reference, config: Comp
     if spared is not None:
         spared = Estimate(-spared.mean, -spared.high, -spared.low, spared.runs)
     return ArmFinding(
-        *key, _mean(own, "replay"), rate, of("task"), versus("gain"), of("forgetting"), spared, of("probe"),
+        *key,
+        _mean(own, "replay"),
+        rate,
+        of("task"),
+        versus("gain"),
+        of("forgetting"),
+        spared,
+        of("probe"),
         of("divergence"),
-    )  # fmt: skip
+    )

@@ -20,7 +20,7 @@ _TASK = (
 )
 
 
-def describe(result: dict[str, Any]) -> str:
+def quickstart_text(result: dict[str, Any]) -> str:
     """The result of `jaxft.workflows.compare.quickstart.quickstart` as text for a terminal."""
     report = f"report: {result['run_dir']}/report.html"
     return "\n\n".join([text_table(_HEADER, _rows(result)), *conclusions(result), report])

@@ -21,7 +21,7 @@ _METHOD = (
 )
 
 
-def describe(finding: Finding, recipe: Recipe) -> str:
+def comparison_text(finding: Finding, recipe: Recipe) -> str:
     """A finding as text for a terminal."""
     header, rows = _table(finding, recipe)
     return "\n\n".join([text_table(header, rows), *conclusions(finding, recipe)])
@@ -90,7 +90,9 @@ def write_comparison(finding: Finding, recipe: Recipe, directory: pathlib.Path) 
     chosen = {(arm.name, arm.learning_rate) for arm in finding.arms}
     points = [
         ArmPoint(
-            arm.name, _ends(arm.forgetting), _ends(arm.task),
+            arm.name,
+            _ends(arm.forgetting),
+            _ends(arm.task),
             tuple(
                 (point.forgetting, point.task)
                 for point in finding.points
@@ -98,7 +100,7 @@ def write_comparison(finding: Finding, recipe: Recipe, directory: pathlib.Path) 
             ),
         )
         for arm in finding.arms
-    ]  # fmt: skip
+    ]
     labels = (f"rise of {config.retained} since the start", config.task)
     picture = plot_frontier(points, finding.frontier, finding.bound, labels, plots / "frontier.png")
     caption = (
@@ -107,9 +109,12 @@ def write_comparison(finding: Finding, recipe: Recipe, directory: pathlib.Path) 
     )
     header, rows = _table(finding, recipe)
     method = _METHOD.format(
-        select=config.select or config.task, seeds=len(config.seeds), confidence=config.confidence,
-        reference=finding.arms[0].name, retained=config.retained,
-    )  # fmt: skip
+        select=config.select or config.task,
+        seeds=len(config.seeds),
+        confidence=config.confidence,
+        reference=finding.arms[0].name,
+        retained=config.retained,
+    )
     report = Report(
         title=f"{recipe.name}: ways to fine-tune",
         subtitle=f"{finding.runs} runs of {len(finding.arms)} arms",
@@ -117,12 +122,14 @@ def write_comparison(finding: Finding, recipe: Recipe, directory: pathlib.Path) 
         tiles=_tiles(finding, recipe),
         sections=(
             Section(
-                "What was gained, what was forgotten", method, tables=(Table("", header, tuple(rows)),),
+                "What was gained, what was forgotten",
+                method,
+                tables=(Table("", header, tuple(rows)),),
                 figures=(Figure("", picture, caption),),
             ),
             Section("Recipe", code=recipe_to_text(recipe)),
         ),
-    )  # fmt: skip
+    )
     write_report(report, directory / "report.html")
 
 

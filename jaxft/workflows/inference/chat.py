@@ -14,24 +14,27 @@ from jaxft.data.chat import ChatFormat, Message
 from jaxft.data.chat.messages import CLOSE, OPEN
 from jaxft.errors import DataError, RecipeError
 from jaxft.generation.config import GenerationConfig
-from jaxft.generation.generator import Wish
+from jaxft.generation.generator import PromptOptions
 from jaxft.generation.prompts import context_of
 from jaxft.generation.talking import chat_prompt, ends_of_answers, form_for_chat
 from jaxft.huggingface.loaded import LoadedModel
-from jaxft.workflows.inference.generate import Writer, biased_token, make_config, open_writer
+from jaxft.workflows.inference.generate import TextGenerator, biased_token, make_config, open_text_generator
 
 _DEFAULTS = {"max_new_tokens": 512, "temperature": 0.7}
 _NO_TEXT = {ord(character): None for character in ("\0", OPEN, CLOSE)}
 
 
 def open_chat(
-    source: str | pathlib.Path | LoadedModel | Writer, system: str | None = None, template: str | None = None,
-    dtype: str = "float32", options: Mapping[str, Any] | None = None,
-) -> ChatSession:  # fmt: skip
+    source: str | pathlib.Path | LoadedModel | TextGenerator,
+    system: str | None = None,
+    template: str | None = None,
+    dtype: str = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> ChatSession:
     """A conversation with a model.
 
     Args:
-      source: a directory in Hugging Face layout, the id of one on the hub, a run, or what `open_writer` gave.
+      source: a directory in Hugging Face layout, the id of one on the hub, a run, or what `open_text_generator` gave.
       system: what the model is told before everything.
       template: how messages are written; as the model's own files have it where None.
       dtype: `float32` or `bfloat16`.
@@ -42,7 +45,7 @@ def open_chat(
       RecipeError: the model can't be talked to, or an option is impossible.
     """
     make_config(_DEFAULTS | dict(options or {}))
-    writer = source if isinstance(source, Writer) else open_writer(source, dtype)
+    writer = source if isinstance(source, TextGenerator) else open_text_generator(source, dtype)
     if writer.generator.decoder.has_encoder:
         raise RecipeError("an encoder-decoder reads one source and is not talked to; `jaxft generate` has it write")
     return ChatSession(writer, form_for_chat(template, writer.generator.tokenizer), system, options or {})
@@ -56,7 +59,7 @@ class ChatSession:
       note: what is to be said of the last answer, such as that it was cut off; or None.
     """
 
-    def __init__(self, writer: Writer, form: ChatFormat, system: str | None, options: Mapping[str, Any]):
+    def __init__(self, writer: TextGenerator, form: ChatFormat, system: str | None, options: Mapping[str, Any]):
         self._writer, self._form = writer, form
         self.system, self.note = system, None
         self._turns: list[tuple[str, str]] = []
@@ -106,11 +109,13 @@ class ChatSession:
         self._is_stopped, self.note, answer = False, None, ""
         self._answers += 1
         # Each answer is drawn anew, so that one to a question asked again may be another.
-        wish = Wish(config.max_new_tokens, config.stop, config.seed, self._answers - 1, lambda: self._is_stopped)
+        options = PromptOptions(
+            config.max_new_tokens, config.stop, config.seed, self._answers - 1, lambda: self._is_stopped
+        )
         ended = None
         try:
             generator = self._writer.generator
-            for pieces in generator.stream(self._writer.parameters, [prompt], config, wishes=[wish]):
+            for pieces in generator.stream(self._writer.parameters, [prompt], config, prompt_options=[options]):
                 answer += pieces[0].text
                 ended = pieces[0].finished_by
                 yield pieces[0].text

@@ -35,7 +35,7 @@ _KEYS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class TextGenerator:
     """A generator with the parameters that it writes with.
 
     Attributes:
@@ -123,10 +123,13 @@ class Writer:
         return self.generator.encode(prompts)
 
 
-def open_writer(
-    source: str | pathlib.Path | LoadedModel, dtype: str = "float32", mesh: MeshConfig | None = None,
-    batch_size: int = 16, draft: str | pathlib.Path | LoadedModel | None = None,
-) -> Writer:  # fmt: skip
+def open_text_generator(
+    source: str | pathlib.Path | LoadedModel,
+    dtype: str = "float32",
+    mesh: MeshConfig | None = None,
+    batch_size: int = 16,
+    draft: str | pathlib.Path | LoadedModel | None = None,
+) -> TextGenerator:
     """A model that can write.
 
     Args:
@@ -152,13 +155,15 @@ def open_writer(
     if draft is not None:
         small = draft if isinstance(draft, LoadedModel) else load_pretrained(draft, dtype, devices)
         helper = small.model, small.params
-    return Writer(Generator(loaded.model, special, loaded.tokenizer, devices, batch_size, helper), loaded.params)
+    return TextGenerator(Generator(loaded.model, special, loaded.tokenizer, devices, batch_size, helper), loaded.params)
 
 
 def generate(
-    source: str | pathlib.Path | LoadedModel | Writer, prompts: str | Sequence[str],
-    allowed_tokens: AllowedTokens | None = None, **options: Any,
-) -> list[Generated]:  # fmt: skip
+    source: str | pathlib.Path | LoadedModel | TextGenerator,
+    prompts: str | Sequence[str],
+    allowed_tokens: AllowedTokens | None = None,
+    **options: Any,
+) -> list[Generated]:
     """Writes on from prompts, or from the sources of an encoder-decoder.
 
     Args:
@@ -176,7 +181,7 @@ def generate(
       DataError: a prompt that the model can't read.
     """
     config = make_config(options)
-    writer = source if isinstance(source, Writer) else open_writer(source)
+    writer = source if isinstance(source, TextGenerator) else open_text_generator(source)
     return writer.texts([prompts] if isinstance(prompts, str) else prompts, config, allowed_tokens)
 
 
@@ -269,9 +274,13 @@ def special_tokens(
     if start is None and tokenizer is not None:
         start = decoder_start_id(tokenizer, model)
     return SpecialTokens(
-        start=() if start is None else (start,), source_start=before, source_end=after,
-        forced_first=values.get("forced_bos_token_id"), forced_last=values.get("forced_eos_token_id"), **shared,
-    )  # fmt: skip
+        start=() if start is None else (start,),
+        source_start=before,
+        source_end=after,
+        forced_first=values.get("forced_bos_token_id"),
+        forced_last=values.get("forced_eos_token_id"),
+        **shared,
+    )
 
 
 def _ends_of_turns(tokenizer: Tokenizer) -> list[int]:
@@ -323,7 +332,7 @@ def read_prompts(file: Iterable[str], name: str, column: str | None) -> Iterator
 
 
 def write_texts(
-    writer: Writer, prompts: Sequence[str], config: GenerationConfig, file: TextIO, stream: TextIO | None = None
+    writer: TextGenerator, prompts: Sequence[str], config: GenerationConfig, file: TextIO, stream: TextIO | None = None
 ) -> int:
     """Writes a JSON line for each text: `prompt`, `text`, `tokens`, `finished_by` and `log_probability`.
 
@@ -354,7 +363,7 @@ def write_texts(
     return len(found)
 
 
-def write_unprompted(writer: Writer, number: int, config: GenerationConfig, file: TextIO) -> int:
+def write_unprompted(writer: TextGenerator, number: int, config: GenerationConfig, file: TextIO) -> int:
     """Writes JSON lines of texts that the model begins by itself, like rows of its own pretraining data: replay.
 
     Draws that ended before any text are left out, and their number is told.

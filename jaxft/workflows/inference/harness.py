@@ -13,7 +13,7 @@ from jaxft.errors import RecipeError
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.prompts import context_of
 from jaxft.huggingface.loaded import LoadedModel
-from jaxft.workflows.inference.generate import Writer, make_config, open_writer
+from jaxft.workflows.inference.generate import TextGenerator, make_config, open_text_generator
 
 try:
     from lm_eval.api.instance import Instance
@@ -37,7 +37,7 @@ class HarnessModel(LM):
     What is longer than the model's context loses its beginning, as in the harness's own models.
 
     Args:
-      source: a directory in Hugging Face layout, the id of one on the hub, a run, or what `open_writer` gave.
+      source: a directory in Hugging Face layout, the id of one on the hub, a run, or what `open_text_generator` gave.
       dtype: `float32` or `bfloat16`.
       batch_size: most texts at once.
 
@@ -46,10 +46,14 @@ class HarnessModel(LM):
       CheckpointError: nothing there can be loaded.
     """
 
-    def __init__(self, source: str | pathlib.Path | LoadedModel | Writer, dtype: str = "float32", batch_size: int = 16):
+    def __init__(
+        self, source: str | pathlib.Path | LoadedModel | TextGenerator, dtype: str = "float32", batch_size: int = 16
+    ):
         super().__init__()
         self._name = str(source) if isinstance(source, str | pathlib.Path) else "jaxft"
-        self._writer = source if isinstance(source, Writer) else open_writer(source, dtype, batch_size=batch_size)
+        self._writer = (
+            source if isinstance(source, TextGenerator) else open_text_generator(source, dtype, batch_size=batch_size)
+        )
         generator = self._writer.generator
         generator.need_tokenizer()
         self._context = context_of(generator.decoder.model.config)
@@ -140,9 +144,14 @@ def _task_manager(include: str | None):
 
 
 def evaluate_tasks(
-    source: str | pathlib.Path | LoadedModel | Writer, tasks: Sequence[str | dict[str, Any]], shots: int | None = None,
-    limit: int | None = None, include: str | pathlib.Path | None = None, dtype: str = "float32", batch_size: int = 16,
-) -> dict[str, Any]:  # fmt: skip
+    source: str | pathlib.Path | LoadedModel | TextGenerator,
+    tasks: Sequence[str | dict[str, Any]],
+    shots: int | None = None,
+    limit: int | None = None,
+    include: str | pathlib.Path | None = None,
+    dtype: str = "float32",
+    batch_size: int = 16,
+) -> dict[str, Any]:
     """Scores a model by tasks of the harness.
 
     Args:
@@ -167,9 +176,14 @@ def evaluate_tasks(
         raise RecipeError(f"the harness has no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
     model = HarnessModel(source, dtype, batch_size)
     found = lm_eval.simple_evaluate(
-        model=model, tasks=list(tasks), num_fewshot=shots, limit=limit, task_manager=manager, log_samples=False,
+        model=model,
+        tasks=list(tasks),
+        num_fewshot=shots,
+        limit=limit,
+        task_manager=manager,
+        log_samples=False,
         bootstrap_iters=1000,
-    )  # fmt: skip
+    )
     return {
         name: {key.removesuffix(",none"): value for key, value in metrics.items() if isinstance(value, int | float)}
         for name, metrics in found["results"].items()

@@ -15,7 +15,7 @@ from jaxft.generation.text_layout import TextLayout
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.huggingface.pooling import SentencePooling, longest_sentence
 from jaxft.parallel.mesh import MeshConfig, make_mesh
-from jaxft.workflows.inference.generate import Writer, open_writer, settings_of
+from jaxft.workflows.inference.generate import TextGenerator, open_text_generator, settings_of
 from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.weights.export import POOLINGS, label_settings, sentence_objective
 from jaxft.workflows.weights.pretrained import load_pretrained, resolve
@@ -24,9 +24,11 @@ _logger = logging.getLogger("jaxft")
 
 
 def open_reader(
-    source: str | pathlib.Path | LoadedModel, dtype: str = "float32", mesh: MeshConfig | None = None,
+    source: str | pathlib.Path | LoadedModel,
+    dtype: str = "float32",
+    mesh: MeshConfig | None = None,
     batch_size: int = 16,
-) -> Reader:  # fmt: skip
+) -> Reader:
     """A model that reads texts whole.
 
     Args:
@@ -51,9 +53,12 @@ def open_reader(
 
 
 def reader_of(
-    loaded: LoadedModel, directory: pathlib.Path | None, tokenizer_directory: pathlib.Path | None, mesh,
+    loaded: LoadedModel,
+    directory: pathlib.Path | None,
+    tokenizer_directory: pathlib.Path | None,
+    mesh,
     batch_size: int = 16,
-) -> Reader:  # fmt: skip
+) -> Reader:
     """A reader of a model that is loaded already; see `open_reader`."""
     if loaded.config.family not in ("encoder", "decoder"):
         family = loaded.config.family.replace("_", "-")
@@ -65,11 +70,16 @@ def reader_of(
         run = RunDirectory(directory.parent.parent if directory.parent.name == "checkpoints" else directory)
     masked = [name for name, head in loaded.model.heads if head.kind == "masked_lm"]
     return Reader(
-        loaded.model, loaded.params, loaded.tokenizer, _layout(loaded, directory, tokenizer_directory),
-        classifier=_classifier(loaded, run), pooling=_pooling(loaded, run),
+        loaded.model,
+        loaded.params,
+        loaded.tokenizer,
+        _layout(loaded, directory, tokenizer_directory),
+        classifier=_classifier(loaded, run),
+        pooling=_pooling(loaded, run),
         masked_lm=masked[0] if masked and loaded.config.family == "encoder" else None,
-        mesh=mesh, batch_size=batch_size,
-    )  # fmt: skip
+        mesh=mesh,
+        batch_size=batch_size,
+    )
 
 
 def embed(
@@ -128,7 +138,7 @@ def fill_mask(
 
 
 def score(
-    source: str | pathlib.Path | LoadedModel | Writer, prompts: Sequence[str], continuations: Sequence[str]
+    source: str | pathlib.Path | LoadedModel | TextGenerator, prompts: Sequence[str], continuations: Sequence[str]
 ) -> list[Score]:
     """How likely a model finds each continuation after its prompt: `.log_probability`, `.is_greedy`.
 
@@ -141,7 +151,7 @@ def score(
       RecipeError: the model can't write.
       DataError: a text is too long or empty.
     """
-    writer = source if isinstance(source, Writer) else open_writer(source)
+    writer = source if isinstance(source, TextGenerator) else open_text_generator(source)
     return writer.score(prompts, continuations)
 
 

@@ -24,10 +24,16 @@ _SHORTEST_TOKEN = 16
 
 
 def serve(
-    source: str | pathlib.Path, host: str = "127.0.0.1", port: int = 8000, token_file: str | None = None,
-    name: str | None = None, chat_template: str | None = None, dtype: str = "float32",
-    limits: Mapping[str, Any] | None = None, ready: Callable[[str], None] | None = None,
-) -> None:  # fmt: skip
+    source: str | pathlib.Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: str | None = None,
+    name: str | None = None,
+    chat_template: str | None = None,
+    dtype: str = "float32",
+    limits: Mapping[str, Any] | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
     """Answers requests until it is interrupted.
 
     Args:
@@ -137,19 +143,19 @@ def read_token(path: str | None) -> str | None:
     Raises:
       RecipeError: it can't be read, or is no good token.
     """
-    said, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
+    where, token = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE)
     if path is not None:
-        said = f"--token-file {path}"
+        where = f"--token-file {path}"
         try:
             token = pathlib.Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise RecipeError(f"{said}: cannot be read: {reason}") from error
+            raise RecipeError(f"{where}: cannot be read: {reason}") from error
     if token is None:
         return None
     if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise RecipeError(
-            f"{said}: a token has at least {_SHORTEST_TOKEN} printable ASCII characters and no spaces, such as what "
+            f"{where}: a token has at least {_SHORTEST_TOKEN} printable ASCII characters and no spaces, such as what "
             "`openssl rand -hex 24` writes"
         )
     return token

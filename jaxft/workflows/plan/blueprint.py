@@ -30,7 +30,7 @@ from jaxft.recipe.schema import Recipe
 from jaxft.training.state import TrainState, abstract_state, split
 from jaxft.workflows.assembly.assemble import Assembly, assemble
 from jaxft.workflows.assembly.stores import plan
-from jaxft.workflows.assembly.train_setup import Tactics, make_tactics
+from jaxft.workflows.assembly.train_setup import TrainSetup, make_train_setup
 
 # Rows of a text are at most as long where neither objective nor model says how long they are.
 _LENGTH = 8192
@@ -46,33 +46,31 @@ class Blueprint:
 
     Attributes:
       assembly: its parts.
-      tactics: what it trains.
+      setup: what it trains.
       state: tree of ShapeDtypeStruct with shardings.
       batches: ShapeDtypeStruct with shardings by stream and array.
     """
 
     assembly: Assembly
-    tactics: Tactics
+    setup: TrainSetup
     state: TrainState
     batches: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
 
     @property
     def trained(self) -> Any:
         """The parameters that are trained, others None."""
-        return split(self.state.parameters, self.tactics.keeping.trained)[0]
+        return split(self.state.parameters, self.setup.keeping.trained)[0]
 
     @property
     def axes(self) -> Any:
         """Logical axes of the parameters."""
-        return abstract_parameters(self.tactics.model)[1]
+        return abstract_parameters(self.setup.model)[1]
 
     def passes(self) -> dict[str, tuple[Pass, ...]]:
         """The passes of each stream that takes part in training, in a step in which all do."""
         streams = self.assembly.recipe.streams
         return {
-            name: passes_of(
-                self.tactics.objective(name), self.tactics.model, _bare(self.state.parameters), _bare(batch)
-            )
+            name: passes_of(self.setup.objective(name), self.setup.model, _bare(self.state.parameters), _bare(batch))
             for name, batch in self.batches.items()
             if streams[name].weight
         }
@@ -80,7 +78,7 @@ class Blueprint:
     def lowered(self) -> jax.stages.Lowered:
         """The train step, ready for the compiler of the mesh's devices."""
         with jax.set_mesh(self.assembly.mesh):
-            return self.tactics.jitted_step().lower(self.state, self.batches)
+            return self.setup.jitted_step().lower(self.state, self.batches)
 
 
 def _bare(tree: Any) -> Any:
@@ -110,16 +108,16 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
     sharding = batch_sharding(mesh)
     batches = {
         name: {
-            key: jax.ShapeDtypeStruct((assembly.recipe.streams[name].batch_size, *one.shape[1:]), one.dtype,
-                                      sharding=sharding)
+            key: jax.ShapeDtypeStruct(
+                (assembly.recipe.streams[name].batch_size, *one.shape[1:]), one.dtype, sharding=sharding
+            )
             for key, one in row.items()
         }
-        for name, row in rows.items() if assembly.recipe.streams[name].weight
-    }  # fmt: skip
-    tactics = make_tactics(assembly, recipe.training.steps or _STEPS)
-    return Blueprint(
-        assembly, tactics, abstract_state(tactics.model, tactics.optimizer, mesh, tactics.keeping), batches
-    )
+        for name, row in rows.items()
+        if assembly.recipe.streams[name].weight
+    }
+    setup = make_train_setup(assembly, recipe.training.steps or _STEPS)
+    return Blueprint(assembly, setup, abstract_state(setup.model, setup.optimizer, mesh, setup.keeping), batches)
 
 
 @contextlib.contextmanager

@@ -113,9 +113,7 @@ def _ways_by_loss(sketch: Sketch, factor: float) -> dict[str, dict[str, Any]]:
     return {"training.loss_parts": {"change": f"training.loss_parts={parts}", "bytes_per_device": needed}}
 
 
-def _in_fewest_parts(
-    sketch: Sketch, micro_batches: int, remat: str, factor: float = 1.0
-) -> tuple[int, Sketch] | None:  # fmt: skip
+def _in_fewest_parts(sketch: Sketch, micro_batches: int, remat: str, factor: float = 1.0) -> tuple[int, Sketch] | None:
     """The fewest parts of the loss, more than the recipe has, with which it fits, and what formulas then say."""
     for parts in _PARTS:
         if parts > sketch.blueprint.assembly.recipe.training.loss_parts:
@@ -129,9 +127,10 @@ def _ways_by_mesh(sketch: Sketch, factor: float) -> list[dict[str, Any]]:
     """A mesh that fits where nothing else helps, with parts of a batch and a policy that it then needs."""
     assembly, hbm = sketch.blueprint.assembly, sketch.topology.chip.hbm_bytes
     fitting = [
-        one for one in candidates(assembly.recipe, assembly.document, sketch.topology)
+        one
+        for one in candidates(assembly.recipe, assembly.document, sketch.topology)
         if one.sketch.memory.total * factor <= hbm
-    ]  # fmt: skip
+    ]
     best = min(fitting, key=lambda one: one.sketch.estimate.step, default=None)
     if best is None:
         return []

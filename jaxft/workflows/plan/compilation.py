@@ -67,8 +67,11 @@ def compiled(
     if kept.is_file() and not again:
         return json.loads(kept.read_text(encoding="utf-8"))
     request = {
-        "recipe": str(recipe), "overrides": list(overrides), "topology": topology.name, "slices": topology.slices
-    }  # fmt: skip
+        "recipe": str(recipe),
+        "overrides": list(overrides),
+        "topology": topology.name,
+        "slices": topology.slices,
+    }
     found = _asked(request)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, json.dumps(found).encode())
@@ -89,9 +92,13 @@ def _asked(request: dict[str, Any]) -> dict[str, Any]:
     """The answer of a process that compiles."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "jaxft.workflows.plan.compilation"], input=json.dumps(request), capture_output=True,
-        text=True, check=False, env={**os.environ, **quiet, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+        [sys.executable, "-m", "jaxft.workflows.plan.compilation"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **quiet, "JAX_PLATFORMS": "cpu"},
+    )
     if done.returncode:
         raise JaxftError(f"the compiler of TPUs stopped with status {done.returncode}: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -151,8 +158,12 @@ def as_json(cost: ProgramCost) -> dict[str, Any]:
     kernels = [{"call": dataclasses.asdict(call), "times": times} for call, times in cost.kernels.items()]
     between = sum(one.sent for one in cost.collectives.values() if one.between_slices)
     return {
-        **fields, "collectives": cost.by_kind(), "kernels": kernels, "on_an_axis": on_an_axis, "between_slices": between
-    }  # fmt: skip
+        **fields,
+        "collectives": cost.by_kind(),
+        "kernels": kernels,
+        "on_an_axis": on_an_axis,
+        "between_slices": between,
+    }
 
 
 if __name__ == "__main__":

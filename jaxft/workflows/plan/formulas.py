@@ -58,9 +58,13 @@ def make_sketch(recipe: Recipe, document: Document, topology: Topology) -> Sketc
 
 
 def sketched(
-    blueprint: Blueprint, topology: Topology, passes: dict[str, tuple[Pass, ...]], micro_batches: int, remat: str,
+    blueprint: Blueprint,
+    topology: Topology,
+    passes: dict[str, tuple[Pass, ...]],
+    micro_batches: int,
+    remat: str,
     loss_parts: int | None = None,
-) -> Sketch:  # fmt: skip
+) -> Sketch:
     """As `make_sketch`, of a blueprint, with other parts of its batch and of its loss, and another policy."""
     model, streams, mesh = blueprint.assembly.model, blueprint.assembly.recipe.streams, blueprint.assembly.mesh.shape
     compute = dataclasses.replace(model.compute, remat=remat, loss_parts=loss_parts or model.compute.loss_parts)

@@ -11,7 +11,7 @@ from jaxft.reporting.progress import format_count, format_duration
 from jaxft.reporting.tables import text_table
 
 
-def describe(plan: dict[str, Any], parameters: bool = False) -> str:
+def plan_text(plan: dict[str, Any], parameters: bool = False) -> str:
     """Tables and a verdict.
 
     Args:

@@ -65,10 +65,13 @@ def search(
         )
     best = min(fitting, key=lambda one: one["estimated_step_seconds"])
     rows = [
-        {"overrides": list(one.overrides), "bytes_per_device": one.sketch.memory.total,
-         "estimated_step_seconds": one.sketch.estimate.step}
+        {
+            "overrides": list(one.overrides),
+            "bytes_per_device": one.sketch.memory.total,
+            "estimated_step_seconds": one.sketch.estimate.step,
+        }
         for one in found
-    ]  # fmt: skip
+    ]
     return {**best, "candidates": rows}
 
 

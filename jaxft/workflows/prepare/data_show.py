@@ -130,12 +130,15 @@ def _tokens(
     wanted = dict(zip(targets or {}, tokenizer.tokens((targets or {}).values()), strict=True))
     return [
         Token(
-            text, segment, number in tokenizer.special_ids, predicted is not None and bool(predicted[place]),
+            text,
+            segment,
+            number in tokenizer.special_ids,
+            predicted is not None and bool(predicted[place]),
             wanted.get(place),
         )
         for place, (text, number, segment) in enumerate(zip(texts, ids, segments, strict=True))
         if segment > 0
-    ]  # fmt: skip
+    ]
 
 
 def as_json(shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -149,7 +152,7 @@ def as_json(shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def describe(shown: list[dict[str, Any]], colour: bool) -> str:
+def rows_text(shown: list[dict[str, Any]], colour: bool) -> str:
     """Rows as text.
 
     Documents of a row stand apart by `┃`. What is predicted is green, or stands between `«` and `»`; a token that is

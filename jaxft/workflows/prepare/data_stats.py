@@ -69,8 +69,11 @@ def _of_store(source: StoreSource, store: TokenStore, tokenizer: Tokenizer) -> d
         "records": len(store),
         "tokens": int(lengths.sum(dtype=np.int64)),
         "lengths": {
-            "minimum": int(quantiles[0]), "median": float(quantiles[1]), "mean": float(lengths.mean()),
-            "95%": float(quantiles[2]), "maximum": int(quantiles[3]),
+            "minimum": int(quantiles[0]),
+            "median": float(quantiles[1]),
+            "mean": float(lengths.mean()),
+            "95%": float(quantiles[2]),
+            "maximum": int(quantiles[3]),
         },
         "packed_rows": len(rows),
         "fill": rows.fill if isinstance(rows, WindowedPlan) else _fill(rows, objective),
@@ -78,7 +81,7 @@ def _of_store(source: StoreSource, store: TokenStore, tokenizer: Tokenizer) -> d
         "split": 0 if objective.truncate else int((lengths > objective.longest).sum()),
         "duplicates": _duplicates(store, source.where),
         **_of_sample(store, tokenizer),
-    }  # fmt: skip
+    }
 
 
 def _fill(rows: RowPlan, objective: Objective) -> float:
@@ -86,10 +89,10 @@ def _fill(rows: RowPlan, objective: Objective) -> float:
     return float(objective.room(rows.lengths).sum() / (len(rows) * objective.length))
 
 
-def _duplicates(store: TokenStore, said: str) -> int:
+def _duplicates(store: TokenStore, where: str) -> int:
     """Records whose tokens are those of an earlier one."""
     seen: set[bytes] = set()
-    with Reading(f"{said}, looking for duplicates", rows=len(store)) as reading:
+    with Reading(f"{where}, looking for duplicates", rows=len(store)) as reading:
         for start in range(0, len(store), _BLOCK):
             records = store.read(list(range(start, min(start + _BLOCK, len(store)))))
             seen.update(_digest(record[TOKENS]) for record in records)

@@ -11,9 +11,12 @@ from jaxft.workflows.assembly.trained_run import open_run
 
 
 def evaluate(
-    run: str | pathlib.Path, overrides: Sequence[str] = (), step: int | None = None, confidence: float | None = None,
+    run: str | pathlib.Path,
+    overrides: Sequence[str] = (),
+    step: int | None = None,
+    confidence: float | None = None,
     resamples: int = 1000,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Runs all evaluations of a run's recipe on one of its checkpoints.
 
     Args:

@@ -20,7 +20,7 @@ from jaxft.objectives.objective import Objective
 from jaxft.parallel.processes import is_first
 from jaxft.workflows.assembly.assemble import EVALUATION_SEED
 from jaxft.workflows.assembly.stores import plan
-from jaxft.workflows.assembly.trained_run import OpenedRun, open_run
+from jaxft.workflows.assembly.trained_run import TrainedRun, open_run
 
 
 def predict(
@@ -79,7 +79,7 @@ def _rows(name: str) -> Iterator[Row]:
     return read_rows(source_of_file(name), pathlib.Path())
 
 
-def _predictor(opened: OpenedRun, stream: str | None) -> Objective:
+def _predictor(opened: TrainedRun, stream: str | None) -> Objective:
     known = {name: objective for name, objective in opened.assembly.objectives.items() if objective.predicts}
     if not known:
         raise RecipeError(f"{opened.run.path} has no stream of a task; predict needs one")
@@ -90,7 +90,7 @@ def _predictor(opened: OpenedRun, stream: str | None) -> Objective:
     return known[stream or next(iter(known))].for_evaluation()
 
 
-def _predictions(rows: Sequence[Row], objective: Objective, opened: OpenedRun, said: str) -> list[dict[str, Any]]:
+def _predictions(rows: Sequence[Row], objective: Objective, opened: TrainedRun, said: str) -> list[dict[str, Any]]:
     """What the model says of each row."""
     assembly, size = opened.assembly, 8 * opened.assembly.mesh.size
     with tempfile.TemporaryDirectory() as directory:

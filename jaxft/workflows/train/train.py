@@ -43,7 +43,7 @@ from jaxft.training.patience import Patience
 from jaxft.training.state import TrainState, abstract_state, create_state
 from jaxft.workflows.assembly.assemble import Assembly, assemble
 from jaxft.workflows.assembly.checks import lower_is_better
-from jaxft.workflows.assembly.train_setup import make_tactics
+from jaxft.workflows.assembly.train_setup import make_train_setup
 from jaxft.workflows.runs.agreement import check_data_agrees, check_recipes_agree
 from jaxft.workflows.runs.run_directory import RunDirectory, identity_of
 from jaxft.workflows.train.logs import shown_through
@@ -105,9 +105,8 @@ def _write_beginning(run: RunDirectory, assembly: Assembly) -> None:
     if not run.has_model():
         origin = assembly.pretrained
         run.write_model(
-            assembly.model.config, dict(assembly.model.heads), origin and origin.huggingface,
-            origin and origin.settings,
-        )  # fmt: skip
+            assembly.model.config, dict(assembly.model.heads), origin and origin.huggingface, origin and origin.settings
+        )
     run.write_environment()
 
 
@@ -125,7 +124,7 @@ class _Training:
         self._run, self._assembly, self._batches, self._evaluators = run, assembly, batches, evaluators
         self._recipe = assembly.recipe
         self._total = assembly.total_steps(batches)
-        self._tactics = make_tactics(assembly, self._total)
+        self._setup = make_train_setup(assembly, self._total)
         self._quiet = quiet
         self._stop_signal: str | None = None
         self._history: list[dict[str, Any]] = []
@@ -152,7 +151,7 @@ class _Training:
             contextlib.closing(self._run.checkpoints),
             jax.set_mesh(self._assembly.mesh),
         ):
-            moving = sum(size for _, size, rate, *_ in self._tactics.policy.table if rate)
+            moving = sum(size for _, size, rate, *_ in self._setup.policy.table if rate)
             count = f"{format_count(parameters)} parameters"
             count += "" if moving == parameters else f", {format_count(moving)} of them trained"
             self._progress.message(f"{self._run.path}: {count}, {self._described(first)}")
@@ -174,22 +173,26 @@ class _Training:
 
     def _prepare(self):
         """State at the step to continue from, laid out on the mesh, and the compiled step."""
-        assembly, tactics = self._assembly, self._tactics
-        target = abstract_state(tactics.model, tactics.optimizer, assembly.mesh, tactics.keeping)
+        assembly, setup = self._assembly, self._setup
+        target = abstract_state(setup.model, setup.optimizer, assembly.mesh, setup.keeping)
         step = self._run.checkpoints.newest_good()
         if step is None:
             plain = sharded_target(assembly.plain_model, "float32", assembly.mesh)
             pretrained = assembly.pretrained and assembly.pretrained.parameters(plain)
             state = create_state(
-                tactics.model, tactics.optimizer, self._recipe.training.seed, assembly.mesh, tactics.start(pretrained),
-                tactics.keeping,
-            )  # fmt: skip
-            state = tactics.prepared(state, self._batches)
+                setup.model,
+                setup.optimizer,
+                self._recipe.training.seed,
+                assembly.mesh,
+                setup.start(pretrained),
+                setup.keeping,
+            )
+            state = setup.prepared(state, self._batches)
         else:
             state = self._restored(step, target)
         if is_first():
             truncate_after(self._run.metrics, step or 0)
-        return step or 0, state, tactics.jitted_step()
+        return step or 0, state, setup.jitted_step()
 
     def _restored(self, step: int, target: TrainState) -> TrainState:
         checkpoints = self._run.checkpoints
@@ -238,9 +241,12 @@ class _Training:
         streams, every = self._active()
         rows = {name: own_rows(mesh, stream.batch_size) for name, stream in streams.items()}
         return Prefetcher(
-            HostBatches(streams, every, rows), first, self._total, workers=self._recipe.data.workers,
+            HostBatches(streams, every, rows),
+            first,
+            self._total,
+            workers=self._recipe.data.workers,
             put=lambda streams: {name: put_batch(batch, mesh) for name, batch in streams.items()},
-        )  # fmt: skip
+        )
 
     def _active(self):
         """Batches of the streams that are trained, and how often each takes part; the rest were read before."""
@@ -266,7 +272,7 @@ class _Training:
             return
         moved(self._patience.pause())
         row: dict[str, Any] = {"step": step}
-        parameters, origin = self._tactics.plain(state.used), self._tactics.plain(state.origin)
+        parameters, origin = self._setup.plain(state.used), self._setup.plain(state.origin)
         for name, evaluator in self._evaluators.items():
             row |= {f"{name}.{metric}": value for metric, value in evaluator(parameters, origin).items()}
         row = from_first(functools.partial(dict, row))
@@ -297,7 +303,7 @@ class _Training:
                 self._run.write_best(best, metric, value)
 
         progress = {"history": list(self._history)}
-        parameters, items = self._tactics.plain(state.used), self._training_items(state)
+        parameters, items = self._setup.plain(state.used), self._training_items(state)
         self._run.checkpoints.save(step, parameters, items, progress, kept, name_best)
         self._saved = sorted(kept)
 
@@ -417,5 +423,5 @@ def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun
         batches={name: {key: array.shape for key, array in batch.items()} for name, batch in first.items()},
         tokens_per_step=sum(b[name].size for b in first.values() for name in b if name.endswith("token_ids")),
         steps=steps,
-        policy=make_tactics(assembly, steps).policy.table,
+        policy=make_train_setup(assembly, steps).policy.table,
     )

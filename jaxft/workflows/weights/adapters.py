@@ -145,8 +145,9 @@ class AdaptedWeights:
         brought = {f"head_{head.name}" for head, _ in self.saved_heads} & set(target)
         for name in brought - set(found):
             # Every one of its arrays comes from the adapter.
-            found[name] = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding),
-                                       target[name])  # fmt: skip
+            found[name] = jax.tree.map(
+                lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), target[name]
+            )
         flat = flat_paths(found)
         self._check_base(flat)
         placed = [t for t in self.placed() if all(place.path in flat for place in t.places)]
@@ -167,8 +168,10 @@ class AdaptedWeights:
         if not isinstance(said, dict) or "sha256" not in said:
             _logger.warning(
                 "%s does not say which weights it was made for (its base is called %s): names and shapes alone are "
-                "checked", self.adapter.directory, self.adapter.config.get("base_model_name_or_path"),
-            )  # fmt: skip
+                "checked",
+                self.adapter.directory,
+                self.adapter.config.get("base_model_name_or_path"),
+            )
             return
         without = set(said.get("without", ()))
         trunk = {path: leaf for path, leaf in flat.items() if path.startswith("trunk/") and path not in without}
@@ -216,9 +219,12 @@ def write_run_adapter(
     saved = _head_tensors(form, flat_paths(merged))
     kind = run.model()[1][head].kind if head is not None else None
     config = {
-        "task_type": _task_type(kind, run.model()[0]), "fan_in_fan_out": transposed,
-        "base_model_name_or_path": recipe.model.pretrained, BASE_KEY: _base(trunk), "lora_dropout": lora.dropout,
-    }  # fmt: skip
+        "task_type": _task_type(kind, run.model()[0]),
+        "fan_in_fan_out": transposed,
+        "base_model_name_or_path": recipe.model.pretrained,
+        BASE_KEY: _base(trunk),
+        "lora_dropout": lora.dropout,
+    }
     write_adapter(output, modules, saved, config)
     count = sum(update.a.size + update.b.size for update in modules.values())
     return {"modules": len(modules), "parameters": count + sum(array.size for array in saved.values())}

@@ -17,11 +17,11 @@ from jaxft.huggingface.architectures import architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import describe, flat_paths
 from jaxft.huggingface.exporting import Form, form_for, write_model
+from jaxft.huggingface.generation_settings import GenerationSettings
 from jaxft.huggingface.image_preprocessing import write_preprocessing
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
 from jaxft.huggingface.pooling import SentencePooling, read_pooling, write_pooling
-from jaxft.huggingface.writing import Writing
 from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
@@ -118,7 +118,7 @@ def export_model(
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
     extra = label_settings(run, chosen) | (_special_ids(loaded) if origin is None else {})
     form = form_for(loaded.config, chosen, origin, extra, shapes)
-    form = dataclasses.replace(form, directory=run.settings, writing=_writing(run, loaded, chosen))
+    form = dataclasses.replace(form, directory=run.settings, generation_settings=_writing(run, loaded, chosen))
     left_out = [name for name, _ in loaded.model.heads if chosen is None or name != chosen[0]]
     name = form.config["architectures"][0]
     if adapter:
@@ -194,11 +194,16 @@ def _loaded(run: RunDirectory, step: int, dtype: str, mesh) -> LoadedModel:
     first = tuple(name for name, head in heads.items() if head.kind != "pooled")[:1]
     origin = run.huggingface()
     return LoadedModel(
-        model, parameters, config, tokenizer, None, first,
+        model,
+        parameters,
+        config,
+        tokenizer,
+        None,
+        first,
         pad_token_id=None if origin is None else origin.get("pad_token_id", None),
         positions_skip_padding=None if origin is None else architecture_of(origin).positions_skip_padding,
         pooling=read_pooling(run.settings),
-    )  # fmt: skip
+    )
 
 
 def _chosen_head(loaded: LoadedModel, name: str | None) -> tuple[str, HeadConfig] | None:
@@ -276,7 +281,9 @@ def _special_ids(loaded: LoadedModel) -> dict[str, int]:
     return {f"{name}_token_id": number for name, number in ids.items() if number is not None}
 
 
-def _writing(run: RunDirectory, loaded: LoadedModel, chosen: tuple[str, HeadConfig] | None) -> Writing | None:
+def _writing(
+    run: RunDirectory, loaded: LoadedModel, chosen: tuple[str, HeadConfig] | None
+) -> GenerationSettings | None:
     """How a run's model writes; None for one that does not, and for one whose own files say it."""
     writes = chosen is not None and chosen[1].kind == "causal_lm" and loaded.config.family != "encoder"
     if not writes or loaded.tokenizer is None or not (run.path / "recipe.yaml").is_file():
@@ -286,14 +293,14 @@ def _writing(run: RunDirectory, loaded: LoadedModel, chosen: tuple[str, HeadConf
     if run.huggingface() is not None:
         own = run.settings / "generation_config.json"
         # Without such a file older models have more of this in config.json, which a new one would hide.
-        return Writing(json.loads(own.read_text(encoding="utf-8")) | ends) if own.is_file() else None
+        return GenerationSettings(json.loads(own.read_text(encoding="utf-8")) | ends) if own.is_file() else None
     settings = {**ends, "pad_token_id": special.pad}
     if loaded.config.family == "encoder_decoder":
-        return Writing(
+        return GenerationSettings(
             settings | {"decoder_start_token_id": special.start[0]}, (special.source_start, special.source_end)
         )
     first = {} if loaded.tokenizer.start_id is None else {"bos_token_id": loaded.tokenizer.start_id}
-    return Writing(settings | first, (special.start, ()))
+    return GenerationSettings(settings | first, (special.start, ()))
 
 
 def _card(run: RunDirectory, form: Form) -> str:

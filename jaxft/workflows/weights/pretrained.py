@@ -195,9 +195,11 @@ def resolve(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def load_pretrained(
-    path: str | pathlib.Path, dtype: str = "float32", mesh: jax.sharding.Mesh | MeshConfig | None = None,
+    path: str | pathlib.Path,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | MeshConfig | None = None,
     adapter: str | pathlib.Path | None = None,
-) -> LoadedModel:  # fmt: skip
+) -> LoadedModel:
     """A model with its weights, tokenizer and description.
 
     Args:

@@ -92,9 +92,7 @@ def _run_torch(description: Description, inputs: Mapping[str, np.ndarray]) -> di
         model = factory.from_pretrained(
             description.directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         ).eval()
-        output = model(
-            **{name: torch.from_numpy(array) for name, array in inputs.items()}, output_hidden_states=True,
-        )  # fmt: skip
+        output = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}, output_hidden_states=True)
     if "start_logits" in output:
         value = torch.stack([output.start_logits, output.end_logits], dim=-1)
     else:

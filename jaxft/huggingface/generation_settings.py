@@ -18,31 +18,33 @@ _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 @dataclasses.dataclass(frozen=True)
-class Writing:
+class GenerationSettings:
     """How a model writes.
 
     Attributes:
-      settings: keys and values of generation_config.json.
+      values: keys and values of generation_config.json.
       around: ids before and after a prompt; None where the tokenizer's own files say it.
     """
 
-    settings: Mapping[str, Any]
+    values: Mapping[str, Any]
     around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
-def write_writing(directory: pathlib.Path, writing: Writing, tokenizer: Tokenizer | None) -> None:
+def write_generation_settings(
+    directory: pathlib.Path, settings: GenerationSettings, tokenizer: Tokenizer | None
+) -> None:
     """Writes `generation_config.json`, and changes the tokenizer's files there so that prompts are read as in training.
 
     Without it a prompt of a decoder would end with the token that ends texts, as the texts of encoders do.
     """
-    _write_json(directory / "generation_config.json", writing.settings)
+    _write_json(directory / "generation_config.json", settings.values)
     path, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
-    if writing.around is None or tokenizer is None or not (path.is_file() and config.is_file()):
+    if settings.around is None or tokenizer is None or not (path.is_file() and config.is_file()):
         return
     described = json.loads(config.read_text(encoding="utf-8"))
     if described.get("tokenizer_class") not in _GENERIC:
         return
-    before, after = (tokenizer.tokens(ids) for ids in writing.around)
+    before, after = (tokenizer.tokens(ids) for ids in settings.around)
     fast = FastTokenizer.from_file(str(path))
     fast.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *after],

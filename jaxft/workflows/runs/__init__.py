@@ -1,0 +1,1 @@
+"""A run's directory, what its processes agree on, and programs that are kept on disk."""

@@ -1,0 +1,100 @@
+"""Whether the processes of a run were all started with the same words, data and code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jaxft.errors import DataError, RecipeError
+from jaxft.parallel.processes import gathered, member_names, process_count
+from jaxft.recipe.decoding import encode
+from jaxft.recipe.schema import Recipe
+from jaxft.workflows.runs.run_directory import differences
+
+# Where data lies may be another place on every machine.
+_OWN_KEYS = ("data.directory", "data.cache", "data.workers")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
+
+
+def check_recipes_agree(recipe: Recipe) -> None:
+    """Compares this process's recipe and code with those of the others.
+
+    Raises:
+      RecipeError: they differ; all differing keys are named.
+    """
+    if process_count() == 1:
+        return
+    own = encode(recipe)
+    for key in _OWN_KEYS:
+        section, _, name = key.partition(".")
+        own.get(section, {}).pop(name, None)
+    _check_agree("recipe", own, "another recipe or other code")
+
+
+def check_words_agree(words: Mapping[str, Any]) -> None:
+    """Compares the words of this process's command, and its code, with those of the others.
+
+    Args:
+      words: by option, in JSON's terms.
+
+    Raises:
+      RecipeError: they differ; all differing options are named.
+    """
+    if process_count() > 1:
+        _check_agree("words", dict(words), "other words or other code")
+
+
+def _check_agree(name: str, value: dict[str, Any], unlike: str) -> None:
+    other = _first_other({name: value, "code": {**_versions(), "jaxft": _code_digest()}})
+    if other is None:
+        return
+    process, there, here = other
+    raise RecipeError(
+        f"{process} was started with {unlike} than process 0. What differs, process 0 first:\n  "
+        + "\n  ".join(differences(there, here))
+    )
+
+
+def check_data_agrees(fingerprints: Mapping[str, str]) -> None:
+    """Compares the data that this process found with that of the others.
+
+    Args:
+      fingerprints: by stream and evaluation.
+
+    Raises:
+      DataError: they differ.
+    """
+    if process_count() > 1 and (other := _first_other(dict(fingerprints))) is not None:
+        name, there, here = other
+        changed = ", ".join(key for key in there if there[key] != here.get(key))
+        raise DataError(
+            f"{name} found other data than process 0 for {changed}: the files differ between their machines"
+        )
+
+
+def _first_other(own: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
+    """The first process that has other values than process 0: its name, theirs and its own."""
+    digests = gathered(hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest())
+    different = next((index for index, digest in enumerate(digests) if digest != digests[0]), None)
+    if different is None:
+        return None
+    found = gathered(own)  # only now: recipes are long, and processes many
+    return member_names()[different], found[0], found[different]
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Of all that is in the package, since a version may stand for many states of a checkout."""
+    root, digest = pathlib.Path(__file__).parent.parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

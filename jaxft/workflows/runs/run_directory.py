@@ -1,0 +1,306 @@
+"""The directory of a run: its files, its lock, and the identity that a resume must match."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxft.checkpoint.checkpoints import Checkpoints
+from jaxft.errors import CheckpointError, RecipeError
+from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.huggingface.exporting import TRAVELLING_FILES
+from jaxft.models.config import ModelConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.parallel.platform import usable_cores
+from jaxft.parallel.processes import from_first, gathered, is_first, member_names, process_count
+from jaxft.recipe.decoding import decode, encode
+from jaxft.recipe.library import recipe_to_text
+from jaxft.recipe.reading import Document
+from jaxft.recipe.schema import Recipe
+from jaxft.reporting.atomic import write_atomically
+
+# Keys that may change between the parts of a run: none of them changes what is computed.
+FREE_KEYS = ("mesh", "data", "reporting", "checkpoint.keep", "training.log_every")
+
+
+class RunDirectory:
+    """Paths and small files of one run.
+
+    Attributes:
+      path: the directory.
+      checkpoints: its checkpoints.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """`metrics.jsonl`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        """Directory of the run's tokenizer."""
+        return self.path / "tokenizer"
+
+    @property
+    def settings(self) -> pathlib.Path:
+        """Directory of the settings that came with weights from Hugging Face."""
+        return self.path / "huggingface"
+
+    @property
+    def plots(self) -> pathlib.Path:
+        """Directory of the run's pictures."""
+        return self.path / "plots"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and holds it against any other run that would write; of its processes, the first does.
+
+        Raises:
+          RecipeError: it cannot be written, another process writes it, or not all processes of this run see it.
+        """
+        if not is_first():
+            self._check_seen(gathered(None)[0])
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RecipeError(
+                f"run directory {self.path} cannot be written: {error.strerror}; choose another with --run-dir"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RecipeError(f"run directory {self.path}: another process is writing this run") from None
+            if process_count() > 1:
+                mark = uuid.uuid4().hex
+                lock.write(mark)
+                lock.flush()
+                self._check_seen(gathered(mark)[0])
+            yield
+
+    def _check_seen(self, mark: str) -> None:
+        """Whether all processes see what the first has written; some file systems show it a little later."""
+        seen = False
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                seen = (self.path / ".lock").read_text() == mark
+            if seen:
+                break
+            time.sleep(0.25)
+        blind = [name for name, sees in zip(member_names(), gathered(seen), strict=True) if not sees]
+        if blind:
+            raise RecipeError(
+                f"run directory {self.path} must lie on storage that all processes share, but "
+                f"{', '.join(blind)} cannot see it; choose another with --run-dir"
+            )
+
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run wrote last, or None."""
+        return from_first(lambda: self._read("summary.json"))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Marks the run as finished."""
+        self._write("summary.json", summary)
+
+    def write_environment(self) -> None:
+        """Versions, devices and command of this start."""
+        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "numpy")
+        self._write(
+            "environment.json",
+            {
+                "jaxft": importlib.metadata.version("jaxft"),
+                "python": platform.python_version(),
+                "packages": {name: importlib.metadata.version(name) for name in packages},
+                "platform": platform.platform(),
+                "cpus": usable_cores(),
+                "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+                "command": sys.argv,
+            },
+        )
+
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Compares what this run computes with what its directory was made for; the first start writes it down.
+
+        Args:
+          identity: `recipe` (encoded) and `data` (fingerprints by name).
+
+        Raises:
+          RecipeError: they differ; all differing keys are named.
+        """
+        old = self._read("identity.json")
+        if old is None:
+            self._write("identity.json", identity)
+            return
+        changes = _differences(old, identity)
+        if changes:
+            raise RecipeError(
+                f"{self.path} belongs to another recipe or other data. What differs:\n  "
+                + "\n  ".join(changes)
+                + "\nStart this one in another directory with --run-dir, or under another name"
+            )
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Writes the resolved recipe."""
+        write_atomically(self.path / "recipe.yaml", recipe_to_text(recipe).encode())
+
+    def write_model(
+        self,
+        config: ModelConfig,
+        heads: Mapping[str, HeadConfig],
+        huggingface: HuggingFaceConfig | None,
+        settings: pathlib.Path | None,
+    ) -> None:
+        """Writes what the parameters belong to, and what is needed to go back to where they came from.
+
+        Args:
+          config: the model.
+          heads: by name.
+          huggingface: config.json that it came with.
+          settings: directory with further files that came with it.
+        """
+        for name in TRAVELLING_FILES:
+            if settings is not None and (settings / name).is_file():
+                (self.settings / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(settings / name, self.settings / name)
+        encoded = {name: encode(head) for name, head in heads.items()}
+        origin = None if huggingface is None else huggingface.values
+        self._write("model.json", {"model": encode(config), "heads": encoded, "huggingface": origin})
+
+    def has_model(self) -> bool:
+        """Whether a model was written here."""
+        return (self.path / "model.json").is_file()
+
+    def model(self) -> tuple[ModelConfig, dict[str, HeadConfig]]:
+        """The model and its heads.
+
+        Raises:
+          CheckpointError: there is no model here.
+        """
+        found = self._read("model.json")
+        if found is None:
+            problem = "it does not exist" if not self.path.exists() else "it has neither model.json nor config.json"
+            raise CheckpointError(f"{self.path} holds no model: {problem}")
+        where = str(self.path / "model.json")
+        heads = {name: decode(Document(where, head, {}), HeadConfig) for name, head in found["heads"].items()}
+        return decode(Document(where, found["model"], {}), ModelConfig), heads
+
+    def huggingface(self) -> HuggingFaceConfig | None:
+        """The config.json that the model once came with."""
+        values = (self._read("model.json") or {}).get("huggingface")
+        return None if values is None else HuggingFaceConfig(values, str(self.path / "model.json"))
+
+    def check_started(self) -> None:
+        """Makes sure that a run was started here.
+
+        Raises:
+          CheckpointError: this is not a run directory.
+        """
+        if not (self.path / "recipe.yaml").is_file():
+            found = "it does not exist" if not self.path.exists() else "it has no recipe.yaml"
+            raise CheckpointError(f"{self.path} is not the directory of a run: {found}")
+
+    def used_step(self) -> int:
+        """The step that a finished or stopped run is used at: its best where it has one, else its last.
+
+        Raises:
+          CheckpointError: no checkpoint is whole.
+        """
+        return from_first(self._used_step)
+
+    def _used_step(self) -> int:
+        best = self._read("best.json")
+        if best is not None:
+            self.checkpoints.verify(best["step"])
+            return best["step"]
+        step = self.checkpoints.find_newest_good()
+        if step is None:
+            raise CheckpointError(f"{self.path} has no checkpoint yet")
+        return step
+
+    def chosen_step(self, step: int | None) -> int:
+        """A step that the user named, verified; `used_step` where None.
+
+        Raises:
+          CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        if step is None:
+            return self.used_step()
+        if step not in self.checkpoints.steps():
+            there = ", ".join(map(str, self.checkpoints.steps())) or "none"
+            raise CheckpointError(f"{self.path} has no checkpoint of step {step}; there are {there}")
+        from_first(lambda: self.checkpoints.verify(step))
+        return step
+
+    def write_best(self, step: int, metric: str, value: float) -> None:
+        """Names the best checkpoint."""
+        self._write("best.json", {"step": step, "metric": metric, "value": value})
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
+
+    def _write(self, name: str, value: Any) -> None:
+        write_atomically(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def identity_of(recipe: Recipe, data: Mapping[str, str]) -> dict[str, Any]:
+    """What a resumed run must share with the run that it continues."""
+    return {"recipe": encode(recipe), "data": dict(data)}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
+    """What differs between two encoded recipes, in words.
+
+    Args:
+      old: the one "there".
+      new: the one "here".
+      free: keys that may differ.
+    """
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key}: {_shown(before, key)} there, {_shown(after, key)} here"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not any(key == one or key.startswith(f"{one}.") for one in free)
+    ]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    changes = differences(old["recipe"], new["recipe"], FREE_KEYS)
+    data = [f"the data of {name} has changed" for name in new["data"] if old["data"].get(name) != new["data"][name]]
+    return changes + ([] if changes else data)
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "nothing"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = ((f"{prefix}.{name}" if prefix else name, item) for name, item in value.items())
+        return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {key: leaf for i, item in enumerate(value) for key, leaf in _flat(item, f"{prefix}[{i}]").items()}
+    return {prefix: value}
