@@ -9,7 +9,7 @@ import platform
 
 import jax
 
-from jaxft.data.embedded import cache_directory
+from jaxft.data.cache import cache_directory
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "array-record")
 _EXTRAS = {

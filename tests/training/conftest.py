@@ -13,7 +13,7 @@ from settings import setting_of
 from jaxft.data.batches import example_generator
 from jaxft.data.store import TOKENS
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
-from jaxft.huggingface.exporting import natural_head
+from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.model import Model, initialize
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig

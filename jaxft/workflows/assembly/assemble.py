@@ -30,7 +30,7 @@ from jaxft.finetuning.adapters import AdapterModel
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generator
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.exporting import natural_head
+from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxft.errors import CheckpointError, JaxftError
-from jaxft.huggingface.loaded import sharded_target
+from jaxft.models.model import sharded_target
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.schema import TokenizerSection
 from jaxft.workflows.assembly.assemble import Assembly, assemble

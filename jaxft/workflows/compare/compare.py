@@ -18,7 +18,7 @@ from typing import Any
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
-from jaxft.huggingface.loaded import sharded_target
+from jaxft.models.model import sharded_target
 from jaxft.objectives.registry import text_columns
 from jaxft.recipe.comparison import CompareConfig
 from jaxft.recipe.library import load_recipe

@@ -24,7 +24,7 @@ import jax
 from jax.experimental import topologies
 
 import jaxft
-from jaxft.data.embedded import cache_directory
+from jaxft.data.cache import cache_directory
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.parallel.mesh import make_mesh
 from jaxft.planning.program_cost import ProgramCost, program_cost

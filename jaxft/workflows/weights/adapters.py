@@ -16,15 +16,14 @@ from jaxft.errors import CheckpointError
 from jaxft.finetuning.lora import LoraConfig, LoraModel
 from jaxft.huggingface.architecture import Architecture, Head
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.description import flat_paths
-from jaxft.huggingface.exporting import Form, expressing, tensor_value
-from jaxft.huggingface.loaded import sharded_target
+from jaxft.huggingface.exporting import tensor_value
+from jaxft.huggingface.expressing import Form, expressing
 from jaxft.huggingface.low_rank import merge, modules_of
 from jaxft.huggingface.peft_format import BASE_KEY, Adapter, fingerprint, read_adapter, write_adapter
 from jaxft.huggingface.placing import Placed, place_all
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import Model, abstract_parameters, flat_paths, sharded_target
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.runs.run_directory import RunDirectory

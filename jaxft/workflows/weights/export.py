@@ -15,16 +15,17 @@ from jaxft.data.tokenizers import load_tokenizer
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.architectures import architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.description import describe, flat_paths
-from jaxft.huggingface.exporting import Form, form_for, write_model
+from jaxft.huggingface.description import describe
+from jaxft.huggingface.exporting import write_model
+from jaxft.huggingface.expressing import Form, form_for
 from jaxft.huggingface.generation_settings import GenerationSettings
 from jaxft.huggingface.image_preprocessing import write_preprocessing
 from jaxft.huggingface.importing import load_parameters
-from jaxft.huggingface.loaded import LoadedModel, sharded_target, tokenizer_of
+from jaxft.huggingface.loaded import LoadedModel, tokenizer_of
 from jaxft.huggingface.pooling import SentencePooling, read_pooling, write_pooling
 from jaxft.models.config import ComputeConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model
+from jaxft.models.model import Model, flat_paths, sharded_target
 from jaxft.objectives.contrastive import ContrastiveConfig
 from jaxft.objectives.denoising import decoder_start_id
 from jaxft.objectives.image_classification import ImageClassificationConfig

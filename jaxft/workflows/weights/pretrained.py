@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jaxft.checkpoint.checkpoints import described_arrays
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.description import Description, describe, flat_paths
-from jaxft.huggingface.exporting import SHARD_BYTES, form_for
+from jaxft.huggingface.description import Description, describe
+from jaxft.huggingface.exporting import SHARD_BYTES
+from jaxft.huggingface.expressing import form_for
 from jaxft.huggingface.importing import load_parameters
-from jaxft.huggingface.loaded import LoadedModel, load_model, save_model, sharded_target, tokenizer_of
+from jaxft.huggingface.loaded import LoadedModel, load_model, save_model, tokenizer_of
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import Model, abstract_parameters, flat_paths, sharded_target
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.weights.adapters import AdaptedWeights, with_adapter

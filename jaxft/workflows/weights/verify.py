@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.errors import CheckpointError, JaxftError
-from jaxft.huggingface.description import Description, describe, flat_paths
+from jaxft.huggingface.description import Description, describe
 from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import LoadedModel, loaded_from
+from jaxft.models.model import flat_paths
 from jaxft.workflows.weights.pretrained import resolve
 
 # Largest difference beside the largest value of torch's, in float32.
