@@ -35,7 +35,7 @@ from jaxft.workflows.compare.report import write_comparison
 from jaxft.workflows.compare.trials import Trial, check_comparison, recipe_of, trials
 from jaxft.workflows.runs.compilation_cache import keep_compiled
 from jaxft.workflows.train.train import train_recipe
-from jaxft.workflows.weights.pretrained import open_pretrained
+from jaxft.workflows.weights.loading import open_pretrained
 
 _logger = logging.getLogger("jaxft")
 
