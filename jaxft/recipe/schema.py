@@ -281,6 +281,10 @@ class Recipe:
                     f"{self.training.micro_batches} does not divide streams.{name}.batch_size {stream.batch_size}",
                 )
 
+    def objective_of(self, evaluation: str) -> str:
+        """The name under which the objective of an evaluation stands: its stream's, or the evaluation's own."""
+        return self.evaluation[evaluation].stream or evaluation
+
     @property
     def model_family(self) -> str | None:
         """Family of the model by the recipe's own words; None where a pretrained model decides."""

@@ -18,6 +18,7 @@ import jaxft
 from jaxft.data.filling import FillConfig
 from jaxft.errors import CheckpointError
 from jaxft.serving.limits import Limits
+from jaxft.workflows.assembly.batches import store_sources
 from jaxft.workflows.assembly.filled_stores import filled_source
 from jaxft.workflows.assembly.trained_run import open_run
 from jaxft.workflows.inference.serve import open_served
@@ -101,7 +102,7 @@ def test_what_fills_in_words_is_found_whatever_its_directory_is_called(name, run
     shutil.copytree(run.parent / "start", tmp_path / name / "model")
     shutil.copytree(run.parent / "start", tmp_path / "plain")
     import_model(str(tmp_path / "plain"), tmp_path / "imported" / name)
-    source = open_run(run).assembly.store_sources()[0]
+    source = store_sources(open_run(run).assembly)[0]
 
     filled = {
         path: filled_source(source, "text", FillConfig(model=str(tmp_path / path))).directory

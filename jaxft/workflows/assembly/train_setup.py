@@ -31,7 +31,7 @@ from jaxft.training.start_divergence import held_to_start
 from jaxft.training.state import Keeping, TrainState, joined, replaced, split
 from jaxft.training.step import bind, make_train_step
 from jaxft.training.stream_weights import stream_weight
-from jaxft.workflows.assembly.assemble import Assembly
+from jaxft.workflows.assembly.parts import Assembly
 
 
 @dataclasses.dataclass(frozen=True)

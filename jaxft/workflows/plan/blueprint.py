@@ -28,7 +28,9 @@ from jaxft.recipe.presets import PRESETS
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.training.state import TrainState, abstract_state, split
-from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import store_sources, with_rows_of_shares
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.assembly.stores import plan
 from jaxft.workflows.assembly.train_setup import TrainSetup, make_train_setup
 
@@ -103,7 +105,7 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
     """
     with tempfile.TemporaryDirectory() as directory, _quiet():
         planned = _with_specimens(recipe, pathlib.Path(directory))
-        assembly = assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=mesh)
+        assembly = with_rows_of_shares(assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=mesh))
         rows = {name: _first_row(assembly, name) for name in assembly.recipe.streams}
     sharding = batch_sharding(mesh)
     batches = {
@@ -179,7 +181,7 @@ def _written(config: ObjectiveConfig, path: pathlib.Path, length: int) -> Source
 def _first_row(assembly: Assembly, name: str) -> Batch:
     """A row of a stream's batches, as a batch of one."""
     objective = assembly.objectives[name]
-    source = next(one for one in assembly.store_sources() if one.where in (f"streams.{name}", f"streams.{name}[0]"))
+    source = next(one for one in store_sources(assembly) if one.where in (f"streams.{name}", f"streams.{name}[0]"))
     store = source.open(Preparation(assembly.recipe.data.bad_rows))
     rows = plan(source.where, store, objective, 0)
     return StreamBatches(store, rows, objective.make_row, 1, 0, partner=objective.partner).batch(0)

@@ -14,6 +14,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.objectives.objective import Objective
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches, with_rows_of_shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +54,9 @@ def show_data(
     Raises:
       JaxftError: see `jaxft.errors`.
     """
-    assembly = assemble(*load_recipe(recipe, overrides))
+    assembly = with_rows_of_shares(assemble(*load_recipe(recipe, overrides)))
     shown = []
-    for name, batches in assembly.batches().items():
+    for name, batches in make_batches(assembly).items():
         batch, objective = batches.batch(step), assembly.objectives[name]
         for number in range(min(rows, batches.batch_size)):
             row = {key: values[number] for key, values in batch.items()}

@@ -40,8 +40,11 @@ from jaxft.training.early_stopping import best_step, should_stop
 from jaxft.training.loop import LoopConfig, run_loop
 from jaxft.training.patience import Patience
 from jaxft.training.state import TrainState, abstract_state, create_state
-from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches, total_steps, with_rows_of_shares
 from jaxft.workflows.assembly.checks import lower_is_better
+from jaxft.workflows.assembly.evaluators import make_evaluators
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.assembly.train_setup import make_train_setup
 from jaxft.workflows.runs.agreement import check_data_agrees, check_recipes_agree
 from jaxft.workflows.runs.run_directory import RunDirectory, identity_of
@@ -87,8 +90,9 @@ def train_recipe(
             run.check_identity(identity_of(recipe, assembly.source_fingerprints))
         if (summary := run.summary()) is not None:
             return {**summary, "already_finished": True}
-        batches = assembly.batches()
-        evaluators = assembly.evaluators()
+        assembly = with_rows_of_shares(assembly)
+        batches = make_batches(assembly)
+        evaluators = make_evaluators(assembly)
         if is_first():
             _write_beginning(run, assembly)
         return _Training(run, assembly, batches, evaluators, quiet or not is_first()).run()
@@ -122,7 +126,7 @@ class _Training:
     ):
         self._run, self._assembly, self._batches, self._evaluators = run, assembly, batches, evaluators
         self._recipe = assembly.recipe
-        self._total = assembly.total_steps(batches)
+        self._total = total_steps(assembly, batches)
         self._setup = make_train_setup(assembly, self._total)
         self._quiet = quiet
         self._stop_signal: str | None = None
@@ -344,7 +348,7 @@ class _Training:
 
     def _labels(self) -> dict[str, tuple[str, ...]]:
         """Labels of each evaluation of a classifier."""
-        objectives = {name: self._assembly.objectives[e.stream or name] for name, e in self._recipe.evaluation.items()}
+        objectives = {name: self._assembly.evaluated_objective(name) for name in self._recipe.evaluation}
         return {name: objective.labels for name, objective in objectives.items() if objective.labels}
 
 
@@ -408,11 +412,11 @@ def dry_run(recipe: str | pathlib.Path, overrides: Sequence[str] = ()) -> DryRun
     Raises:
       JaxftError: whatever `train` would raise before its first step.
     """
-    assembly = assemble(*load_recipe(recipe, overrides))
-    batches = assembly.batches()
-    assembly.evaluators()
+    assembly = with_rows_of_shares(assemble(*load_recipe(recipe, overrides)))
+    batches = make_batches(assembly)
+    make_evaluators(assembly)
     first = {name: stream.batch(0) for name, stream in batches.items()}
-    steps = assembly.total_steps(batches)
+    steps = total_steps(assembly, batches)
     shapes, _ = abstract_parameters(assembly.model)
     parts = {f"trunk/{name}": tree for name, tree in shapes["trunk"].items()}
     parts |= {name: tree for name, tree in shapes.items() if name != "trunk"}
