@@ -140,6 +140,13 @@ class TrainSetup:
             )
         return state.replace(optimizer=set_importance(state.optimizer, importance))
 
+    def training_items(self, state: TrainState) -> dict[str, Any]:
+        """What a checkpoint holds beside the parameters to use: these themselves where others are trained."""
+        items = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        if state.average is None and self.assembly.recipe.finetuning.lora is None:
+            del items["parameters"]
+        return {name: value for name, value in items.items() if value is not None}
+
     def plain(self, parameters):
         """Parameters of this model as those of the assembly's, which everything but training uses."""
         lora = self.assembly.recipe.finetuning.lora
