@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from reference_models import CASES, inputs_of, make, save
+from huggingface.reference_models import CASES, inputs_of, make, save
 
 from jaxft.huggingface.description import flat_paths
 from jaxft.huggingface.exporting import tensor_value
