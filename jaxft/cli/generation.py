@@ -96,10 +96,12 @@ def generate(options: argparse.Namespace) -> None:
     prompts = [] if number else given_texts(options.prompt, options.file, "prompt")
     if not prompts and not number:
         raise DataError("there is no prompt; give --prompt, --file, or prompts in lines on standard input")
-    writer = open_text_generator(options.model, options.dtype, batch_size=options.batch_size, draft=options.draft)
-    config = dataclasses.replace(config, stop_token_ids=writer.token_ids(options.stop_token or ()))
+    text_generator = open_text_generator(
+        options.model, options.dtype, batch_size=options.batch_size, draft=options.draft
+    )
+    config = dataclasses.replace(config, stop_token_ids=text_generator.token_ids(options.stop_token or ()))
     with output_to(options.output) as file:
         if number:
-            write_unprompted(writer, number, config, file)
+            write_unprompted(text_generator, number, config, file)
         else:
-            write_texts(writer, prompts, config, file, file if options.stream else None)
+            write_texts(text_generator, prompts, config, file, file if options.stream else None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from jaxft.errors import DataError, RecipeError
@@ -29,13 +30,34 @@ def given_texts(given: Sequence[str] | None, path: str | None, column: str) -> l
 
 
 def _given_texts(given: Sequence[str] | None, path: str | None, column: str) -> list[str]:
-    from jaxft.workflows.inference.generate import read_prompts
-
     if given is not None:
         return list(given)
     if path is None:
         return list(read_prompts(sys.stdin, "standard input", None))
     return list(read_prompts(io.StringIO(text_of(path)), path, column if path.endswith(".jsonl") else None))
+
+
+def read_prompts(file: Iterable[str], name: str, column: str | None) -> Iterator[str]:
+    """Texts of a file: each line is one, or is a JSON object with a column for it where that is named.
+
+    Raises:
+      DataError: a line is no such object.
+    """
+    for number, line in enumerate(file, 1):
+        if column is None:
+            yield line.rstrip("\n")
+            continue
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{name}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get(column), str):
+            raise DataError(
+                f'{name}, line {number}: must be an object with a text "{column}", like {{"{column}": "Once"}}'
+            )
+        yield row[column]
 
 
 def text_of(path: str) -> str:

@@ -89,8 +89,8 @@ def score(options: argparse.Namespace) -> None:
 
     check_words(options)
     pairs = from_first(lambda: _pairs(options))
-    writer = open_text_generator(options.model, options.dtype, batch_size=options.batch_size)
-    found = writer.score([prompt for prompt, _ in pairs], [continuation for _, continuation in pairs])
+    text_generator = open_text_generator(options.model, options.dtype, batch_size=options.batch_size)
+    found = text_generator.score([prompt for prompt, _ in pairs], [continuation for _, continuation in pairs])
     rows = [
         {
             "prompt": prompt,

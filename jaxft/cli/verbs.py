@@ -194,7 +194,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def import_weights(options: argparse.Namespace) -> None:
     """`jaxft import`"""
-    from jaxft.workflows.weights.export import import_model
+    from jaxft.workflows.weights.import_model import import_model
 
     result = import_model(options.source, options.output, options.adapter)
     heads = f"heads: {', '.join(result['heads']) or 'none'}"

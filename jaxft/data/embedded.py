@@ -90,12 +90,6 @@ class EmbeddedRow(NamedTuple):
     values: dict[str, str]
 
 
-def cache_directory() -> Path:
-    """Where jaxft keeps what it can compute again: ``$JAXFT_CACHE``, else ``~/.cache/jaxft``. May not exist yet."""
-    named = os.environ.get("JAXFT_CACHE")
-    return Path(named) if named else Path("~/.cache/jaxft").expanduser()
-
-
 def embedded_rows(corpus: Corpus, split: Split, cache: Path | None = None) -> Iterator[dict[str, str]]:
     """The rows of one corpus.
 

@@ -8,7 +8,6 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
-import jax
 import numpy as np
 
 from jaxft.errors import CheckpointError
@@ -19,7 +18,7 @@ from jaxft.huggingface.placing import Placed, place_all
 from jaxft.huggingface.safetensors_files import StoredTensor, stored_tensors
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import Model, abstract_parameters, flat_paths
 
 _logger = logging.getLogger("jaxft")
 
@@ -191,12 +190,6 @@ def _placed(architecture, config, model, heads, prefix) -> dict[str, Placed]:
     unread = set(flat) - {place.path for tensor in placed.values() for place in tensor.places}
     assert not unread, f"{architecture.model_types[0]}: no tensor holds {sorted(unread)}"
     return placed
-
-
-def flat_paths(tree) -> dict[str, jax.ShapeDtypeStruct | jax.Array]:
-    """Leaves by their paths, names joined by `/`."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _check(placed: Mapping[str, Placed], stored: Mapping[str, StoredTensor], names, directory: pathlib.Path) -> None:

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.huggingface.description import Description, flat_paths
+from jaxft.huggingface.description import Description
 from jaxft.huggingface.placing import Place
 from jaxft.huggingface.safetensors_files import StoredTensor
+from jaxft.models.model import flat_paths
 
 # Largest piece, in bytes of the target, that is held on the host; larger shards are assembled on their device.
 PIECE = 64 * 2**20

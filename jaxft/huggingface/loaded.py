@@ -15,14 +15,14 @@ import numpy as np
 from jaxft.data.tokenizers import DESCRIPTION_FILE, TOKENIZER_FILES, Tokenizer, load_tokenizer
 from jaxft.errors import CheckpointError, DataError, RecipeError
 from jaxft.huggingface.description import Description, describe
-from jaxft.huggingface.exporting import SHARD_BYTES, Form, form_of, write_model
+from jaxft.huggingface.exporting import SHARD_BYTES, write_model
+from jaxft.huggingface.expressing import Form, form_of
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.pooling import SentencePooling, read_pooling
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.model import Model, ModelOutput, abstract_parameters
+from jaxft.models.model import Model, ModelOutput, sharded_target
 from jaxft.models.transformer import Images, Sequences
-from jaxft.parallel.mesh import MeshConfig, make_mesh
-from jaxft.parallel.sharding import parameter_shardings
+from jaxft.parallel.mesh import MeshConfig
 
 _logger = logging.getLogger("jaxft")
 
@@ -239,17 +239,6 @@ def loaded_from(description: Description, dtype: str, mesh) -> LoadedModel:
         description.config.get("pad_token_id", None),
         description.architecture.positions_skip_padding,
         read_pooling(description.directory),
-    )
-
-
-def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None):
-    """Shapes, dtypes and shardings of a model's parameters."""
-    if not isinstance(mesh, jax.sharding.Mesh):
-        mesh = make_mesh(mesh or MeshConfig())
-    shapes, axes = abstract_parameters(model)
-    shardings = parameter_shardings(axes, shapes, mesh)
-    return jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=where), shapes, shardings
     )
 
 

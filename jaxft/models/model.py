@@ -13,6 +13,8 @@ from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.generator import ReplacementGenerator
 from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection
 from jaxft.models.transformer import Images, Sequences, Transformer
+from jaxft.parallel.mesh import MeshConfig, make_mesh
+from jaxft.parallel.sharding import parameter_shardings
 
 
 @flax.struct.dataclass
@@ -155,3 +157,20 @@ def _initialize(model: Model, key: jax.Array):
         inputs = Images(jnp.zeros((1, config.channels, config.image_size, config.image_size)))
     targets = inputs if config.family == "encoder_decoder" else None
     return model.init(key, inputs, targets, method="touch_all")["params"]
+
+
+def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None):
+    """Shapes, dtypes and shardings of a model's parameters."""
+    if not isinstance(mesh, jax.sharding.Mesh):
+        mesh = make_mesh(mesh or MeshConfig())
+    shapes, axes = abstract_parameters(model)
+    shardings = parameter_shardings(axes, shapes, mesh)
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=where), shapes, shardings
+    )
+
+
+def flat_paths(tree) -> dict[str, jax.ShapeDtypeStruct | jax.Array]:
+    """Leaves by their paths, names joined by `/`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

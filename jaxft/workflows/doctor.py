@@ -9,9 +9,9 @@ import platform
 
 import jax
 
-from jaxft.data.embedded import cache_directory
+from jaxft.data.cache import cache_directory
+from jaxft.workflows.runs.software import versions
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "array-record")
 _EXTRAS = {
     "tensorboard": "tensorboardX", "wandb": "wandb", "tpu": "libtpu", "parquet": "pyarrow", "hf-datasets": "datasets",
     "tfds": "tensorflow_datasets", "zstd": "zstandard", "images": "PIL", "metrics": "sacrebleu", "cloud": "gcsfs",
@@ -22,7 +22,7 @@ _EXTRAS = {
 def examine() -> dict[str, str]:
     """Versions, devices, directories and optional packages, each as a line of text."""
     found = {"jaxft": importlib.metadata.version("jaxft"), "python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    found |= versions()
     found["devices"] = ", ".join(f"{device.platform} {device.device_kind}" for device in jax.devices())
     found["cores"] = str(os.cpu_count())
     found["cache"] = str(cache_directory())

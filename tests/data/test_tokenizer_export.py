@@ -15,7 +15,8 @@ import transformers
 
 from jaxft.data.tokenizers import SentencePieceConfig, Tokenizer, load_tokenizer, train_sentencepiece
 from jaxft.huggingface.architectures import ARCHITECTURES
-from jaxft.huggingface.exporting import Form, write_model
+from jaxft.huggingface.exporting import write_model
+from jaxft.huggingface.expressing import Form
 
 SYMBOLS = ("\n", "<sep>", "①", "the")
 CONFIGS = {

@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn
 from support.settings import setting_of
 
 from jaxft.evaluation.evaluator import Evaluator
-from jaxft.huggingface.exporting import natural_head
+from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, abstract_parameters
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxft.huggingface.description import describe
 from jaxft.huggingface.importing import PIECE, load_parameters
-from jaxft.huggingface.loaded import sharded_target
+from jaxft.models.model import sharded_target
 from jaxft.parallel.mesh import MeshConfig
 
 

@@ -13,10 +13,10 @@ import sys
 import jax
 import numpy as np
 
-from jaxft.huggingface.description import describe, flat_paths
+from jaxft.huggingface.description import describe
 from jaxft.huggingface.loaded import load_model
 from jaxft.huggingface.safetensors_files import StoredTensor
-from jaxft.models.model import abstract_parameters
+from jaxft.models.model import abstract_parameters, flat_paths
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import parameter_shardings
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from huggingface.reference_models import CASES, inputs_of, make, save
 
-from jaxft.huggingface.description import flat_paths
 from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import load_model, save_model
 from jaxft.huggingface.safetensors_files import stored_tensors
+from jaxft.models.model import flat_paths
 
 # One of each kind of position, mask and family; the whole suite compares every case.
 QUICK = ("bert-masked-lm", "deberta-v2", "gpt2", "llama", "gemma2-capped", "t5", "bart", "vit")

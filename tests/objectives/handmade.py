@@ -15,7 +15,7 @@ from jaxft.data.batches import Batch, example_generator
 from jaxft.data.packing import plan_rows
 from jaxft.data.sources import Row
 from jaxft.data.store import PART_ENDS, TOKENS, Record, cut, encode_fields
-from jaxft.huggingface.exporting import natural_head
+from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, ModelOutput
 from jaxft.models.transformer import Sequences

@@ -10,7 +10,7 @@ import shlex
 import pytest
 
 from jaxft.cli.main import run
-from jaxft.huggingface.exporting import expressing
+from jaxft.huggingface.expressing import expressing
 from jaxft.models.config import ModelConfig
 from jaxft.recipe.library import load_recipe, path_of
 from jaxft.recipe.presets import PRESETS

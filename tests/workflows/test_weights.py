@@ -194,5 +194,5 @@ def test_importing_jaxft_brings_no_torch():
     assert "torch" in sys.modules  # this module imports it, so the check needs a process of its own
     import subprocess
 
-    code = "import sys, jaxft, jaxft.workflows.weights.pretrained; sys.exit('torch' in sys.modules)"
+    code = "import sys, jaxft, jaxft.workflows.weights.loading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxft.data.embedded import cache_directory, embedded_rows
+from jaxft.data.cache import cache_directory
+from jaxft.data.embedded import embedded_rows
 from jaxft.data.sources.config import FORMATS, SourceConfig
 from jaxft.data.sources.files import File, RemoteFile, WatchedFile, compression, open_file, size_of
 from jaxft.data.sources.hf_datasets import hf_identity

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxft.data.embedded import cache_directory, embedded_rows
+from jaxft.data.cache import cache_directory
+from jaxft.data.embedded import embedded_rows
 from jaxft.data.sources.arrays import array_rows
 from jaxft.data.sources.config import SourceConfig
 from jaxft.data.sources.conll import conll_rows

@@ -30,7 +30,7 @@ from jaxft.finetuning.adapters import AdapterModel
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generator
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.exporting import natural_head
+from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model
@@ -48,7 +48,8 @@ from jaxft.workflows.assembly.filled_stores import filled_source
 from jaxft.workflows.assembly.image_normalization import with_preprocessing
 from jaxft.workflows.assembly.stores import StoreSource, cache_of, fingerprint, good_rows, plan, store_source
 from jaxft.workflows.runs.run_directory import RunDirectory
-from jaxft.workflows.weights.pretrained import Pretrained, open_pretrained
+from jaxft.workflows.weights.loading import open_pretrained
+from jaxft.workflows.weights.pretrained import Pretrained
 
 _logger = logging.getLogger("jaxft")
 
@@ -296,21 +297,21 @@ def assemble(
     check_sources(recipe, document, directory)
     named = recipe.model.pretrained
     pretrained = open_pretrained(named, recipe.model.adapter) if named is not None else None
-    started = run is not None and run.has_model()
+    stored = run.model() if run is not None and run.has_model() else None
     if (pretrained.config.family if pretrained is not None else recipe.model_family) == "vision":
         tokenizer = NoTokenizer()
     elif tokenizer is None:
         tokenizer = _tokenizer(recipe, directory, pretrained, run.tokenizer if run is not None else None)
     config = _model_config(recipe, document, pretrained, tokenizer)
     recipe = with_preprocessing(_completed(recipe), pretrained.settings if pretrained is not None else None)
-    origin = run.huggingface() if started else pretrained.huggingface if pretrained is not None else None
+    origin = (stored or pretrained).huggingface if stored or pretrained else None
     objectives = _objectives(recipe, document, tokenizer, config, origin)
-    if not started:
+    if stored is None:
         check_origin(recipe, document, objectives)
     check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh) if mesh is None else mesh
     check_batches(recipe, document, mesh)
-    known = run.model()[1] if started else pretrained.heads if pretrained is not None else {}
+    known = (stored or pretrained).heads if stored or pretrained else {}
     heads = {
         name: _head(name, head, known.get(name), config, origin)
         for objective in objectives.values()

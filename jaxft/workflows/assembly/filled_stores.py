@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ from jaxft.models.model import Model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.workflows.assembly.stores import StoreSource
-from jaxft.workflows.runs.run_directory import RunDirectory
-from jaxft.workflows.weights.pretrained import load_pretrained, open_pretrained, resolve
+from jaxft.workflows.weights.loading import load_pretrained, open_pretrained
+from jaxft.workflows.weights.location import ModelLocation, locate
 
 # Rows of a model that knows no length of its own.
 _LONGEST = 512
@@ -68,11 +67,12 @@ def filled_source(origin: StoreSource, column: str, config: FillConfig) -> Fille
       CheckpointError: the model cannot be read.
       RecipeError: it is no masked language model.
     """
-    _check(config)
+    location = locate(config.model)
+    tokenizer = _check(location)
     name = fingerprint_of(
         texts=origin.directory.name,
         column=column,
-        model=_identity(config.model),
+        model=f"{location.fingerprint()} {tokenizer}",
         rate=str(config.rate),
         variants=str(config.variants),
     )
@@ -88,34 +88,19 @@ def filled_source(origin: StoreSource, column: str, config: FillConfig) -> Fille
     )
 
 
-def _check(config: FillConfig) -> None:
-    """Whether the model can fill, before anything is computed."""
-    pretrained = open_pretrained(config.model)
+def _check(location: ModelLocation) -> str:
+    """Makes sure that the model can fill, before anything is computed; the fingerprint of its tokenizer."""
+    pretrained = open_pretrained(location)
     kinds = {head.kind for head in pretrained.heads.values()}
     if pretrained.config.family != "encoder" or "masked_lm" not in kinds:
         raise RecipeError(
-            f"augmentation.fill.model: {config.model} is no masked language model: it is of family "
+            f"augmentation.fill.model: {location.source} is no masked language model: it is of family "
             f"{pretrained.config.family}, with the heads {', '.join(sorted(kinds)) or 'none'}"
         )
-    if load_tokenizer(pretrained.tokenizer_directory).mask_id is None:
-        raise RecipeError(f"augmentation.fill.model: the tokenizer of {config.model} has no mask token")
-
-
-def _identity(path: str) -> str:
-    """What the fillings of a model depend on: its weights, their description and its tokenizer."""
-    directory, digest = resolve(path), hashlib.sha256()
-    files = sorted(directory.glob("*.safetensors"))
-    if (directory / "config.json").is_file():
-        files.append(directory / "config.json")
-    else:
-        run, step = RunDirectory(directory), None
-        if directory.parent.name == "checkpoints":
-            run, step = RunDirectory(directory.parent.parent), int(directory.name)
-        files = [run.path / "model.json", run.path / "checkpoints" / str(run.chosen_step(step)) / "manifest.json"]
-    for file in files:
-        with file.open("rb") as content:
-            digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
-    return f"{digest.hexdigest()} {load_tokenizer(open_pretrained(path).tokenizer_directory).fingerprint}"
+    tokenizer = load_tokenizer(pretrained.tokenizer_directory)
+    if tokenizer.mask_id is None:
+        raise RecipeError(f"augmentation.fill.model: the tokenizer of {location.source} has no mask token")
+    return tokenizer.fingerprint
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jaxft.data.embedded import cache_directory
+from jaxft.data.cache import cache_directory
 from jaxft.data.packing import RowPlan, plan_rows
 from jaxft.data.preparing import Preparation, build, open_or_build
 from jaxft.data.sources import Row, SourceConfig, scan_rows, source_fingerprint

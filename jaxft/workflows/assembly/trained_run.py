@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxft.errors import CheckpointError, JaxftError
-from jaxft.huggingface.loaded import sharded_target
-from jaxft.recipe.library import load_recipe
+from jaxft.models.model import sharded_target
 from jaxft.recipe.schema import TokenizerSection
 from jaxft.workflows.assembly.assemble import Assembly, assemble
 from jaxft.workflows.runs.agreement import check_recipes_agree
 from jaxft.workflows.runs.run_directory import RunDirectory
-from jaxft.workflows.weights.pretrained import open_pretrained
+from jaxft.workflows.weights.loading import open_pretrained
+from jaxft.workflows.weights.location import locate_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +40,16 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     """Opens a run with its tokenizer, model and parameters.
 
     Args:
-      path: a run directory.
+      path: a run directory, one of its `checkpoints/STEP`, or `RUN:STEP`.
       overrides: of its recipe.
       step: which checkpoint; the best one where the recipe names a metric for it, else the last, where None.
 
     Raises:
       CheckpointError: it is no run, or has no such checkpoint, or that is damaged.
     """
-    run = RunDirectory(path)
-    run.check_started()
-    recipe, document = load_recipe(run.path / "recipe.yaml", overrides)
+    location = locate_run(path, step)
+    run = location.need_run()
+    recipe, document = run.recipe(overrides)
     check_recipes_agree(recipe)
     began, adapter = recipe.model.pretrained, recipe.model.adapter
     recipe = dataclasses.replace(
@@ -59,13 +59,12 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
         tokenizer=TokenizerSection(path=str(run.tokenizer.absolute())),
     )
     assembly = assemble(recipe, document, run)
-    step = run.chosen_step(step)
     target = sharded_target(assembly.model, "float32", assembly.mesh)
-    parameters, _ = run.checkpoints.restore(step, target)
+    parameters, _ = run.checkpoints.restore(location.step, target)
     compared = (assembly.objectives[section.stream or name] for name, section in recipe.evaluation.items())
     # Only where it is needed, since what the run began with may be gone.
     origin = _origin(run, began, adapter, target) if any(objective.needs_origin for objective in compared) else None
-    return TrainedRun(run, assembly, step, parameters, origin)
+    return TrainedRun(run, assembly, location.step, parameters, origin)
 
 
 def _origin(run: RunDirectory, began: str | None, adapter: str | None, target) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
-from jaxft.huggingface.loaded import sharded_target
+from jaxft.models.model import sharded_target
 from jaxft.objectives.registry import text_columns
 from jaxft.recipe.comparison import CompareConfig
 from jaxft.recipe.library import load_recipe
@@ -35,7 +35,7 @@ from jaxft.workflows.compare.report import write_comparison
 from jaxft.workflows.compare.trials import Trial, check_comparison, recipe_of, trials
 from jaxft.workflows.runs.compilation_cache import keep_compiled
 from jaxft.workflows.train.train import train_recipe
-from jaxft.workflows.weights.pretrained import open_pretrained
+from jaxft.workflows.weights.loading import open_pretrained
 
 _logger = logging.getLogger("jaxft")
 

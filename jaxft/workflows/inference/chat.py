@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,15 +16,15 @@ from jaxft.generation.config import GenerationConfig
 from jaxft.generation.generator import PromptOptions
 from jaxft.generation.prompts import context_of
 from jaxft.generation.talking import chat_prompt, ends_of_answers, form_for_chat
-from jaxft.huggingface.loaded import LoadedModel
 from jaxft.workflows.inference.generate import TextGenerator, biased_token, make_config, open_text_generator
+from jaxft.workflows.weights.opened_model import ModelSource
 
 _DEFAULTS = {"max_new_tokens": 512, "temperature": 0.7}
 _NO_TEXT = {ord(character): None for character in ("\0", OPEN, CLOSE)}
 
 
 def open_chat(
-    source: str | pathlib.Path | LoadedModel | TextGenerator,
+    source: ModelSource | TextGenerator,
     system: str | None = None,
     template: str | None = None,
     dtype: str = "float32",
@@ -45,10 +44,12 @@ def open_chat(
       RecipeError: the model can't be talked to, or an option is impossible.
     """
     make_config(_DEFAULTS | dict(options or {}))
-    writer = source if isinstance(source, TextGenerator) else open_text_generator(source, dtype)
-    if writer.generator.decoder.has_encoder:
+    text_generator = source if isinstance(source, TextGenerator) else open_text_generator(source, dtype)
+    if text_generator.generator.decoder.has_encoder:
         raise RecipeError("an encoder-decoder reads one source and is not talked to; `jaxft generate` has it write")
-    return ChatSession(writer, form_for_chat(template, writer.generator.tokenizer), system, options or {})
+    return ChatSession(
+        text_generator, form_for_chat(template, text_generator.generator.tokenizer), system, options or {}
+    )
 
 
 class ChatSession:
@@ -59,8 +60,8 @@ class ChatSession:
       note: what is to be said of the last answer, such as that it was cut off; or None.
     """
 
-    def __init__(self, writer: TextGenerator, form: ChatFormat, system: str | None, options: Mapping[str, Any]):
-        self._writer, self._form = writer, form
+    def __init__(self, text_generator: TextGenerator, form: ChatFormat, system: str | None, options: Mapping[str, Any]):
+        self._text_generator, self._form = text_generator, form
         self.system, self.note = system, None
         self._turns: list[tuple[str, str]] = []
         self._options = _DEFAULTS | dict(options)
@@ -114,8 +115,8 @@ class ChatSession:
         )
         ended = None
         try:
-            generator = self._writer.generator
-            for pieces in generator.stream(self._writer.parameters, [prompt], config, prompt_options=[options]):
+            generator = self._text_generator.generator
+            for pieces in generator.stream(self._text_generator.parameters, [prompt], config, prompt_options=[options]):
                 answer += pieces[0].text
                 ended = pieces[0].finished_by
                 yield pieces[0].text
@@ -150,10 +151,10 @@ class ChatSession:
 
     def _prompt(self, question: str) -> np.ndarray:
         messages = [*self.messages(), Message("user", question)]
-        return chat_prompt(self._form, self._writer.generator.need_tokenizer(), messages)
+        return chat_prompt(self._form, self._text_generator.generator.need_tokenizer(), messages)
 
     def _config(self, prompt: np.ndarray) -> GenerationConfig:
-        generator = self._writer.generator
+        generator = self._text_generator.generator
         context = context_of(generator.decoder.model.config)
         if context is not None and len(prompt) >= context:
             raise DataError(

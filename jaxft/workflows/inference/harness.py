@@ -12,8 +12,8 @@ import numpy as np
 from jaxft.errors import RecipeError
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.prompts import context_of
-from jaxft.huggingface.loaded import LoadedModel
 from jaxft.workflows.inference.generate import TextGenerator, make_config, open_text_generator
+from jaxft.workflows.weights.opened_model import ModelSource
 
 try:
     from lm_eval.api.instance import Instance
@@ -46,15 +46,13 @@ class HarnessModel(LM):
       CheckpointError: nothing there can be loaded.
     """
 
-    def __init__(
-        self, source: str | pathlib.Path | LoadedModel | TextGenerator, dtype: str = "float32", batch_size: int = 16
-    ):
+    def __init__(self, source: ModelSource | TextGenerator, dtype: str = "float32", batch_size: int = 16):
         super().__init__()
         self._name = str(source) if isinstance(source, str | pathlib.Path) else "jaxft"
-        self._writer = (
+        self._text_generator = (
             source if isinstance(source, TextGenerator) else open_text_generator(source, dtype, batch_size=batch_size)
         )
-        generator = self._writer.generator
+        generator = self._text_generator.generator
         generator.need_tokenizer()
         self._context = context_of(generator.decoder.model.config)
 
@@ -65,7 +63,7 @@ class HarnessModel(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability of each continuation after its context, and whether it is the greedy one."""
-        pairs = [self._fitting(*self._writer.split(*request.args)) for request in requests]
+        pairs = [self._fitting(*self._text_generator.split(*request.args)) for request in requests]
         return [(one.log_probability, one.is_greedy) for one in self._score(pairs)]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -74,7 +72,7 @@ class HarnessModel(LM):
         owners: list[int] = []
         sums = [0.0] * len(requests)
         for number, request in enumerate(requests):
-            start, ids = self._writer.split("", request.args[0])
+            start, ids = self._text_generator.split("", request.args[0])
             windows = get_rolling_token_windows(
                 ids.tolist(), int(start[0]), max_seq_len=self._context or max(1, len(ids)), context_len=1
             )
@@ -88,32 +86,34 @@ class HarnessModel(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """A text for each prompt, up to one of the strings that end it."""
-        generator = self._writer.generator
+        generator = self._text_generator.generator
         groups: dict[GenerationConfig, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(_config(request.args[1]), []).append(number)
         texts = [""] * len(requests)
         for config, numbers in groups.items():
             prompts = [self._prompt(requests[number].args[0], config) for number in numbers]
-            for one in generator.generate(self._writer.parameters, prompts, config):
+            for one in generator.generate(self._text_generator.parameters, prompts, config):
                 texts[numbers[one.prompt]] = one.text
         return texts
 
     def _score(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]):
-        writer = self._writer
-        return writer.generator.score(writer.parameters, [one for one, _ in pairs], [two for _, two in pairs])
+        text_generator = self._text_generator
+        return text_generator.generator.score(
+            text_generator.parameters, [one for one, _ in pairs], [two for _, two in pairs]
+        )
 
     def _fitting(self, context: np.ndarray, continuation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A pair that the model can read: the last of its tokens is read by nothing."""
-        if self._context is None or self._writer.generator.decoder.has_encoder:
+        if self._context is None or self._text_generator.generator.decoder.has_encoder:
             return context[-(self._context or len(context)) :], continuation
         continuation = continuation[-self._context :]
         return context[-(self._context + 1 - len(continuation)) :], continuation
 
     def _prompt(self, text: str, config: GenerationConfig) -> np.ndarray:
         """A prompt after which there is room for what is to be written, or for half the context."""
-        generator = self._writer.generator
-        (ids,) = generator.encode([text]) if text else (self._writer.split("", " ")[0],)
+        generator = self._text_generator.generator
+        (ids,) = generator.encode([text]) if text else (self._text_generator.split("", " ")[0],)
         if self._context is None:
             return ids
         if generator.decoder.has_encoder:
@@ -144,7 +144,7 @@ def _task_manager(include: str | None):
 
 
 def evaluate_tasks(
-    source: str | pathlib.Path | LoadedModel | TextGenerator,
+    source: ModelSource | TextGenerator,
     tasks: Sequence[str | dict[str, Any]],
     shots: int | None = None,
     limit: int | None = None,

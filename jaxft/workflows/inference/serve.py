@@ -14,10 +14,10 @@ from jaxft.generation.talking import form_for_chat
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.serving.limits import Limits
 from jaxft.serving.model import ServedModel
-from jaxft.workflows.inference.generate import settings_of, special_tokens
 from jaxft.workflows.inference.read_texts import reader_of
 from jaxft.workflows.runs.compilation_cache import keep_compiled
-from jaxft.workflows.weights.pretrained import load_pretrained, resolve
+from jaxft.workflows.weights.location import locate
+from jaxft.workflows.weights.opened_model import open_model
 
 TOKEN_VARIABLE = "JAXFT_SERVE_TOKEN"
 _SHORTEST_TOKEN = 16
@@ -91,10 +91,9 @@ def open_served(
       CheckpointError: it can't be loaded.
       RecipeError: it can do nothing that is served.
     """
-    mesh = make_mesh(MeshConfig())
-    directory = resolve(source)
-    loaded = load_pretrained(source, dtype, mesh)
-    values, tokenizer_directory = settings_of(directory)
+    mesh, location = make_mesh(MeshConfig()), locate(source)
+    opened = open_model(location, dtype, mesh)
+    loaded = opened.loaded
     reasons: dict[str, str] = {}
 
     def attempt(make, *abilities: str):
@@ -105,9 +104,10 @@ def open_served(
             return None
 
     def generator() -> Generator:
-        special = special_tokens(loaded.config, loaded.tokenizer, values, tokenizer_directory)
         smallest = min(4, 1 << (limits.batch_size.bit_length() - 1))
-        return Generator(loaded.model, special, loaded.tokenizer, mesh, limits.batch_size, smallest_batch=smallest)
+        return Generator(
+            loaded.model, opened.special_tokens, loaded.tokenizer, mesh, limits.batch_size, smallest_batch=smallest
+        )
 
     def form():
         if loaded.config.family == "encoder_decoder":
@@ -115,15 +115,14 @@ def open_served(
         return form_for_chat(chat_template, loaded.tokenizer)
 
     def reader():
-        return reader_of(loaded, directory, tokenizer_directory, mesh, limits.batch_size)
+        return reader_of(opened, mesh, limits.batch_size)
 
     writes = attempt(generator, "completions", "chat")
     talks = None if writes is None else attempt(form, "chat")
     if chat_template is not None and talks is None:
         raise RecipeError(f"--chat-template {chat_template}: {reasons['chat']}")
     reads = attempt(reader, "embeddings", "classify", "fill-mask")
-    shown = name or pathlib.Path(str(source)).resolve().name if pathlib.Path(str(source)).exists() else str(source)
-    model = ServedModel(name or shown, writes, loaded.params, talks, reads, reasons)
+    model = ServedModel(name or location.name, writes, loaded.params, talks, reads, reasons)
     if not model.abilities:
         raise RecipeError(f"{source} can do nothing that is served: {'; '.join(dict.fromkeys(reasons.values()))}")
     return model

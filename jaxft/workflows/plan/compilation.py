@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -23,8 +22,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-import jaxft
-from jaxft.data.embedded import cache_directory
+from jaxft.data.cache import cache_directory
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.parallel.mesh import make_mesh
 from jaxft.planning.program_cost import ProgramCost, program_cost
@@ -33,8 +31,8 @@ from jaxft.recipe.library import load_recipe, recipe_to_text
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import write_atomically
 from jaxft.workflows.plan.blueprint import make_blueprint
+from jaxft.workflows.runs.software import code_digest, versions
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -81,10 +79,7 @@ def compiled(
 def _fingerprint(recipe: Recipe, topology: Topology) -> str:
     """Of all that a program depends on: the recipe, the devices, the versions, the code of jaxft."""
     digest = hashlib.sha256(f"{topology.name} {topology.slices} {recipe_to_text(recipe)}".encode())
-    for package in _PACKAGES:
-        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    for file in sorted(pathlib.Path(jaxft.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
+    digest.update(f"{sorted(versions().items())} {code_digest()}".encode())
     return digest.hexdigest()[:32]
 
 

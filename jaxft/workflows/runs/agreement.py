@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +12,10 @@ from jaxft.parallel.processes import gathered, member_names, process_count
 from jaxft.recipe.decoding import encode
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.runs.run_directory import differences
+from jaxft.workflows.runs.software import code_digest, versions
 
 # Where data lies may be another place on every machine.
 _OWN_KEYS = ("data.directory", "data.cache", "data.workers")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 
 
 def check_recipes_agree(recipe: Recipe) -> None:
@@ -50,7 +47,7 @@ def check_words_agree(words: Mapping[str, Any]) -> None:
 
 
 def _check_agree(name: str, value: dict[str, Any], unlike: str) -> None:
-    other = _first_other({name: value, "code": {**_versions(), "jaxft": _code_digest()}})
+    other = _first_other({name: value, "code": {**versions(), "jaxft": code_digest()}})
     if other is None:
         return
     process, there, here = other
@@ -85,16 +82,3 @@ def _first_other(own: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, An
         return None
     found = gathered(own)  # only now: recipes are long, and processes many
     return member_names()[different], found[0], found[different]
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
-
-
-@functools.cache
-def _code_digest() -> str:
-    """Of all that is in the package, since a version may stand for many states of a checkout."""
-    root, digest = pathlib.Path(__file__).parent.parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from jaxft.data.embedded import cache_directory
+from jaxft.data.cache import cache_directory
 
 
 def keep_compiled() -> None:

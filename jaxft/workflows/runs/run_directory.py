@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
@@ -26,13 +27,29 @@ from jaxft.models.heads import HeadConfig
 from jaxft.parallel.platform import usable_cores
 from jaxft.parallel.processes import from_first, gathered, is_first, member_names, process_count
 from jaxft.recipe.decoding import decode, encode
-from jaxft.recipe.library import recipe_to_text
+from jaxft.recipe.library import load_recipe, recipe_to_text
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import write_atomically
+from jaxft.workflows.runs.software import versions
 
 # Keys that may change between the parts of a run: none of them changes what is computed.
 FREE_KEYS = ("mesh", "data", "reporting", "checkpoint.keep", "training.log_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """What the parameters of a checkpoint belong to.
+
+    Attributes:
+      config: the trunk.
+      heads: by name.
+      huggingface: the config.json that the model once came with; None for a model made here.
+    """
+
+    config: ModelConfig
+    heads: Mapping[str, HeadConfig]
+    huggingface: HuggingFaceConfig | None
 
 
 class RunDirectory:
@@ -123,13 +140,12 @@ class RunDirectory:
 
     def write_environment(self) -> None:
         """Versions, devices and command of this start."""
-        packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "sentencepiece", "numpy")
         self._write(
             "environment.json",
             {
                 "jaxft": importlib.metadata.version("jaxft"),
                 "python": platform.python_version(),
-                "packages": {name: importlib.metadata.version(name) for name in packages},
+                "packages": versions(),
                 "platform": platform.platform(),
                 "cpus": usable_cores(),
                 "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
@@ -189,11 +205,11 @@ class RunDirectory:
         """Whether a model was written here."""
         return (self.path / "model.json").is_file()
 
-    def model(self) -> tuple[ModelConfig, dict[str, HeadConfig]]:
-        """The model and its heads.
+    def model(self) -> StoredModel:
+        """What `model.json` says.
 
         Raises:
-          CheckpointError: there is no model here.
+          CheckpointError: there is no model here, or the file is damaged.
         """
         found = self._read("model.json")
         if found is None:
@@ -201,22 +217,32 @@ class RunDirectory:
             raise CheckpointError(f"{self.path} holds no model: {problem}")
         where = str(self.path / "model.json")
         heads = {name: decode(Document(where, head, {}), HeadConfig) for name, head in found["heads"].items()}
-        return decode(Document(where, found["model"], {}), ModelConfig), heads
+        origin = found.get("huggingface")
+        return StoredModel(
+            decode(Document(where, found["model"], {}), ModelConfig),
+            heads,
+            None if origin is None else HuggingFaceConfig(origin, where),
+        )
 
-    def huggingface(self) -> HuggingFaceConfig | None:
-        """The config.json that the model once came with."""
-        values = (self._read("model.json") or {}).get("huggingface")
-        return None if values is None else HuggingFaceConfig(values, str(self.path / "model.json"))
+    @property
+    def has_recipe(self) -> bool:
+        """Whether a run was started here, rather than a model imported."""
+        return (self.path / "recipe.yaml").is_file()
 
-    def check_started(self) -> None:
-        """Makes sure that a run was started here.
+    def recipe(self, overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
+        """The resolved recipe of the run that was started here.
+
+        Args:
+          overrides: like `evaluation.reviews.source={jsonl: test.jsonl}`.
 
         Raises:
           CheckpointError: this is not a run directory.
+          RecipeError: an override is wrong.
         """
-        if not (self.path / "recipe.yaml").is_file():
+        if not self.has_recipe:
             found = "it does not exist" if not self.path.exists() else "it has no recipe.yaml"
             raise CheckpointError(f"{self.path} is not the directory of a run: {found}")
+        return load_recipe(self.path / "recipe.yaml", overrides)
 
     def used_step(self) -> int:
         """The step that a finished or stopped run is used at: its best where it has one, else its last.

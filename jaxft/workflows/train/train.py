@@ -20,8 +20,7 @@ from jaxft.data.loader import Prefetcher
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import DivergenceError, Interrupted
 from jaxft.evaluation.evaluator import Evaluator
-from jaxft.huggingface.loaded import sharded_target
-from jaxft.models.model import abstract_parameters
+from jaxft.models.model import abstract_parameters, sharded_target
 from jaxft.parallel.processes import ask_to_stop, from_first, is_first, moved, process_count, stop_reason
 from jaxft.parallel.sharding import own_rows, put_batch
 from jaxft.recipe.library import load_recipe

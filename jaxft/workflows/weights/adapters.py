@@ -1,11 +1,10 @@
-"""Low-rank updates in and out of PEFT's format: a base with an adapter merged into it, and a run as an adapter."""
+"""A base with a low-rank update in PEFT's format merged into it."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,37 +12,25 @@ import jax
 import numpy as np
 
 from jaxft.errors import CheckpointError
-from jaxft.finetuning.lora import LoraConfig, LoraModel
 from jaxft.huggingface.architecture import Architecture, Head
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.description import flat_paths
-from jaxft.huggingface.exporting import Form, expressing, tensor_value
-from jaxft.huggingface.loaded import sharded_target
-from jaxft.huggingface.low_rank import merge, modules_of
-from jaxft.huggingface.peft_format import BASE_KEY, Adapter, fingerprint, read_adapter, write_adapter
+from jaxft.huggingface.expressing import expressing
+from jaxft.huggingface.low_rank import merge
+from jaxft.huggingface.peft_format import BASE_KEY, Adapter, fingerprint, read_adapter
 from jaxft.huggingface.placing import Placed, place_all
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model, abstract_parameters
-from jaxft.parallel.mesh import MeshConfig
-from jaxft.recipe.library import load_recipe
-from jaxft.workflows.runs.run_directory import RunDirectory
+from jaxft.models.model import Model, abstract_parameters, flat_paths
+from jaxft.workflows.weights.pretrained import Pretrained
 
 _logger = logging.getLogger("jaxft")
 
-_TASK_TYPES = {
-    "sequence_classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "question_answering": "QUESTION_ANS",
-}  # fmt: skip
 
-
-# --- In ---
-
-
-def with_adapter(base, path: str | pathlib.Path):
+def with_adapter(base: Pretrained, path: str | pathlib.Path) -> AdaptedWeights:
     """Weights to start from with an adapter merged into them.
 
     Args:
-      base: `jaxft.workflows.weights.pretrained.Pretrained`.
+      base: what it was made for.
       path: directory of the adapter.
 
     Raises:
@@ -88,7 +75,7 @@ def _saved_heads(
 
 @dataclasses.dataclass(frozen=True)
 class AdaptedWeights:
-    """A base with a low-rank update merged into it; implements `jaxft.workflows.weights.pretrained.Pretrained`.
+    """A base with a low-rank update merged into it; implements `Pretrained`.
 
     Attributes:
       base: weights to start from.
@@ -98,7 +85,7 @@ class AdaptedWeights:
       saved_heads: that the adapter brings.
     """
 
-    base: Any
+    base: Pretrained
     adapter: Adapter
     architecture: Architecture
     prefix: str
@@ -164,8 +151,8 @@ class AdaptedWeights:
         return jax.tree.unflatten(jax.tree.structure(found), leaves)
 
     def _check_base(self, flat: Mapping[str, jax.Array]) -> None:
-        said = self.adapter.config.get(BASE_KEY)
-        if not isinstance(said, dict) or "sha256" not in said:
+        base = self.adapter.config.get(BASE_KEY)
+        if not isinstance(base, dict) or "sha256" not in base:
             _logger.warning(
                 "%s does not say which weights it was made for (its base is called %s): names and shapes alone are "
                 "checked",
@@ -173,108 +160,11 @@ class AdaptedWeights:
                 self.adapter.config.get("base_model_name_or_path"),
             )
             return
-        without = set(said.get("without", ()))
+        without = set(base.get("without", ()))
         trunk = {path: leaf for path, leaf in flat.items() if path.startswith("trunk/") and path not in without}
-        if fingerprint(trunk) != said["sha256"]:
+        if fingerprint(trunk) != base["sha256"]:
             made_for = self.adapter.config.get("base_model_name_or_path")
             raise CheckpointError(
                 f"{self.adapter.directory} was made for other weights than these (its base was {made_for}): "
                 "their fingerprints differ"
             )
-
-
-# --- Out ---
-
-
-def write_run_adapter(
-    run: RunDirectory, step: int, form: Form, head: str | None, merged: Any, output: pathlib.Path
-) -> dict[str, Any]:
-    """Writes the low-rank update of a run, and the heads that were trained beside it.
-
-    Args:
-      run: a run with `finetuning.lora`.
-      step: which checkpoint.
-      form: the class that expresses the merged model.
-      head: name of the head in it, or None.
-      merged: its parameters.
-      output: a new directory.
-
-    Returns:
-      `modules` and `parameters`: how many there are in the adapter.
-
-    Raises:
-      CheckpointError: the run has no such update, or PEFT cannot hold what it trained.
-    """
-    recipe, _ = load_recipe(run.path / "recipe.yaml") if (run.path / "recipe.yaml").is_file() else (None, None)
-    if recipe is None or recipe.finetuning.lora is None:
-        raise CheckpointError(f"{run.path} has no low-rank update; --adapter is for runs with finetuning.lora")
-    if recipe.finetuning.train_only:
-        raise CheckpointError(
-            f"{run.path} trained {', '.join(recipe.finetuning.train_only)} beside its low-rank update, which an "
-            "adapter cannot hold; export the merged model, without --adapter"
-        )
-    lora = recipe.finetuning.lora
-    trunk = {path: leaf for path, leaf in flat_paths(_live(run, step, lora)).items() if path.startswith("trunk/")}
-    modules, transposed = modules_of(_of_trunk(form), trunk, lora.scale)
-    saved = _head_tensors(form, flat_paths(merged))
-    kind = run.model()[1][head].kind if head is not None else None
-    config = {
-        "task_type": _task_type(kind, run.model()[0]),
-        "fan_in_fan_out": transposed,
-        "base_model_name_or_path": recipe.model.pretrained,
-        BASE_KEY: _base(trunk),
-        "lora_dropout": lora.dropout,
-    }
-    write_adapter(output, modules, saved, config)
-    count = sum(update.a.size + update.b.size for update in modules.values())
-    return {"modules": len(modules), "parameters": count + sum(array.size for array in saved.values())}
-
-
-def _live(run: RunDirectory, step: int, lora: LoraConfig) -> Any:
-    """The adapted model's parameters: those that are trained, or their average."""
-    config, heads = run.model()
-    target = sharded_target(LoraModel(Model(config, tuple(heads.items())), lora), "float32", MeshConfig())
-    arrays = run.checkpoints.progress(step)["arrays"]["training"]
-    name = "average" if any(path.startswith("average/") for path in arrays) else "parameters"
-    # Codes are integers.
-    dtypes = {path: dtype for path, (_, dtype) in arrays.items()}
-    target = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.update(
-            dtype=dtypes[f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}"]
-        ),
-        target,
-    )
-    return run.checkpoints.restore_training(step, name, target)
-
-
-def _of_trunk(form: Form) -> list[Placed]:
-    return [tensor for tensor in form.placed.values() if tensor.places[0].path.startswith("trunk/")]
-
-
-def _head_tensors(form: Form, parameters: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Tensors of the head, as PEFT's `modules_to_save`."""
-    names = [name for name, tensor in form.placed.items() if tensor.places[0].path.startswith("head_")]
-    modules = {name.rpartition(".")[0] for name in names}
-    inner = [one for one in modules if any(other.startswith(f"{one}.") for other in form.placed if other not in names)]
-    inner += [one for one in modules if any(other != one and other.startswith(f"{one}.") for other in modules)]
-    if inner:
-        raise CheckpointError(
-            f"PEFT saves whole modules, and the head's parameters of {inner[0]} lie beside those of others; "
-            "export the merged model, without --adapter"
-        )
-    return {name: tensor_value(form.placed[name], parameters) for name in names}
-
-
-def _task_type(kind: str | None, model: ModelConfig) -> str | None:
-    if kind == "causal_lm":
-        return "SEQ_2_SEQ_LM" if model.family == "encoder_decoder" else "CAUSAL_LM"
-    return "FEATURE_EXTRACTION" if kind in (None, "pooled") else _TASK_TYPES.get(kind)
-
-
-def _base(trunk: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """What the adapter says of its base; of a quantized one without the kernels, which are not what they were."""
-    base = {path: leaf for path, leaf in trunk.items() if not re.search(r"/(lora_[ab]|dora_magnitude)$", path)}
-    codes = [path for path in base if path.endswith("/kernel_codes")]
-    without = sorted(path.removesuffix("_codes") for path in codes)
-    base = {path: leaf for path, leaf in base.items() if not path.endswith(("/kernel_codes", "/kernel_scales"))}
-    return {"sha256": fingerprint(base)} | ({"without": without} if without else {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +13,15 @@ import numpy as np
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import CheckpointError, RecipeError
 from jaxft.finetuning.averaging import interpolate, soup
+from jaxft.huggingface.configuration import read_config
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.recipe.library import load_recipe
 from jaxft.reporting.atomic import write_atomically
 from jaxft.workflows.runs.run_directory import RunDirectory
-from jaxft.workflows.weights.export import labelled_origin, loaded_checkpoint
-from jaxft.workflows.weights.pretrained import load_pretrained, open_pretrained, resolve
-
-_STEP = re.compile(r"(?P<path>.+):(?P<step>\d+)")
+from jaxft.workflows.weights.labels import labelled_origin
+from jaxft.workflows.weights.loading import load_pretrained
+from jaxft.workflows.weights.opened_model import OpenedModel, open_model
 
 
 def average_models(
@@ -54,16 +52,16 @@ def average_models(
     target = RunDirectory(output)
     if target.has_model():
         raise CheckpointError(f"{target.path} holds a model already; choose another directory")
-    paths = [_path_of(model) for model in models]
-    loaded = [_load(path) for path in paths]
-    for path, other in zip(paths[1:], loaded[1:], strict=True):
-        _check_same(paths[0], loaded[0], path, other)
+    opened = [open_model(model) for model in models]
+    loaded = [one.loaded for one in opened]
+    for model, other in zip(models[1:], loaded[1:], strict=True):
+        _check_same(models[0], loaded[0], model, other)
     parameters = soup([one.params for one in loaded], list(weights.values()))
     as_tuned: list[str] = []
     if share is not None:
-        origin = _load(resolve(start)) if start is not None else _start_of(paths[0])
+        origin = load_pretrained(start) if start is not None else _start_of(opened[0])
         parameters, as_tuned = _towards(origin, loaded[0], parameters, share)
-    _write(target, paths[0], loaded[0], parameters)
+    _write(target, opened[0], parameters)
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
     return {"output": str(target.path), "parameters": count, "weights": weights, "as_tuned": as_tuned}
 
@@ -84,24 +82,7 @@ def _checked(models, weights, share, start) -> dict[str, float]:
     return {model: weight / sum(weights) for model, weight in zip(models, weights, strict=True)}
 
 
-def _path_of(model: str) -> pathlib.Path:
-    match = _STEP.fullmatch(model)
-    if match is not None and not pathlib.Path(model).exists():
-        return pathlib.Path(match["path"]) / "checkpoints" / match["step"]
-    return resolve(model)
-
-
-def _load(path: pathlib.Path) -> LoadedModel:
-    if (path / "config.json").is_file():
-        return load_pretrained(path)
-    return loaded_checkpoint(path, "float32", None)
-
-
-def _run_of(path: pathlib.Path) -> RunDirectory:
-    return RunDirectory(path.parent.parent if path.parent.name == "checkpoints" else path)
-
-
-def _check_same(path: pathlib.Path, one: LoadedModel, other_path: pathlib.Path, other: LoadedModel) -> None:
+def _check_same(path: str, one: LoadedModel, other_path: str, other: LoadedModel) -> None:
     """Makes sure that two models have the same parameters, for the same use.
 
     Soups are of runs that were trained in different ways, so rates of dropout may differ: the first model's stay.
@@ -122,15 +103,13 @@ def _heads_of(model: LoadedModel) -> dict[str, HeadConfig]:
     return {name: dataclasses.replace(head, dropout=0.0) for name, head in model.model.heads}
 
 
-def _start_of(path: pathlib.Path) -> LoadedModel:
+def _start_of(opened: OpenedModel) -> LoadedModel:
     """What a run began with."""
-    run = _run_of(path)
-    model = load_recipe(run.path / "recipe.yaml")[0].model if (run.path / "recipe.yaml").is_file() else None
+    assert opened.location is not None
+    model = None if opened.location.recipe is None else opened.location.recipe.model
     if model is None or model.pretrained is None:
-        raise RecipeError(f"{path} does not say what it began with; name it by --start DIR")
-    if model.adapter is not None:
-        return load_pretrained(model.pretrained, adapter=model.adapter)
-    return _load(resolve(model.pretrained))
+        raise RecipeError(f"{opened.location.source} does not say what it began with; name it by --start DIR")
+    return load_pretrained(model.pretrained, adapter=model.adapter)
 
 
 def _towards(origin: LoadedModel, tuned: LoadedModel, parameters, share: float) -> tuple[dict[str, Any], list[str]]:
@@ -144,16 +123,17 @@ def _towards(origin: LoadedModel, tuned: LoadedModel, parameters, share: float) 
     return {**parameters, **between}, sorted(set(parameters) - shared)
 
 
-def _write(target: RunDirectory, path: pathlib.Path, model: LoadedModel, parameters) -> None:
+def _write(target: RunDirectory, opened: OpenedModel, parameters) -> None:
     """Writes a model with the tokenizer and the settings of another one."""
-    source = open_pretrained(str(path))
-    huggingface = source.huggingface if (path / "config.json").is_file() else labelled_origin(model, _run_of(path))
+    location, model = opened.location, opened.loaded
+    assert location is not None
+    huggingface = read_config(location.directory) if location.run is None else labelled_origin(location, model)
     with target.locked():
         target.checkpoints.save(0, parameters, {"step": np.zeros((), np.int32)}, {"history": []}, set(), lambda: None)
         target.checkpoints.close()
         if model.tokenizer is not None:
             model.tokenizer.save(target.tokenizer)
-            if (template := source.tokenizer_directory / CHAT_TEMPLATE_FILE).is_file():
+            if (template := location.tokenizer / CHAT_TEMPLATE_FILE).is_file():
                 write_atomically(target.tokenizer / CHAT_TEMPLATE_FILE, template.read_bytes())
         # Last, since it is what says that a model is here.
-        target.write_model(model.config, dict(model.model.heads), huggingface, source.settings)
+        target.write_model(model.config, dict(model.model.heads), huggingface, location.settings)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.errors import CheckpointError, JaxftError
-from jaxft.huggingface.description import Description, describe, flat_paths
+from jaxft.huggingface.description import Description, describe
 from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import LoadedModel, loaded_from
-from jaxft.workflows.weights.pretrained import resolve
+from jaxft.models.model import flat_paths
+from jaxft.workflows.weights.location import locate
 
 # Largest difference beside the largest value of torch's, in float32.
 TOLERANCE = 1e-3
@@ -39,7 +40,7 @@ def verify_model(path: str) -> dict[str, Any]:
     """
     if importlib.util.find_spec("torch") is None:
         raise JaxftError("jaxft verify compares with torch, which is not installed: pip install torch")
-    description = describe(resolve(path))
+    description = describe(locate(path).directory)
     loaded = loaded_from(description, "float32", None)
     inputs = _inputs(loaded)
     theirs = _run_torch(description, inputs)
