@@ -5,7 +5,7 @@
     jaxft.evaluate(summary["run_dir"])
     jaxft.predict(summary["run_dir"], "reviews.jsonl", "predicted.jsonl")
 
-The functions are imported when they are first asked for, so that `import jaxft` stays quick.
+All of it is imported when it is first asked for, so that `import jaxft` stays quick.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ choose_platform()
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = {
+_LAZY = {
+    "Callback": "jaxft.training.callbacks",
+    "RunControl": "jaxft.training.callbacks",
     "classify": "jaxft.workflows.inference.read_texts",
-    "dry_run": "jaxft.workflows.train.train",
+    "dry_run": "jaxft.workflows.train.dry_run",
     "embed": "jaxft.workflows.inference.read_texts",
     "evaluate": "jaxft.workflows.train.evaluate",
     "fill_mask": "jaxft.workflows.inference.read_texts",
@@ -35,10 +37,10 @@ _FUNCTIONS = {
     "quickstart": "jaxft.workflows.compare.quickstart",
     "train": "jaxft.workflows.train.train",
 }
-__all__ = ["__version__", *_FUNCTIONS]
+__all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'jaxft' has no attribute {name!r}")

@@ -42,7 +42,7 @@ def train(options: argparse.Namespace) -> None:
 
 def _dry_run(options: argparse.Namespace) -> None:
     from jaxft.recipe.library import recipe_to_text
-    from jaxft.workflows.train.train import dry_run
+    from jaxft.workflows.train.dry_run import dry_run
 
     plan = dry_run(options.recipe, options.overrides)
     text = recipe_to_text(plan.recipe)

@@ -14,13 +14,15 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import BYTES, TOKENS, Fields, Record
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay, lay_out
+from jaxft.objectives.shown import ShownRow, next_tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLMConfig:
+class CausalLMConfig(TextConfig):
     """Causal language modelling in a recipe.
 
     Attributes:
@@ -72,6 +74,10 @@ class CausalLM(Objective):
           float32 `()`.
         """
         return self._row(records, [self._weights(record, key) for record, key in zip(records, keys, strict=True)])
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The row, in which what is learned is marked."""
+        return ShownRow({"input": next_tokens(row, self.tokenizer)})
 
     def _row(self, records: list[Record], weights: list[np.ndarray]) -> Batch:
         tokenizer = self.tokenizer

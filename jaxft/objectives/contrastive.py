@@ -17,17 +17,18 @@ from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig, pool
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.config import Pooling, SentenceConfig
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import side_by_side
+from jaxft.objectives.shown import ShownRow, side_tokens
 
-Pooling = Literal["first", "mean", "last"]
 _PAIR, _NEGATIVE = "pair", "negative"
 # Of a record whose sentence is not to be compared with another.
 _ALONE = "alone"
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastiveConfig:
+class ContrastiveConfig(SentenceConfig):
     """Contrastive learning in a recipe.
 
     Attributes:
@@ -65,6 +66,10 @@ class ContrastiveConfig:
         if self.loss == "triplet" and self.negative is None:
             raise InvalidField("loss", "triplet needs the column of the negatives; name it with negative")
 
+    def text_columns(self) -> tuple[str, ...]:
+        """The sentence, its pair and its negative."""
+        return super().text_columns() + (() if self.negative is None else (self.negative,))
+
 
 class SentenceVectors(Objective):
     """What objectives on vectors of one or several sentences have in common."""
@@ -94,6 +99,10 @@ class SentenceVectors(Objective):
         if len(texts) == 1 and _ALONE not in record:
             texts *= 2
         return side_by_side(texts, self.length, self.tokenizer)
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The sentences of an example."""
+        return ShownRow(side_tokens(row, self.tokenizer))
 
     def vectors(self, apply: Apply, batch: Mapping[str, jax.Array], head: str | None = None) -> jax.Array:
         """Unit vectors, float32 `(batch, sentences, embed)`."""

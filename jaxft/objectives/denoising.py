@@ -18,6 +18,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay, lay_out
+from jaxft.objectives.shown import ShownRow, shown_tokens
 
 # Of the source and the target of a piece, with all special tokens.
 Pair = tuple[np.ndarray, np.ndarray]
@@ -61,6 +62,12 @@ class SequenceToSequence(Objective):
             "label_weights": lay([np.ones(len(target)) for target in targets], self.target_length, dtype=np.float32),
             "bytes": np.float32(sum(record.get(BYTES, 0) for record in records)),
         }
+
+    def shown(self, row: Batch) -> ShownRow:
+        """Sources, and targets in which what is learned is marked."""
+        target = {"token_ids": row["labels"], "segment_ids": row["target_segment_ids"]}
+        learned = shown_tokens(target, self.tokenizer, predicted=row["label_weights"] > 0)
+        return ShownRow({"input": shown_tokens(row, self.tokenizer), "target": learned})
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the targets."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,14 @@ import numpy as np
 
 from jaxft.data.batches import Batch
 from jaxft.data.pixels import cropped, erased, flipped, prepared
-from jaxft.data.sources import Row, required_column
+from jaxft.data.sources import Row, SourceConfig, required_column
+from jaxft.data.sources.config import Column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Images
+from jaxft.objectives.config import LabelConfig, Normalization
 from jaxft.objectives.label_loss import (
     DEFAULT_LABEL_METRICS,
     LABEL_METRICS,
@@ -30,13 +33,14 @@ from jaxft.objectives.label_loss import (
 from jaxft.objectives.mixup import draw_mixing
 from jaxft.objectives.objective import Apply, FoundInData, Objective, ObjectiveContext, Ratio, StreamLoss
 from jaxft.objectives.sequence_classification import label_and_probabilities
+from jaxft.objectives.shown import ShownRow
 from jaxft.objectives.text_task import check_shares
 
 _PIXELS = "pixels"
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageClassificationConfig(FoundInData):
+class ImageClassificationConfig(FoundInData, LabelConfig):
     """Image classification in a recipe.
 
     Attributes:
@@ -55,8 +59,7 @@ class ImageClassificationConfig(FoundInData):
       dropout: rate before the last projection.
     """
 
-    # An image is one piece, however large.
-    length: ClassVar[None] = None
+    problem_type = "single_label_classification"
 
     kind: Literal["image_classification"] = "image_classification"
     image: str = "image"
@@ -97,6 +100,25 @@ class ImageClassificationConfig(FoundInData):
     def completed(self, targets: Iterable[str], where: str) -> ImageClassificationConfig:
         """With all labels."""
         return dataclasses.replace(self, labels=sorted_labels(targets, self.label, where))
+
+    def normalization(self) -> Normalization:
+        """Mean and deviation."""
+        return Normalization(self.mean, self.deviation)
+
+    def with_normalization(self, mean: tuple[float, ...], deviation: tuple[float, ...]) -> ImageClassificationConfig:
+        """With a pretrained model's mean and deviation where it has none of its own."""
+        return self if self.mean is not None else dataclasses.replace(self, mean=mean, deviation=deviation)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """A black image and a label."""
+        labels = self.specimen_labels()
+        return {self.image: np.zeros((8, 8), np.uint8), self.label: labels[number % len(labels)]}
+
+    def write_specimens(self, path: pathlib.Path, length: int) -> SourceConfig:
+        """As NumPy's arrays."""
+        target, rows = path.with_suffix(".npz"), self.specimens(length)
+        np.savez(target, images=[row[self.image] for row in rows], labels=[row[self.label] for row in rows])
+        return SourceConfig(arrays=(str(target),), columns={Column(self.image): "image", Column(self.label): "label"})
 
 
 class ImageClassification(Objective):
@@ -159,6 +181,10 @@ class ImageClassification(Objective):
         if config.erase:
             pixels = erased(pixels, config.erase, np.rint(self._mean * 255).astype(np.uint8), key)
         return {"pixels": pixels, "label": np.int32(record["label"])}
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The label's name alone: pixels are nothing to print."""
+        return ShownRow({}, self.labels[int(row["label"])])
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the labels, one weight for each image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import LEARNED, PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.objectives.causal_lm import CausalLM
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.rows import enclose, lay, lay_out
 from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
@@ -22,7 +23,7 @@ _DEFAULTS = ("prompt", "response", "{prompt}\n")
 
 
 @dataclasses.dataclass(frozen=True)
-class InstructionConfig:
+class InstructionConfig(ObjectiveConfig):
     """Instructions in a recipe: a prompt and its answer, or a conversation.
 
     Attributes:
@@ -56,6 +57,17 @@ class InstructionConfig:
             raise InvalidField("messages", problem)
         if self.template.count("{prompt}") != 1:
             raise InvalidField("template", f"must hold {{prompt}} once, found {self.template!r}")
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The conversation, or the prompt and its answer."""
+        return (self.prompt, self.response) if self.messages is None else (self.messages,)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """A prompt and an answer, or a conversation of these."""
+        if self.messages is None:
+            return super().specimen(text, number)
+        word, _, _ = text.partition(" ")
+        return {self.messages: [{"role": "user", "content": word}, {"role": "assistant", "content": text}]}
 
 
 class Instruction(CausalLM, WritesAnswers):

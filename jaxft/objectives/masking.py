@@ -12,12 +12,14 @@ from jaxft.data.batches import Batch
 from jaxft.data.store import TOKENS, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.objective import Objective, ReadsText
 from jaxft.objectives.rows import enclose, lay_out, starts_of
+from jaxft.objectives.shown import ShownRow, gathered_targets, shown_tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskingConfig:
+class MaskingConfig(TextConfig):
     """What objectives that mask have in common.
 
     Attributes:
@@ -71,6 +73,10 @@ class MaskedObjective(ReadsText, Objective):
         pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
         row = lay_out(pieces, self.length, tokenizer.pad_id)
         return self._masking.apply(row, starts_of(pieces) + (tokenizer.start_id is not None), records, keys)
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The row with the tokens that have to be predicted."""
+        return ShownRow({"input": shown_tokens(row, self.tokenizer, gathered_targets(row, self.tokenizer))})
 
 
 class Masking:

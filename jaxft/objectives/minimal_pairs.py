@@ -19,14 +19,16 @@ from jaxft.errors import RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.masked_lm import is_special
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.pseudo_likelihood import pseudo_log_likelihood
 from jaxft.objectives.rows import side_by_side
+from jaxft.objectives.shown import ShownRow, side_tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class MinimalPairsConfig:
+class MinimalPairsConfig(ObjectiveConfig):
     """Minimal pairs in a recipe's evaluation.
 
     Attributes:
@@ -39,6 +41,10 @@ class MinimalPairsConfig:
     good: str = "sentence_good"
     bad: str = "sentence_bad"
     length: int | None = None
+
+    def text_columns(self) -> tuple[str, ...]:
+        """Both sentences."""
+        return (self.good, self.bad)
 
 
 class MinimalPairs(Objective):
@@ -72,6 +78,10 @@ class MinimalPairs(Objective):
         (record,) = records
         texts = (record[TOKENS], record["bad"][: self.longest])
         return side_by_side(texts, self.length, self.tokenizer)
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The good and the bad sentence."""
+        return ShownRow(side_tokens(row, self.tokenizer))
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Negative log-likelihood of the good sentences, in nats per sentence; `accuracy`: how many are likelier."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.denoising import Pair, SequenceToSequence, sentinels_of
 from jaxft.objectives.objective import ObjectiveContext, ReadsText
 from jaxft.objectives.span_corruption import Noise, cut_out, longest_piece, room_of
@@ -22,7 +23,7 @@ _DENOISERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureOfDenoisersConfig:
+class MixtureOfDenoisersConfig(TextConfig):
     """Mixture of denoisers in a recipe.
 
     Attributes:

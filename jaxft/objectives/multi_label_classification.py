@@ -16,6 +16,7 @@ from jaxft.data.sources import Row, required_column
 from jaxft.data.store import Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import binary_cross_entropy
+from jaxft.objectives.config import LabelConfig, TextPairConfig
 from jaxft.objectives.label_loss import (
     Label,
     as_label,
@@ -27,13 +28,14 @@ from jaxft.objectives.label_loss import (
 )
 from jaxft.objectives.mixup import draw_mixing
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
+from jaxft.objectives.shown import ShownRow
 from jaxft.objectives.text_task import TextTask, check_shares
 
 _LABELS = "label_numbers"
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiLabelClassificationConfig(FoundInData):
+class MultiLabelClassificationConfig(FoundInData, TextPairConfig, LabelConfig):
     """Multi-label classification in a recipe.
 
     Attributes:
@@ -53,6 +55,8 @@ class MultiLabelClassificationConfig(FoundInData):
         model's architecture has where None.
       dropout: rate before the last projection.
     """
+
+    problem_type = "multi_label_classification"
 
     kind: Literal["multi_label_classification"] = "multi_label_classification"
     text: str = "text"
@@ -103,6 +107,10 @@ class MultiLabelClassificationConfig(FoundInData):
             weights = {Label(one): round(max(len(targets) - counts[one], 1) / max(counts[one], 1), 6) for one in labels}
         return dataclasses.replace(self, labels=labels, positive_weights=weights)
 
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """With every label."""
+        return {**super().specimen(text, number), self.label: list(self.specimen_labels())}
+
 
 class MultiLabelClassification(TextTask):
     """Says of each label whether it holds."""
@@ -150,6 +158,11 @@ class MultiLabelClassification(TextTask):
         holds = np.zeros(len(self.labels), np.float32)
         holds[record[_LABELS]] = 1.0
         return {**self.text_row(record), "label": holds}
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The text and the names of the labels that hold."""
+        holding = [self.labels[number] for number in np.flatnonzero(row["label"])]
+        return ShownRow(super().shown(row).parts, holding)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Mean over the labels of the cross entropy of yes and no, one weight for each row.

@@ -15,7 +15,9 @@ from jaxft.data.sources import Row, required_column, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
+from jaxft.objectives.shown import ShownRow, side_tokens
 from jaxft.objectives.text_task import TextTask, check_shares, lay_pair
 
 # So small that its probability is 0, and yet finite.
@@ -23,7 +25,7 @@ _NEVER = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
-class MultipleChoiceConfig(FoundInData):
+class MultipleChoiceConfig(FoundInData, ObjectiveConfig):
     """Multiple choice in a recipe.
 
     Attributes:
@@ -55,6 +57,17 @@ class MultipleChoiceConfig(FoundInData):
             raise InvalidField("choices", f"must be one or several different columns, found {list(self.choices)}")
         if self.most is not None and self.most < max(2, len(self.choices)):
             raise InvalidField("most", f"must be at least {max(2, len(self.choices))}, found {self.most}")
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The text, the question and the choices."""
+        return (self.text, *(() if self.question is None else (self.question,)), *self.choices)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """With choices of which the first one is right."""
+        row = {**super().specimen(text, number), self.label: 0}
+        if len(self.choices) == 1:
+            row[self.choices[0]] = [f"{choice} {text}" for choice in range(self.most or 2)]
+        return row
 
     @property
     def is_complete(self) -> bool:
@@ -152,6 +165,11 @@ class MultipleChoice(TextTask):
         ]
         stacked = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
         return {**stacked, "choices": np.int32(record["choices"]), "label": np.int32(record["label"])}
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The text with each of its choices, and the number of the right one, counted from 0."""
+        choices = {name: row[name][: int(row["choices"])] for name in ("token_ids", "segment_ids")}
+        return ShownRow(side_tokens(choices, self.tokenizer), int(row["label"]))
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the right choice, one weight for each row."""

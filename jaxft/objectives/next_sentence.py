@@ -23,6 +23,7 @@ from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masking import Masking, MaskingConfig
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
+from jaxft.objectives.shown import ShownRow, gathered_targets, shown_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,11 @@ class SentencePairs(Objective):
         row = self._masking.apply(row, np.array([start for start, _ in segments]), texts, [key] * len(segments))
         types = lay([np.zeros(len(opening)), np.ones(len(closing))], self.length)
         return {**row, "token_types": types, "label": np.int32(label)}
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The pair with the tokens that have to be predicted, and the number of its label."""
+        tokens = shown_tokens(row, self.tokenizer, gathered_targets(row, self.tokenizer))
+        return ShownRow({"input": tokens}, int(row["label"]))
 
     def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """With the weight of each pair against one masked token, which makes the sum of sums a sum of means."""

@@ -23,6 +23,7 @@ from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.shown import ShownRow, shown_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +236,10 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One row of a batch; a pure function on the host (see `jaxft.data.batches.MakeRow`)."""
+
+    def shown(self, row: Batch) -> ShownRow:
+        """What a person is shown of a row of a batch: its tokens, where an objective has nothing to add."""
+        return ShownRow({"input": shown_tokens(row, self.tokenizer)})
 
     def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The batch with whatever weights depend on all of it; called before it is computed in parts."""

@@ -15,13 +15,15 @@ from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, ReadsText, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay_out, starts_of
+from jaxft.objectives.shown import ShownRow, gathered_targets, shown_tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class PermutationLMConfig:
+class PermutationLMConfig(TextConfig):
     """Permutation language modelling in a recipe.
 
     Attributes:
@@ -83,6 +85,10 @@ class PermutationLM(ReadsText, Objective):
         gather[: len(found)] = found
         weights = (np.arange(self.budget) < len(found)).astype(np.float32)
         return {**row, "order": order, "gather": gather, "labels": row["token_ids"][gather], "label_weights": weights}
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The row with the tokens that have to be predicted."""
+        return ShownRow({"input": shown_tokens(row, self.tokenizer, gathered_targets(row, self.tokenizer))})
 
     def _choose(self, length: int, key: np.random.Generator) -> np.ndarray:
         """Sorted places of the tokens that are predicted.

@@ -17,14 +17,16 @@ from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, lay
+from jaxft.objectives.shown import ShownRow, side_tokens
 
 _PROMPT, _REJECTED = "prompt", "rejected"
 
 
 @dataclasses.dataclass(frozen=True)
-class PreferenceConfig:
+class PreferenceConfig(ObjectiveConfig):
     """Preferences in a recipe (arXiv 2305.18290).
 
     Attributes:
@@ -54,6 +56,10 @@ class PreferenceConfig:
             raise InvalidField("beta", f"must be positive, found {self.beta}")
         if self.template.count("{prompt}") != 1:
             raise InvalidField("template", f"must hold {{prompt}} once, found {self.template!r}")
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The prompt and both answers."""
+        return (self.prompt, self.chosen, self.rejected)
 
 
 class Preference(Objective):
@@ -101,6 +107,10 @@ class Preference(Objective):
             "segment_ids": np.stack([lay([np.ones(len(text))], self.length) for text in texts]),
             "answer": np.stack([lay([mark], self.length) for mark in marks]),
         }
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The prompt with the better answer, and with the other one."""
+        return ShownRow(side_tokens(row, self.tokenizer))
 
     def _fitted(self, prompt: np.ndarray, answers: tuple[np.ndarray, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Both answers after the same prompt, as much of it as both leave room for: its end says what is asked."""

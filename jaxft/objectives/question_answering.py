@@ -20,8 +20,10 @@ from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.answer_spans import Span, best_spans
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
+from jaxft.objectives.shown import ShownRow, shown_tokens
 
 _QUESTION, _CONTEXT, _ANSWERS, _START, _END = "question", "context", "answers", "answer_start", "answer_end"
 _IMPOSSIBLE = -1e9
@@ -30,7 +32,7 @@ _SAME_TEXT = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnsweringConfig:
+class QuestionAnsweringConfig(ObjectiveConfig):
     """Question answering in a recipe.
 
     Attributes:
@@ -68,6 +70,15 @@ class QuestionAnsweringConfig:
                 raise InvalidField(name, f"must be at least {least}, found {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise InvalidField("dropout", f"must be in [0, 1), found {self.dropout}")
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The question and the context."""
+        return (self.question, self.context)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """A question of one word, which the context begins with."""
+        word, _, _ = text.partition(" ")
+        return {self.question: word, self.context: text, self.answers: [{"text": word, "start": 0}]}
 
 
 class QuestionAnswering(Objective):
@@ -153,6 +164,12 @@ class QuestionAnswering(Objective):
             "start": np.int32(max(first, 0) + offset),
             "end": np.int32(max(last, 0) + offset),
         }
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The question and its window, in which the answer is marked."""
+        places = np.arange(self.length)
+        answer = (row["start"] > 0) & (row["start"] <= places) & (places <= row["end"])
+        return ShownRow({"input": shown_tokens(row, self.tokenizer, predicted=answer)})
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Mean of the cross entropies of start and end, one weight for each window; `accuracy`: both are right."""

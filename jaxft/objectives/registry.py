@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.contrastive import Contrastive, ContrastiveConfig
 from jaxft.objectives.image_classification import ImageClassification, ImageClassificationConfig
 from jaxft.objectives.instruction import InstructionConfig, make_instruction
@@ -30,34 +32,10 @@ from jaxft.objectives.span_corruption import SpanCorruption, SpanCorruptionConfi
 from jaxft.objectives.text_infilling import TextInfilling, TextInfillingConfig
 from jaxft.objectives.token_classification import TokenClassification, TokenClassificationConfig
 
-ObjectiveConfig = (
-    MaskedLMConfig
-    | NextSentenceConfig
-    | SentenceOrderConfig
-    | CausalLMConfig
-    | PrefixLMConfig
-    | SpanCorruptionConfig
-    | MixtureOfDenoisersConfig
-    | TextInfillingConfig
-    | PermutationLMConfig
-    | ReplacedTokenConfig
-    | ContrastiveConfig
-    | MaskedNextTokenConfig
-    | SequenceClassificationConfig
-    | MultiLabelClassificationConfig
-    | RegressionConfig
-    | MultipleChoiceConfig
-    | ImageClassificationConfig
-    | TokenClassificationConfig
-    | QuestionAnsweringConfig
-    | Seq2SeqConfig
-    | InstructionConfig
-    | PreferenceConfig
-    | MinimalPairsConfig
-    | SentenceSimilarityConfig
-)
+Factory = Callable[[Any, ObjectiveContext], Objective]
 
-_OBJECTIVES: dict[type, Callable[..., Objective]] = {
+# Of every kind its config, and what makes an objective of it. Kinds from outside join them by `register`.
+_FACTORIES: dict[type[ObjectiveConfig], Factory] = {
     MaskedLMConfig: MaskedLM,
     NextSentenceConfig: NextSentence,
     SentenceOrderConfig: SentenceOrder,
@@ -85,19 +63,14 @@ _OBJECTIVES: dict[type, Callable[..., Objective]] = {
 }
 
 
+def kinds() -> Mapping[str, type[ObjectiveConfig]]:
+    """The configs of all objectives by the name that a recipe gives them."""
+    return {config.kind: config for config in _FACTORIES}
+
+
 def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
     """Columns of a source that an objective reads text from, lists of words or conversations."""
-    if getattr(config, "messages", None) is not None:
-        return (config.messages,)
-    names = ["text", "pair", "negative", "source", "target", "prompt", "response", "chosen", "rejected", "question"]
-    names += ["context", "tokens", "choices"]
-    if isinstance(config, RegressionConfig):
-        names.remove("target")  # which holds numbers
-    columns = []
-    for name in names:
-        found = getattr(config, name, None)
-        columns += [] if found is None else [found] if isinstance(found, str) else found
-    return tuple(columns)
+    return config.text_columns()
 
 
 def make_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Objective:
@@ -110,4 +83,4 @@ def make_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Object
     Raises:
       RecipeError: the tokenizer lacks a special token that the objective needs, or the model is of another family.
     """
-    return _OBJECTIVES[type(config)](config, context)
+    return _FACTORIES[type(config)](config, context)

@@ -14,13 +14,14 @@ import numpy as np
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column
 from jaxft.data.store import Fields, Record
-from jaxft.errors import DataError, InvalidField
+from jaxft.errors import CheckpointError, DataError, InvalidField
+from jaxft.objectives.config import TextPairConfig
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.text_task import TextTask, check_shares
 
 
 @dataclasses.dataclass(frozen=True)
-class RegressionConfig(FoundInData):
+class RegressionConfig(FoundInData, TextPairConfig):
     """Regression in a recipe.
 
     Attributes:
@@ -36,6 +37,8 @@ class RegressionConfig(FoundInData):
         model's architecture has where None.
       dropout: rate before the last projection.
     """
+
+    problem_type = "regression"
 
     kind: Literal["regression"] = "regression"
     text: str = "text"
@@ -82,6 +85,26 @@ class RegressionConfig(FoundInData):
             if not spread > 0:
                 raise DataError(f"{where}: column {column!r} holds one number alone; there is nothing to standardize")
         return dataclasses.replace(self, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
+
+    def label_names(self) -> tuple[str, ...]:
+        """The columns of the targets."""
+        return self.target
+
+    def head_in_own_units(self, parameters: Mapping[str, Any], head: str) -> Mapping[str, Any]:
+        """With mean and deviation of the targets in the last projection."""
+        if self.mean is None:
+            return parameters
+        old, deviation = parameters["classifier"], jnp.array(self.deviation)
+        if "bias" not in old:
+            raise CheckpointError(
+                f"head {head} has no bias that could hold the mean of its targets; train with standardize: false"
+            )
+        new = {"kernel": old["kernel"] * deviation, "bias": old["bias"] * deviation + jnp.array(self.mean)}
+        return {**parameters, "classifier": new}
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """With the row's number as every target."""
+        return {**super().specimen(text, number), **dict.fromkeys(self.target, float(number))}
 
 
 def number_column(row: Row, column: str) -> float:

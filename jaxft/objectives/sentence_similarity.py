@@ -14,13 +14,14 @@ from jaxft.data.batches import Batch
 from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
 from jaxft.errors import DataError, InvalidField
-from jaxft.objectives.contrastive import Pooling, SentenceVectors
+from jaxft.objectives.config import Pooling, SentenceConfig
+from jaxft.objectives.contrastive import SentenceVectors
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, StreamLoss, count_tokens
 from jaxft.objectives.regression import number_column
 
 
 @dataclasses.dataclass(frozen=True)
-class SentenceSimilarityConfig(FoundInData):
+class SentenceSimilarityConfig(FoundInData, SentenceConfig):
     """Sentence similarity in a recipe.
 
     Attributes:
@@ -67,6 +68,10 @@ class SentenceSimilarityConfig(FoundInData):
             found = "no examples" if highest is None else f"no score above 0, the highest is {highest}"
             raise DataError(f"{where}: column {self.score!r} holds {found}; say with objective.highest what is alike")
         return dataclasses.replace(self, highest=highest)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """With the row's number as its score."""
+        return {**super().specimen(text, number), self.score: float(number)}
 
 
 class SentenceSimilarity(SentenceVectors):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.denoising import Pair, SequenceToSequence
 from jaxft.objectives.objective import ObjectiveContext
 from jaxft.objectives.rows import enclose
@@ -17,7 +18,7 @@ from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
 
 
 @dataclasses.dataclass(frozen=True)
-class Seq2SeqConfig:
+class Seq2SeqConfig(ObjectiveConfig):
     """A text-to-text task in a recipe.
 
     Attributes:
@@ -42,6 +43,10 @@ class Seq2SeqConfig:
             raise InvalidField("target_length", f"must be at least 2, found {self.target_length}")
         if not 0 <= self.label_smoothing < 1:
             raise InvalidField("label_smoothing", f"must be in [0, 1), found {self.label_smoothing}")
+
+    def text_columns(self) -> tuple[str, ...]:
+        """Source and target."""
+        return (self.source, self.target)
 
 
 class Seq2Seq(SequenceToSequence, WritesAnswers):

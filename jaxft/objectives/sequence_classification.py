@@ -15,6 +15,7 @@ from jaxft.data.sources import Row, required_column
 from jaxft.data.store import Fields, Record
 from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.objectives.config import LabelConfig, TextPairConfig
 from jaxft.objectives.label_loss import (
     DEFAULT_LABEL_METRICS,
     LABEL_METRICS,
@@ -30,11 +31,12 @@ from jaxft.objectives.label_loss import (
 )
 from jaxft.objectives.mixup import draw_mixing
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
+from jaxft.objectives.shown import ShownRow
 from jaxft.objectives.text_task import TextTask, check_shares
 
 
 @dataclasses.dataclass(frozen=True)
-class SequenceClassificationConfig(FoundInData):
+class SequenceClassificationConfig(FoundInData, TextPairConfig, LabelConfig):
     """Sequence classification in a recipe.
 
     Attributes:
@@ -54,6 +56,8 @@ class SequenceClassificationConfig(FoundInData):
       mixup: parameter of the Beta distribution by which two examples and their labels are mixed while training, 0.2 for
         instance; 0 for none.
     """
+
+    problem_type = "single_label_classification"
 
     kind: Literal["sequence_classification"] = "sequence_classification"
     text: str = "text"
@@ -92,6 +96,11 @@ class SequenceClassificationConfig(FoundInData):
         labels = self.labels or sorted_labels(targets, self.label, where)
         weights = balanced_weights(labels, targets) if self.class_weights == "balanced" else self.class_weights
         return dataclasses.replace(self, labels=labels, class_weights=weights)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """With a label."""
+        labels = self.specimen_labels()
+        return {**super().specimen(text, number), self.label: labels[number % len(labels)]}
 
 
 def label_text(row: Row, column: str) -> str:
@@ -137,6 +146,10 @@ class SequenceClassification(TextTask):
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)` and `label` int32 `()`."""
         (record,) = records
         return {**self.text_row(record), "label": np.int32(record["label"])}
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The text and the label's name."""
+        return ShownRow(super().shown(row).parts, self.labels[int(row["label"])])
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Cross entropy of the labels, one weight for each row."""

@@ -9,13 +9,14 @@ import numpy as np
 
 from jaxft.data.store import TOKENS, Record
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.denoising import Pair, SequenceToSequence, sentinels_of
 from jaxft.objectives.objective import ObjectiveContext, ReadsText
 from jaxft.objectives.rows import enclose
 
 
 @dataclasses.dataclass(frozen=True)
-class SpanCorruptionConfig:
+class SpanCorruptionConfig(TextConfig):
     """Span corruption in a recipe.
 
     Attributes:

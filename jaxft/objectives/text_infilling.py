@@ -12,6 +12,7 @@ from jaxft.data.sentences import split_sentences
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import PART_ENDS, TOKENS, Fields, Record
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.denoising import Pair, SequenceToSequence
 from jaxft.objectives.masking import place_spans
 from jaxft.objectives.objective import ObjectiveContext
@@ -19,7 +20,7 @@ from jaxft.objectives.rows import enclose
 
 
 @dataclasses.dataclass(frozen=True)
-class TextInfillingConfig:
+class TextInfillingConfig(TextConfig):
     """Text infilling in a recipe.
 
     Attributes:

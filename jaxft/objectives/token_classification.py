@@ -18,8 +18,10 @@ from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
+from jaxft.objectives.config import LabelConfig
 from jaxft.objectives.objective import Apply, FoundInData, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
+from jaxft.objectives.shown import ShownRow, shown_tokens
 
 _logger = logging.getLogger("jaxft")
 
@@ -27,7 +29,7 @@ _TEXT, _WORD_STARTS, _TAGS = "text", "word_starts", "tags"
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClassificationConfig(FoundInData):
+class TokenClassificationConfig(FoundInData, LabelConfig):
     """Token classification in a recipe.
 
     Attributes:
@@ -52,6 +54,15 @@ class TokenClassificationConfig(FoundInData):
             raise InvalidField("labels", f"must be at least two different tags, found {list(self.labels)}")
         if not 0 <= self.dropout < 1:
             raise InvalidField("dropout", f"must be in [0, 1), found {self.dropout}")
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The column of words."""
+        return (self.tokens,)
+
+    def specimen(self, text: str, number: int) -> dict[str, Any]:
+        """Words that all have the same tag."""
+        words, labels = text.split(), self.specimen_labels()
+        return {self.tokens: words, self.tags: [labels[number % len(labels)]] * len(words)}
 
     @property
     def is_complete(self) -> bool:
@@ -182,6 +193,12 @@ class TokenClassification(Objective):
             "tags": lay([before, record[_TAGS][words] * labelled], self.length),
             "tag_weights": lay([before, labelled], self.length, dtype=np.float32),
         }
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The sentence with the tags of its words."""
+        places = np.flatnonzero(row["tag_weights"] > 0).tolist()
+        tags = {place: self.labels[row["tags"][place]] for place in places}
+        return ShownRow({"input": shown_tokens(row, self.tokenizer, tags)})
 
     def _labelled(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """The word of each token, and which tokens bear its tag."""

@@ -174,9 +174,13 @@ class Channel:
             self._moves, self._limit, self._moved_at = self._moves + 1, limit, time.monotonic()
 
     def ask_to_stop(self, reason: str) -> None:
-        """Asks all processes to stop, each after the same step. May be called by a signal's handler."""
+        """Asks all processes to stop, each after the same step. May be called by a signal's handler.
+
+        Once all are about to stop, for whatever reason, another one changes nothing.
+        """
         with self._changed:
-            self._stop = reason
+            if not self._stopping:
+                self._stop = reason
 
     def reached(self, step: int) -> str | None:
         """Why all processes stop after this step, or None.

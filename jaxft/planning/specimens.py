@@ -1,4 +1,4 @@
-"""Stands in for data and vocabularies that are not here: rows that fill every batch, and a tokenizer of a size."""
+"""Stands in for a vocabulary that is not here: a tokenizer of its size."""
 
 from __future__ import annotations
 
@@ -7,87 +7,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from jaxft.data.tokenizers import Part
-from jaxft.objectives.image_classification import ImageClassificationConfig
-from jaxft.objectives.instruction import InstructionConfig
-from jaxft.objectives.multi_label_classification import MultiLabelClassificationConfig
-from jaxft.objectives.multiple_choice import MultipleChoiceConfig
-from jaxft.objectives.question_answering import QuestionAnsweringConfig
-from jaxft.objectives.registry import ObjectiveConfig
-from jaxft.objectives.regression import RegressionConfig
-from jaxft.objectives.sentence_similarity import SentenceSimilarityConfig
-from jaxft.objectives.sequence_classification import SequenceClassificationConfig
-from jaxft.objectives.token_classification import TokenClassificationConfig
 
 _WORD = "word"
-_SENTENCE = 16
-# Fields of the objectives' configs that name a column with text.
-_TEXTS = (
-    "text", "pair", "negative", "source", "target", "prompt", "response", "chosen", "rejected", "good", "bad",
-    "question", "context",
-)  # fmt: skip
 _SPECIAL = 5
-
-
-def specimen_rows(config: ObjectiveConfig, length: int, count: int = 2) -> list[dict[str, Any]]:
-    """Rows of a source that an objective can use, with texts that are longer than any row of a batch.
-
-    Args:
-      config: what the recipe says of the objective.
-      length: tokens of the longest row; texts have four times as many words, as what is cut out of them leaves room.
-      count: of rows; labels that the recipe leaves out are the numbers of the rows.
-    """
-    return [_specimen(config, 4 * length, number) for number in range(count)]
-
-
-def _specimen(config: ObjectiveConfig, words: int, number: int) -> dict[str, Any]:
-    text = _text(words)
-    row: dict[str, Any] = {}
-    for field in _TEXTS:
-        column = getattr(config, field, None)
-        if isinstance(column, str):
-            # No two alike: answers of which one is preferred must differ.
-            row[column] = f"{field} {text}"
-    return row | _special_columns(config, text, number)
-
-
-def _text(words: int) -> str:
-    sentence = " ".join([_WORD] * _SENTENCE) + "."
-    return " ".join([sentence] * max(1, words // _SENTENCE))
-
-
-def _special_columns(config: ObjectiveConfig, text: str, number: int) -> dict[str, Any]:
-    """The columns that hold no text."""
-    labels = getattr(config, "labels", None) or ("0", "1")
-    label = labels[number % len(labels)]
-    match config:
-        case SequenceClassificationConfig():
-            return {config.label: label}
-        case MultiLabelClassificationConfig():
-            return {config.label: list(labels)}
-        case ImageClassificationConfig():
-            return {"image": np.zeros((8, 8), np.uint8), "label": label}
-        case TokenClassificationConfig():
-            words = text.split()
-            return {config.tokens: words, config.tags: [label] * len(words)}
-        case RegressionConfig():
-            return {column: float(number) for column in config.target}
-        case SentenceSimilarityConfig():
-            return {config.score: float(number)}
-        case MultipleChoiceConfig(choices=(column,)):
-            return {column: [text] * (config.most or 2), config.label: 0}
-        case MultipleChoiceConfig():
-            return {**dict.fromkeys(config.choices, text), config.label: 0}
-        case QuestionAnsweringConfig():
-            return {config.question: _WORD, config.context: text, config.answers: [{"text": _WORD, "start": 0}]}
-        case InstructionConfig(messages=str(column)):
-            turns = [{"role": "user", "content": _WORD}, {"role": "assistant", "content": text}]
-            return {column: turns}
-    return {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,12 @@
 
 Each config is defined beside the code that reads it and knows nothing of recipes: this module reads its annotations.
 An unknown key, a wrong type or an impossible value is an error that names the place, the key, what was found and what
-  would be right.
+would be right.
+
+What plug-ins may add to is no annotation but a function in the metadata of a dataclass's field, which gives what there
+is by then:
+
+  kinds: the field is one of several configs, which are told apart by their `kind`: their classes by that.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import functools
 import re
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, Union
 
 from jaxft.errors import InvalidField, RecipeError
@@ -61,7 +67,7 @@ def _dataclass(document: Document, config: type, value: Any, path: Path) -> Any:
             hint = f"did you mean {near[0]}? " if near else ""
             fail(document, (*path, key), f"unknown key; {hint}The keys here are {_listed(fields)}")
     hints = _annotations(config)
-    arguments = {key: _value(document, hints[key], item, (*path, key)) for key, item in value.items()}
+    arguments = {key: _field(document, fields[key], hints[key], item, (*path, key)) for key, item in value.items()}
     required = (name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING)
     for name in required:
         if name not in arguments:
@@ -70,6 +76,20 @@ def _dataclass(document: Document, config: type, value: Any, path: Path) -> Any:
         return config(**arguments)
     except InvalidField as error:
         fail(document, (*path, *error.field.split(".")), error.problem)
+
+
+def _field(document: Document, field: dataclasses.Field, hint: Any, value: Any, path: Path) -> Any:
+    if "kinds" in field.metadata and not (value is None and type(None) in typing.get_args(hint)):
+        return _of_kind(document, field.metadata["kinds"](), value, path)
+    return _value(document, hint, value, path)
+
+
+def _of_kind(document: Document, kinds: Mapping[str, type], value: Any, path: Path) -> Any:
+    """One of the configs, the one whose kind the value names."""
+    if not isinstance(value, dict) or "kind" not in value:
+        fail(document, path, f"expected a mapping with `kind`, one of {_listed(kinds)}; found {_found(value)}")
+    kind = _choice(document, tuple(kinds), value["kind"], (*path, "kind"))
+    return _dataclass(document, kinds[kind], value, path)
 
 
 def _value(document: Document, hint: Any, value: Any, path: Path) -> Any:
@@ -108,11 +128,8 @@ def _union(document: Document, options: tuple, value: Any, path: Path) -> Any:
         if type(value) in options:
             return value
         fail(document, path, f"expected {' or '.join(_KINDS[option] for option in options)}, found {_found(value)}")
-    by_kind = {_annotations(option)["kind"].__args__[0]: option for option in options}
-    if not isinstance(value, dict) or "kind" not in value:
-        fail(document, path, f"expected a mapping with `kind`, one of {_listed(by_kind)}; found {_found(value)}")
-    kind = _choice(document, tuple(by_kind), value["kind"], (*path, "kind"))
-    return _dataclass(document, by_kind[kind], value, path)
+    kinds = {_annotations(option)["kind"].__args__[0]: option for option in options}
+    return _of_kind(document, kinds, value, path)
 
 
 def _choice(document: Document, choices: tuple, value: Any, path: Path) -> Any:

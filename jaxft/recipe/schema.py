@@ -16,7 +16,8 @@ from jaxft.errors import InvalidField
 from jaxft.finetuning.config import FinetuningConfig
 from jaxft.generation.config import GenerationConfig
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.objectives.registry import ObjectiveConfig
+from jaxft.objectives.config import ObjectiveConfig
+from jaxft.objectives.registry import kinds
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.recipe.comparison import CompareConfig
 from jaxft.recipe.presets import PRESETS
@@ -95,7 +96,7 @@ class StreamSection:
     """
 
     source: tuple[SourceConfig, ...]
-    objective: ObjectiveConfig
+    objective: ObjectiveConfig = dataclasses.field(metadata={"kinds": kinds})
     batch_size: int | None = None
     share: float | None = None
     every: int = 1
@@ -145,7 +146,7 @@ class EvaluationSection:
 
     source: tuple[SourceConfig, ...]
     stream: str | None = None
-    objective: ObjectiveConfig | None = None
+    objective: ObjectiveConfig | None = dataclasses.field(default=None, metadata={"kinds": kinds})
     metrics: tuple[str, ...] | None = None
     batch_size: int | None = None
     generation: GenerationConfig | None = None
@@ -280,6 +281,10 @@ class Recipe:
                     "training.micro_batches",
                     f"{self.training.micro_batches} does not divide streams.{name}.batch_size {stream.batch_size}",
                 )
+
+    def objective_of(self, evaluation: str) -> str:
+        """The name under which the objective of an evaluation stands: its stream's, or the evaluation's own."""
+        return self.evaluation[evaluation].stream or evaluation
 
     @property
     def model_family(self) -> str | None:

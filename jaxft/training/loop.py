@@ -15,6 +15,21 @@ from jaxft.training.state import TrainState
 from jaxft.training.step import Batches, Metrics
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for after a step, beside the rhythm.
+
+    Attributes:
+      interrupt: save and leave; a later start goes on from there.
+      finish: this step is the last: it is evaluated and saved.
+      save: write a checkpoint.
+    """
+
+    interrupt: bool = False
+    finish: bool = False
+    save: bool = False
+
+
 class Hooks(Protocol):
     """What a run does around its steps; the workflow provides it."""
 
@@ -30,8 +45,8 @@ class Hooks(Protocol):
     def should_stop(self) -> bool:
         """Whether the evaluations so far say that training is done."""
 
-    def interrupted(self, step: int) -> bool:
-        """Whether the user or the scheduler asked to stop, after this step; called after every one."""
+    def requested(self, step: int) -> Request:
+        """What the user, the user's code or the scheduler asks for after this step; called after every one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +77,7 @@ def run_loop(
     config: LoopConfig,
     waited: Callable[[], float],
 ) -> tuple[int, TrainState]:
-    """Trains from step `first` until the end, an early stop or an interruption.
+    """Trains from step `first` until the end, an early stop, or a request to leave or to finish.
 
     Args:
       state: at step `first`; its buffers are donated.
@@ -89,9 +104,11 @@ def run_loop(
             meter.restart_clock()  # the first call compiled
         step += 1
         meter.add(step, metrics)
-        stop = hooks.interrupted(step)
-        evaluates = step % config.evaluate_every == 0 or step == config.total
-        saves = step % config.save_every == 0 or step == config.total or stop
+        request = hooks.requested(step)
+        last = step == config.total or request.finish
+        stop = request.interrupt or request.finish
+        evaluates = step % config.evaluate_every == 0 or last
+        saves = step % config.save_every == 0 or last or stop or request.save
         # Between pauses the newest step may still run on the device, so only those before it are read.
         if evaluates or saves or (step - 1) % config.log_every == 0:
             for at, values in meter.report(include_newest=evaluates or saves):

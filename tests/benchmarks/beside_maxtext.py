@@ -37,7 +37,7 @@ from jaxft.planning.topology import Topology, parse_topology
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.tables import text_table
-from jaxft.workflows.assembly.assemble import Assembly
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.plan.compilation import as_json
 from jaxft.workflows.plan.formulas import make_sketch
 

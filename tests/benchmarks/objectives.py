@@ -23,6 +23,8 @@ import numpy as np
 from jaxft.data.batches import Batch
 from jaxft.reporting.tables import text_table
 from jaxft.reporting.writers import read_rows
+from jaxft.workflows.assembly.batches import make_batches
+from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.assembly.trained_run import open_run
 from jaxft.workflows.train.train import train
 
@@ -128,7 +130,7 @@ def _measure(case: Case, language: str, options: argparse.Namespace, directory: 
         baseline = -share * math.log(share) - (1 - share) * math.log(1 - share)
     opened = open_run(directory / "run")
     if baseline is None:
-        training, heldout = opened.assembly.batches()["text"], opened.assembly.evaluators()["heldout"].batches
+        training, heldout = make_batches(opened.assembly)["text"], make_evaluators(opened.assembly)["heldout"].batches
         seen = [training.batch(step) for step in range(100)]
         left = [heldout.padded_batch(number) for number in range(heldout.final_batches())]
         baseline = _guess(seen, left, opened.assembly.tokenizer.vocab_size)

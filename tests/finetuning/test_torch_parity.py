@@ -14,6 +14,7 @@ from support.tiny_models import WORDS
 
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches
 from jaxft.workflows.train.train import train
 
 # The last rows of a run's metrics sum up several steps.
@@ -124,7 +125,7 @@ def torch_losses(directory: pathlib.Path) -> np.ndarray:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (step + 1) / (WARMUP + 1) if step < WARMUP else (STEPS - step) / (STEPS - WARMUP)
     )
-    batches = assemble(*load_recipe(directory / "recipe.yaml")).batches()
+    batches = make_batches(assemble(*load_recipe(directory / "recipe.yaml")))
     seen = []
     for step in range(STEPS):
         task, replay = model.losses({name: stream.batch(step) for name, stream in batches.items()})

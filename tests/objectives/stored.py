@@ -29,5 +29,7 @@ def stored(
         truncate=objective.truncate,
         overlap=objective.overlap,
     )
-    batches = StreamBatches(store, plan, objective.make_row, len(plan), seed=0, shuffle=False)
+    batches = StreamBatches(
+        store, plan, objective.make_row, len(plan), seed=0, shuffle=False, partner=objective.partner
+    )
     return [record for row in batches.records(np.arange(len(plan))) for record in row], batches.padded_batch(0)

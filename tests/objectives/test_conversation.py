@@ -16,7 +16,7 @@ from jaxft.data.store import LEARNED, TOKENS, cut
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.objectives.instruction import Conversation, InstructionConfig
-from jaxft.objectives.registry import make_objective, text_columns
+from jaxft.objectives.registry import make_objective
 
 LENGTH = 96
 SHORT = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So it is."}]
@@ -151,5 +151,5 @@ def test_what_cannot_be_is_refused(chat_tokenizer):
 
 
 def test_a_tokenizer_is_trained_on_what_messages_say():
-    assert text_columns(InstructionConfig(messages="chat")) == ("chat",)
-    assert text_columns(InstructionConfig()) == ("prompt", "response")
+    assert InstructionConfig(messages="chat").text_columns() == ("chat",)
+    assert InstructionConfig().text_columns() == ("prompt", "response")

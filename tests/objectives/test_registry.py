@@ -10,7 +10,7 @@ from jaxft.objectives.contrastive import ContrastiveConfig
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from jaxft.objectives.multiple_choice import MultipleChoiceConfig
 from jaxft.objectives.preference import PreferenceConfig
-from jaxft.objectives.registry import make_objective, text_columns
+from jaxft.objectives.registry import make_objective
 from jaxft.objectives.regression import RegressionConfig
 from jaxft.objectives.seq2seq import Seq2SeqConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
@@ -36,7 +36,7 @@ def test_each_config_makes_its_objective(tokenizer):
     ],
 )
 def test_a_vocabulary_is_made_of_all_texts_and_of_no_numbers(config, columns):
-    assert text_columns(config) == columns
+    assert config.text_columns() == columns
 
 
 @pytest.mark.parametrize("config", [MaskedLMConfig, lambda **o: SequenceClassificationConfig(labels=LABELS, **o)])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import types
-import typing
-
 import numpy as np
 import pytest
 import transformers
 
 from jaxft.data.tokenizers import Part
-from jaxft.objectives.registry import ObjectiveConfig
+from jaxft.objectives.registry import kinds
 from jaxft.parallel.mesh import MeshConfig, abstract_mesh
 from jaxft.planning.specimens import PlannedTokenizer
 from jaxft.recipe.decoding import decode
@@ -36,12 +33,6 @@ MORE = {
     "image_classification": "labels: [cat, dog, cow]", "regression": "target: [score, other]",
     "question_answering": "question_length: 16, stride: 8",
 }  # fmt: skip
-
-
-def kinds() -> list[str]:
-    options = typing.get_args(ObjectiveConfig)
-    assert isinstance(ObjectiveConfig, types.UnionType)
-    return [typing.get_args(typing.get_type_hints(option)["kind"])[0] for option in options]
 
 
 def blueprint_of(kind: str, more: str = "", head: str = "", model: str = "") -> Blueprint:

@@ -10,7 +10,7 @@ import pytest
 
 from jaxft.errors import DivergenceError
 from jaxft.objectives.objective import Ratio
-from jaxft.training.loop import LoopConfig, Meter, run_loop, summarize
+from jaxft.training.loop import LoopConfig, Meter, Request, run_loop, summarize
 
 
 def metrics_of(step: int, skipped: bool = False, **streams):
@@ -50,8 +50,8 @@ class Recorder:
     def should_stop(self):
         return self._stop_at is not None and ("evaluate", self._stop_at) in self.events
 
-    def interrupted(self, step):
-        return self._interrupted_at is not None and self.steps >= self._interrupted_at
+    def requested(self, step):
+        return Request(interrupt=self._interrupted_at is not None and self.steps >= self._interrupted_at)
 
     def of(self, kind: str) -> list[int]:
         return [event[1] for event in self.events if event[0] == kind]

@@ -21,6 +21,7 @@ from jaxft.data.processes import mapped_in_order
 from jaxft.data.tokenizers import SentencePieceConfig, load_tokenizer, train_sentencepiece
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches
 
 SIZE, STEPS, EVERY = 8, 20, 2
 HOSTS = (1, 2, 4)
@@ -90,7 +91,7 @@ def make(recipe) -> AllHosts:
 
     def host(rows) -> HostBatches:
         assembly = assemble(*load_recipe(recipe))
-        batches = assembly.batches()
+        batches = make_batches(assembly)
         every = {name: assembly.recipe.streams[name].every for name in batches}
         return HostBatches(batches, every, dict.fromkeys(batches, rows))
 
@@ -108,7 +109,7 @@ def pools(make):
 @pytest.fixture(scope="module")
 def global_batches(recipe) -> list[dict[str, Batch]]:
     """Of each step, made one after the other by one process."""
-    batches = assemble(*load_recipe(recipe)).batches()
+    batches = make_batches(assemble(*load_recipe(recipe)))
     every = {name: EVERY if name.startswith("seldom") else 1 for name in STREAMS}
     return [{name: batches[name].batch(step // every[name]) for name in STREAMS} for step in range(STEPS)]
 

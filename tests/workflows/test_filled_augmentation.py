@@ -11,6 +11,8 @@ import jaxft
 from jaxft.errors import RecipeError
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches, store_sources
+from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.prepare.prepare import prepare
 
 pytestmark = pytest.mark.slow
@@ -57,7 +59,7 @@ def directory(shared_data, tmp_path_factory):
 
 def opened(*overrides: str):
     assembly = assemble(*load_recipe("task.yaml", overrides))
-    return assembly, assembly.batches()["task"]
+    return assembly, make_batches(assembly)["task"]
 
 
 def test_a_store_of_copies_is_prepared_once(directory):
@@ -67,7 +69,8 @@ def test_a_store_of_copies_is_prepared_once(directory):
     assert {store["status"] for store in again} == {"there already"}
     assert [store["directory"] for store in first] == [store["directory"] for store in again]
     for change in ("rate=0.2", "variants=3"):
-        others = [store.directory for store in opened(f"streams.task.augmentation.fill.{change}")[0].store_sources()]
+        changed, _ = opened(f"streams.task.augmentation.fill.{change}")
+        others = [store.directory for store in store_sources(changed)]
         assert [str(other) for other in others][0::2] == [store["directory"] for store in first][0::2]
         assert str(others[1]) != first[1]["directory"]
 
@@ -87,7 +90,10 @@ def test_epochs_take_turns_and_another_start_gives_the_same(directory):
 
 def test_a_run_trains_on_them_and_evaluation_is_untouched(directory):
     assembly, _ = opened()
-    evaluator, plain = assembly.evaluators()["reviews"], opened("streams.task.augmentation=null")[0].evaluators()
+    evaluator, plain = (
+        make_evaluators(assembly)["reviews"],
+        make_evaluators(opened("streams.task.augmentation=null")[0]),
+    )
     for number in range(2):
         one, other = (e.batches.padded_batch(number) for e in (evaluator, plain["reviews"]))
         assert all((one[name] == other[name]).all() for name in one)

@@ -14,6 +14,8 @@ from support.small_recipe import RECIPE
 from jaxft.cli.main import run
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches, with_rows_of_shares
+from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.assembly.trained_run import open_run
 from jaxft.workflows.train.train import train
 
@@ -73,7 +75,7 @@ def test_a_run_that_stopped_goes_on_bit_by_bit(pretrained, finished, tmp_path):
     # And something was learned at all.
     moved = one.parameters["head_task"]["classifier"]["kernel"] - start.parameters["head_task"]["classifier"]["kernel"]
     assert np.abs(moved).max() > 1e-5
-    found = one.assembly.evaluators()["reviews"](one.parameters)
+    found = make_evaluators(one.assembly)["reviews"](one.parameters)
     assert found["loss"] == pytest.approx(whole["evaluation"]["reviews"]["loss"], rel=1e-6)
 
 
@@ -91,12 +93,20 @@ def test_adapters_are_evaluated_and_predicted_with_but_not_exported(finished, tm
     assert "has bottleneck adapters" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_checking_a_recipe_tokenizes_nothing(pretrained, tmp_path):
+    words = ("streams.replay.share=0.2", "streams.replay.batch_size=null", f"data.cache={tmp_path / 'cache'}")
+    assembly = assemble(*load_recipe(pretrained / "small.yaml", words))
+    assert assembly.recipe.streams["replay"].share == 0.2 and not (tmp_path / "cache" / "stores").exists()
+    with_rows_of_shares(assembly)
+    assert (tmp_path / "cache" / "stores").exists()
+
+
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.5])
 def test_a_share_is_that_of_the_tokens(pretrained, share):
     """Few tokens take turns of several steps, and go on from one to the next."""
     words = (f"streams.replay.share={share}", "streams.replay.batch_size=null")
-    assembly = assemble(*load_recipe(pretrained / "small.yaml", words))
-    replay, batches = assembly.recipe.streams["replay"], assembly.batches()
+    assembly = with_rows_of_shares(assemble(*load_recipe(pretrained / "small.yaml", words)))
+    replay, batches = assembly.recipe.streams["replay"], make_batches(assembly)
     assert (replay.every > 1) == (share == 0.02) and replay.share is None
 
     def tokens(name: str, every: int) -> float:

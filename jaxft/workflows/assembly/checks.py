@@ -55,7 +55,7 @@ def check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, O
     """Whether the metrics that the recipe names are there."""
     known = set()
     for name, section in recipe.evaluation.items():
-        available = objectives[section.stream or name].metrics
+        available = objectives[recipe.objective_of(name)].metrics
         for metric in section.metrics or ():
             if metric not in available:
                 fail(
@@ -94,4 +94,4 @@ def check_batches(recipe: Recipe, document: Document, mesh: jax.sharding.Mesh) -
 def lower_is_better(recipe: Recipe, objectives: Mapping[str, Objective], metric: str) -> bool:
     """Whether a metric like `reviews.loss` is better when lower."""
     name, _, short = metric.partition(".")
-    return short in objectives[recipe.evaluation[name].stream or name].lower_is_better
+    return short in objectives[recipe.objective_of(name)].lower_is_better

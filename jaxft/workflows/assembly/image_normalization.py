@@ -6,8 +6,7 @@ import dataclasses
 import pathlib
 
 from jaxft.huggingface.image_preprocessing import read_preprocessing
-from jaxft.objectives.image_classification import ImageClassificationConfig
-from jaxft.objectives.registry import ObjectiveConfig
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.recipe.schema import Recipe
 
 
@@ -22,14 +21,15 @@ def with_preprocessing(recipe: Recipe, settings: pathlib.Path | None) -> Recipe:
       CheckpointError: preprocessor_config.json is damaged, or asks for what is not supported.
     """
     found = None if settings is None else read_preprocessing(settings)
+    if found is None:
+        return recipe
 
-    def filled(config: ObjectiveConfig | None) -> ObjectiveConfig | None:
-        if not isinstance(config, ImageClassificationConfig) or config.mean is not None or found is None:
-            return config
-        return dataclasses.replace(config, mean=found[0], deviation=found[1])
+    def filled(config: ObjectiveConfig) -> ObjectiveConfig:
+        return config.with_normalization(*found)
 
     streams = {name: dataclasses.replace(one, objective=filled(one.objective)) for name, one in recipe.streams.items()}
     evaluation = {
-        name: dataclasses.replace(one, objective=filled(one.objective)) for name, one in recipe.evaluation.items()
+        name: one if one.objective is None else dataclasses.replace(one, objective=filled(one.objective))
+        for name, one in recipe.evaluation.items()
     }
     return dataclasses.replace(recipe, streams=streams, evaluation=evaluation)

@@ -31,7 +31,7 @@ from jaxft.training.start_divergence import held_to_start
 from jaxft.training.state import Keeping, TrainState, joined, replaced, split
 from jaxft.training.step import bind, make_train_step
 from jaxft.training.stream_weights import stream_weight
-from jaxft.workflows.assembly.assemble import Assembly
+from jaxft.workflows.assembly.parts import Assembly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +139,13 @@ class TrainSetup:
                 (put_batch(stream.batch(step, rows), mesh) for step in range(count)),
             )
         return state.replace(optimizer=set_importance(state.optimizer, importance))
+
+    def training_items(self, state: TrainState) -> dict[str, Any]:
+        """What a checkpoint holds beside the parameters to use: these themselves where others are trained."""
+        items = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        if state.average is None and self.assembly.recipe.finetuning.lora is None:
+            del items["parameters"]
+        return {name: value for name, value in items.items() if value is not None}
 
     def plain(self, parameters):
         """Parameters of this model as those of the assembly's, which everything but training uses."""

@@ -10,7 +10,8 @@ from typing import Any
 from jaxft.errors import CheckpointError, JaxftError
 from jaxft.models.model import sharded_target
 from jaxft.recipe.schema import TokenizerSection
-from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.runs.agreement import check_recipes_agree
 from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.weights.loading import open_pretrained
@@ -61,7 +62,7 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     assembly = assemble(recipe, document, run)
     target = sharded_target(assembly.model, "float32", assembly.mesh)
     parameters, _ = run.checkpoints.restore(location.step, target)
-    compared = (assembly.objectives[section.stream or name] for name, section in recipe.evaluation.items())
+    compared = (assembly.evaluated_objective(name) for name in recipe.evaluation)
     # Only where it is needed, since what the run began with may be gone.
     origin = _origin(run, began, adapter, target) if any(objective.needs_origin for objective in compared) else None
     return TrainedRun(run, assembly, location.step, parameters, origin)

@@ -26,8 +26,11 @@ from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.writers import read_rows
 from jaxft.training.start_divergence import held_to_start
-from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import held_out_batches
 from jaxft.workflows.assembly.checks import lower_is_better
+from jaxft.workflows.assembly.evaluators import make_evaluators
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.assembly.stores import good_rows, store_source
 from jaxft.workflows.assembly.trained_run import open_run
 from jaxft.workflows.compare.findings import Finding, findings_of
@@ -155,7 +158,7 @@ def _check_metrics(assembly: Assembly, config: CompareConfig) -> None:
     for metric in filter(None, (config.task, config.retained, config.select, config.probe)):
         name, _, short = metric.partition(".")
         section = assembly.recipe.evaluation[name]
-        known = section.metrics or assembly.objectives[section.stream or name].default_metrics
+        known = section.metrics or assembly.evaluated_objective(name).default_metrics
         if short not in known:
             raise RecipeError(f"compare: {metric!r} is not evaluated; that evaluation gives {', '.join(known)}")
 
@@ -174,7 +177,7 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
     if trial.share is not None:
         tuned = {name: interpolate(before, parameters[name], trial.share) for name, before in start.items()}
         parameters = {**parameters, **tuned}
-        evaluators = opened.assembly.evaluators()
+        evaluators = make_evaluators(opened.assembly)
         evaluation = {name: evaluator(parameters, opened.origin) for name, evaluator in evaluators.items()}
     rows = [row for row in read_rows(opened.run.metrics) if row["kind"] == "evaluation"]
     return {
@@ -214,6 +217,6 @@ def _divergence(assembly: Assembly, parameters, start) -> float | None:
     )
     objective = held_to_start(assembly.objectives[others[0]].for_evaluation(), 0.0)
     source = store_source("the task's texts", sources, objective, assembly.recipe, assembly.tokenizer)
-    batches = assembly.held_out(source)
+    batches = held_out_batches(assembly, source)
     evaluator = Evaluator("divergence", assembly.model, objective, batches, ("divergence",), assembly.mesh)
     return float(evaluator(parameters, start)["divergence"])

@@ -13,6 +13,8 @@ from typing import Any
 from jaxft.evaluation.baselines import majority_share, unigram_loss
 from jaxft.recipe.library import path_of
 from jaxft.reporting.writers import read_rows
+from jaxft.workflows.assembly.batches import make_batches
+from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.assembly.trained_run import open_run
 from jaxft.workflows.compare.quickstart_report import write_comparison
 from jaxft.workflows.runs.run_directory import RunDirectory
@@ -77,10 +79,10 @@ def _arm(path: pathlib.Path, first: bool = False) -> dict[str, Any]:
 
 def _baselines(pretrain: pathlib.Path, one_way: pathlib.Path) -> dict[str, float]:
     opened = open_run(pretrain)
-    evaluator = opened.assembly.evaluators()["retained"]
-    training = opened.assembly.batches()["text"]
+    evaluator = make_evaluators(opened.assembly)["retained"]
+    training = make_batches(opened.assembly)["text"]
     unigram = unigram_loss(training, evaluator.batches, opened.assembly.tokenizer.vocab_size)
-    task = open_run(one_way).assembly.evaluators()["task"]
+    task = make_evaluators(open_run(one_way).assembly)["task"]
     return {
         "unigram_loss": unigram,
         "majority_accuracy": majority_share(task.batches),

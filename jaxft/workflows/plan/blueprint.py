@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import pathlib
 import tempfile
@@ -12,23 +11,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxft.data.batches import Batch, StreamBatches
 from jaxft.data.preparing import Preparation
 from jaxft.data.sources import SourceConfig
 from jaxft.models.model import abstract_parameters
-from jaxft.objectives.image_classification import ImageClassificationConfig
-from jaxft.objectives.registry import ObjectiveConfig
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.parallel.sharding import batch_sharding
 from jaxft.planning.flops import Pass
 from jaxft.planning.passes import passes_of
-from jaxft.planning.specimens import PlannedTokenizer, specimen_rows
+from jaxft.planning.specimens import PlannedTokenizer
 from jaxft.recipe.presets import PRESETS
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.training.state import TrainState, abstract_state, split
-from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import store_sources, with_rows_of_shares
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.assembly.stores import plan
 from jaxft.workflows.assembly.train_setup import TrainSetup, make_train_setup
 
@@ -103,7 +102,7 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
     """
     with tempfile.TemporaryDirectory() as directory, _quiet():
         planned = _with_specimens(recipe, pathlib.Path(directory))
-        assembly = assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=mesh)
+        assembly = with_rows_of_shares(assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=mesh))
         rows = {name: _first_row(assembly, name) for name in assembly.recipe.streams}
     sharding = batch_sharding(mesh)
     batches = {
@@ -147,8 +146,7 @@ def _with_specimens(recipe: Recipe, directory: pathlib.Path) -> Recipe:
     length = recipe.model.max_length or preset.get("max_length") or _LENGTH
 
     def source(name: str, config: ObjectiveConfig, given: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
-        written = _written(config, directory / name, config.length or length)
-        return (written,) * len(given)
+        return (config.write_specimens(directory / name, config.length or length),) * len(given)
 
     streams = {
         name: dataclasses.replace(one, source=source(f"stream_{name}", one.objective, one.source), augmentation=None)
@@ -165,21 +163,10 @@ def _with_specimens(recipe: Recipe, directory: pathlib.Path) -> Recipe:
     return dataclasses.replace(recipe, streams=streams, evaluation=evaluation, data=data)
 
 
-def _written(config: ObjectiveConfig, path: pathlib.Path, length: int) -> SourceConfig:
-    rows = specimen_rows(config, length)
-    if isinstance(config, ImageClassificationConfig):
-        target = path.with_suffix(".npz")
-        np.savez(target, images=[row["image"] for row in rows], labels=[row["label"] for row in rows])
-        return SourceConfig(arrays=(str(target),), columns={config.image: "image", config.label: "label"})
-    target = path.with_suffix(".jsonl")
-    target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return SourceConfig(jsonl=(str(target),))
-
-
 def _first_row(assembly: Assembly, name: str) -> Batch:
     """A row of a stream's batches, as a batch of one."""
     objective = assembly.objectives[name]
-    source = next(one for one in assembly.store_sources() if one.where in (f"streams.{name}", f"streams.{name}[0]"))
+    source = next(one for one in store_sources(assembly) if one.where in (f"streams.{name}", f"streams.{name}[0]"))
     store = source.open(Preparation(assembly.recipe.data.bad_rows))
     rows = plan(source.where, store, objective, 0)
     return StreamBatches(store, rows, objective.make_row, 1, 0, partner=objective.partner).batch(0)

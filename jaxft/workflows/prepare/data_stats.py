@@ -19,7 +19,9 @@ from jaxft.objectives.objective import Objective
 from jaxft.recipe.library import load_recipe
 from jaxft.reporting.plots import plot_lengths
 from jaxft.reporting.reading import Reading
-from jaxft.workflows.assembly.assemble import Assembly, assemble
+from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import make_batches, store_sources, total_steps, with_rows_of_shares
+from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.assembly.stores import StoreSource, plan
 
 _SAMPLE = 2000
@@ -49,13 +51,13 @@ def data_stats(
     assembly = assemble(*load_recipe(recipe, overrides))
     how = Preparation(assembly.recipe.data.bad_rows)
     stores, lengths = [], {}
-    for source in assembly.store_sources():
+    for source in store_sources(assembly):
         store = source.open(how)
         stores.append(_of_store(source, store, assembly.tokenizer))
         lengths[source.where] = np.asarray(store.lengths)
     if picture is not None:
         plot_lengths(lengths, picture)
-    return {"stores": stores, "streams": _of_streams(assembly)}
+    return {"stores": stores, "streams": _of_streams(with_rows_of_shares(assembly))}
 
 
 def _of_store(source: StoreSource, store: TokenStore, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -115,8 +117,8 @@ def _of_sample(store: TokenStore, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _of_streams(assembly: Assembly) -> list[dict[str, Any]]:
-    batches = assembly.batches()
-    steps, all_rows = assembly.total_steps(batches), sum(own.batch_size for own in batches.values())
+    batches = make_batches(assembly)
+    steps, all_rows = total_steps(assembly, batches), sum(own.batch_size for own in batches.values())
     return [
         {
             "name": name,

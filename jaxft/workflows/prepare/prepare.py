@@ -12,6 +12,7 @@ from jaxft.errors import RecipeError
 from jaxft.parallel.platform import usable_cores
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
+from jaxft.workflows.assembly.batches import store_sources
 from jaxft.workflows.assembly.stores import StoreSource
 
 
@@ -44,7 +45,7 @@ def prepare(
     assembly = assemble(*load_recipe(recipe, overrides))
     count = usable_cores() if workers is None else workers
     how = Preparation(assembly.recipe.data.bad_rows, count, part)
-    return [_prepared(source, how) for source in assembly.store_sources()]
+    return [_prepared(source, how) for source in store_sources(assembly)]
 
 
 def _prepared(source: StoreSource, how: Preparation) -> dict[str, Any]:

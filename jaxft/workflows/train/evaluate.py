@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxft.errors import RecipeError
+from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.assembly.trained_run import open_run
 
 
@@ -38,7 +39,7 @@ def evaluate(
     if resamples < 1:
         raise RecipeError(f"--resamples must be at least 1, found {resamples}")
     opened = open_run(run, overrides, step)
-    evaluators = opened.assembly.evaluators()
+    evaluators = make_evaluators(opened.assembly)
     if not evaluators:
         raise RecipeError(
             f"the recipe of {run} has no evaluation; add one: 'evaluation.NAME={{stream: ..., source: ...}}'"

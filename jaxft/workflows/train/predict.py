@@ -18,7 +18,8 @@ from jaxft.errors import RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.objectives.objective import Objective
 from jaxft.parallel.processes import is_first
-from jaxft.workflows.assembly.assemble import EVALUATION_SEED
+from jaxft.workflows.assembly.batches import EVALUATION_SEED
+from jaxft.workflows.assembly.evaluators import answer_writer
 from jaxft.workflows.assembly.stores import plan
 from jaxft.workflows.assembly.trained_run import TrainedRun, open_run
 
@@ -100,7 +101,7 @@ def _predictions(rows: Sequence[Row], objective: Objective, opened: TrainedRun, 
         batches = StreamBatches(
             store, rows_of_batches, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
         )
-        write = assembly.writer(objective, None, size)
+        write = answer_writer(assembly, objective, None, size)
         evaluator = Evaluator("predictions", assembly.model, objective, batches, (), assembly.mesh, write)
         return evaluator.predictions(opened.parameters)
 

@@ -13,7 +13,6 @@ import numpy as np
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.errors import CheckpointError, RecipeError
 from jaxft.finetuning.averaging import interpolate, soup
-from jaxft.huggingface.configuration import read_config
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
@@ -127,7 +126,7 @@ def _write(target: RunDirectory, opened: OpenedModel, parameters) -> None:
     """Writes a model with the tokenizer and the settings of another one."""
     location, model = opened.location, opened.loaded
     assert location is not None
-    huggingface = read_config(location.directory) if location.run is None else labelled_origin(location, model)
+    huggingface = location.huggingface if location.run is None else labelled_origin(location, model)
     with target.locked():
         target.checkpoints.save(0, parameters, {"step": np.zeros((), np.int32)}, {"history": []}, set(), lambda: None)
         target.checkpoints.close()

@@ -20,6 +20,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.model import flat_paths
 from jaxft.objectives.denoising import decoder_start_id
 from jaxft.objectives.image_classification import ImageClassificationConfig
+from jaxft.recipe.library import recipe_to_text
 from jaxft.reporting.tables import format_value
 from jaxft.workflows.weights.export_adapter import write_run_adapter
 from jaxft.workflows.weights.labels import POOLINGS, label_settings, objective_of, sentence_objective
@@ -130,11 +131,11 @@ def _card(location: ModelLocation, form: Form) -> str:
     lines = ["---", "library_name: transformers", "tags: [jaxft]", "---", "", f"# {run.path.name}", ""]
     lines += [f"A `{name}`, written by jaxft.", ""]
     summary = run.summary()
-    if summary is not None:
+    if summary is not None and location.recipe is not None:
         lines += [f"Trained for {summary['steps']} steps; these weights are those of step {summary['used_step']}.", ""]
         lines += ["| evaluation | metric | value |", "|---|---|---|"]
         for evaluation, metrics in summary["evaluation"].items():
             numbers = ((metric, value) for metric, value in metrics.items() if isinstance(value, float))
             lines += [f"| {evaluation} | {metric} | {format_value(value)} |" for metric, value in numbers]
-        lines += ["", "## Recipe", "", "```yaml", (run.path / "recipe.yaml").read_text().rstrip(), "```"]
+        lines += ["", "## Recipe", "", "```yaml", recipe_to_text(location.recipe).rstrip(), "```"]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from jaxft.errors import CheckpointError
-from jaxft.huggingface.description import describe
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.loaded import tokenizer_of
 from jaxft.models.model import Model, sharded_target
@@ -33,7 +32,7 @@ def import_model(source: str, output: str | pathlib.Path, adapter: str | None = 
     Raises:
       CheckpointError: the source cannot be read, or the output holds a model already.
     """
-    description = describe(locate(source).directory)
+    description = locate(source).description
     run = RunDirectory(output)
     if run.has_model():
         raise CheckpointError(f"{run.path} holds a model already; choose another directory")

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxft.data.tokenizers import load_tokenizer
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.architectures import architecture_of
-from jaxft.huggingface.description import describe
 from jaxft.huggingface.exporting import SHARD_BYTES
 from jaxft.huggingface.expressing import Form, form_for
-from jaxft.huggingface.loaded import LoadedModel, load_model, save_model, tokenizer_of
+from jaxft.huggingface.loaded import LoadedModel, loaded_from, save_model, tokenizer_of
 from jaxft.huggingface.pooling import read_pooling
 from jaxft.models.config import ComputeConfig
 from jaxft.models.model import Model, flat_paths, sharded_target
@@ -44,9 +43,8 @@ def open_pretrained(source: str | pathlib.Path | ModelLocation, adapter: str | N
     location = locate(source)
     opened: Pretrained
     if location.run is None:
-        description = describe(location.directory)
-        tokenizer_of(description)  # refuses one that does not fit
-        opened = HuggingFaceWeights(description)
+        tokenizer_of(location.description)  # refuses one that does not fit
+        opened = HuggingFaceWeights(location.description)
     else:
         # Whether there is such a model and checkpoint is said here, not when its arrays are read.
         assert location.stored is not None and location.step is not None
@@ -78,7 +76,7 @@ def load_pretrained(
     """
     location = locate(path)
     if location.run is None:
-        loaded = load_model(location.directory, dtype, mesh)
+        loaded = loaded_from(location.description, dtype, mesh)
     else:
         loaded = load_checkpoint(location, dtype, mesh)
         loaded = dataclasses.replace(loaded, form=_form_of(location, loaded))

@@ -9,6 +9,8 @@ import pathlib
 import re
 
 from jaxft.errors import CheckpointError
+from jaxft.huggingface.configuration import HuggingFaceConfig
+from jaxft.huggingface.description import Description, describe
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.runs.run_directory import RunDirectory, StoredModel
 
@@ -42,6 +44,20 @@ class ModelLocation:
           CheckpointError: there is no model here.
         """
         return self.need_run().model()
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """What a directory in Hugging Face layout holds.
+
+        Raises:
+          CheckpointError: it is no such directory, or of an architecture that is not known.
+        """
+        return describe(self.directory)
+
+    @property
+    def huggingface(self) -> HuggingFaceConfig | None:
+        """The config.json of the model, or that which a run's model once came with; None for a model made here."""
+        return self.description.config if self.run is None else self.stored.huggingface
 
     @functools.cached_property
     def recipe(self) -> Recipe | None:

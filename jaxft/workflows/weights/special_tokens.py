@@ -98,19 +98,14 @@ def _generation_settings(location: ModelLocation | None) -> dict[str, Any]:
     """What the files beside a model say of its special tokens."""
     if location is None:
         return {}
-    values: dict[str, Any] = {}
-    files = [location.settings / "generation_config.json"]
-    if location.run is None:
-        files.insert(0, location.directory / "config.json")
-    elif location.stored.huggingface is not None:
-        values = dict(location.stored.huggingface.values)
-    for path in files:
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise RecipeError(f"{path} is not JSON: {error}") from error
-            values |= {key: found[key] for key in _KEYS if found.get(key) is not None}
+    values = {} if location.huggingface is None else dict(location.huggingface.values)
+    path = location.settings / "generation_config.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecipeError(f"{path} is not JSON: {error}") from error
+        values |= {key: found[key] for key in _KEYS if found.get(key) is not None}
     return values
 
 

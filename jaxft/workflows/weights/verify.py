@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.errors import CheckpointError, JaxftError
-from jaxft.huggingface.description import Description, describe
+from jaxft.huggingface.description import Description
 from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import LoadedModel, loaded_from
 from jaxft.models.model import flat_paths
@@ -40,7 +40,7 @@ def verify_model(path: str) -> dict[str, Any]:
     """
     if importlib.util.find_spec("torch") is None:
         raise JaxftError("jaxft verify compares with torch, which is not installed: pip install torch")
-    description = describe(locate(path).directory)
+    description = locate(path).description
     loaded = loaded_from(description, "float32", None)
     inputs = _inputs(loaded)
     theirs = _run_torch(description, inputs)

@@ -1,0 +1,65 @@
+"""The state that a start of a run begins with: an earlier checkpoint, pretrained weights, or fresh parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxft.data.batches import MixedBatches, StreamBatches
+from jaxft.models.model import sharded_target
+from jaxft.parallel.processes import from_first
+from jaxft.training.state import TrainState, abstract_state, create_state
+from jaxft.workflows.assembly.train_setup import TrainSetup
+from jaxft.workflows.runs.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """Where a start of a run begins.
+
+    Attributes:
+      step: steps that are done.
+      state: at that step, laid out on the mesh.
+      history: evaluations so far, each with `step` and metrics like `reviews.accuracy`.
+      saved: steps whose checkpoints are there.
+    """
+
+    step: int
+    state: TrainState
+    history: tuple[dict[str, Any], ...] = ()
+    saved: tuple[int, ...] = ()
+
+
+def begin(run: RunDirectory, setup: TrainSetup, batches: Mapping[str, StreamBatches | MixedBatches]) -> Beginning:
+    """The newest checkpoint that is whole; where there is none, the state before the first step.
+
+    Raises:
+      CheckpointError: the pretrained weights do not fit.
+    """
+    step = run.checkpoints.newest_good()
+    if step is not None:
+        return _restored(run, setup, step)
+    assembly = setup.assembly
+    plain = sharded_target(assembly.plain_model, "float32", assembly.mesh)
+    pretrained = assembly.pretrained and assembly.pretrained.parameters(plain)
+    state = create_state(
+        setup.model,
+        setup.optimizer,
+        assembly.recipe.training.seed,
+        assembly.mesh,
+        setup.start(pretrained),
+        setup.keeping,
+    )
+    return Beginning(0, setup.prepared(state, batches))
+
+
+def _restored(run: RunDirectory, setup: TrainSetup, step: int) -> Beginning:
+    checkpoints, assembly = run.checkpoints, setup.assembly
+    history = checkpoints.progress(step)["history"]
+    # Later steps are there only where they are damaged: they are to be written again.
+    saved = from_first(lambda: [saved for saved in checkpoints.steps() if saved <= step])
+    target = abstract_state(setup.model, setup.optimizer, assembly.mesh, setup.keeping)
+    merged = sharded_target(assembly.model, "float32", assembly.mesh)
+    parameters, rest = checkpoints.restore(step, merged, setup.training_items(target))
+    return Beginning(step, TrainState(**{"parameters": parameters, **rest}), tuple(history), tuple(saved))
