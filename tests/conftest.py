@@ -7,7 +7,7 @@ import os
 import pathlib
 
 import pytest
-from compilation import xla_flags
+from support.compilation import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pathlib
 import pty
 import select
 import signal
@@ -14,10 +13,7 @@ import sys
 import time
 
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "serving"))
-
-import served_models
+from support import tiny_models
 
 from jaxft.cli.main import run
 from jaxft.data.chat import Message
@@ -31,8 +27,8 @@ from jaxft.workflows.inference.generate import open_text_generator
 def models(tmp_path_factory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
     return {
-        "talks": str(served_models.decoder(root / "talks", context=256)),
-        "base": str(served_models.decoder(root / "base", talks=False)),
+        "talks": str(tiny_models.llama(root / "talks", context=256)),
+        "base": str(tiny_models.llama(root / "base", talks=False)),
     }
 
 

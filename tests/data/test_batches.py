@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import StreamBatches, example_generator
 from jaxft.data.packing import plan_rows

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from heldout import LABELS, make_rows, make_stream, make_tokenizer
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.evaluation.baselines import majority_share, unigram_loss
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from heldout import LABELS, make_rows, make_stream, make_tokenizer
-from settings import setting_of
 from sklearn import metrics as sklearn
+from support.settings import setting_of
 
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.huggingface.expressing import natural_head
@@ -28,7 +28,7 @@ from jaxft.training.step import bind
 LENGTH, EXAMPLES = 16, 26
 
 
-class ObjectiveContext:
+class HeldOut:
     """A model with both heads and held-out texts for both objectives."""
 
     def __init__(self, directory: pathlib.Path):
@@ -84,8 +84,8 @@ class ObjectiveContext:
 
 
 @pytest.fixture(scope="module")
-def setting(tmp_path_factory) -> ObjectiveContext:
-    return ObjectiveContext(tmp_path_factory.mktemp("heldout"))
+def setting(tmp_path_factory) -> HeldOut:
+    return HeldOut(tmp_path_factory.mktemp("heldout"))
 
 
 def flat(metrics: dict) -> dict:

@@ -6,20 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_tuning import (
-    LENGTH,
-    VOCABULARY,
-    described,
-    draw,
-    moved,
-    optimizer_of,
-    policy_of,
-    run,
-    small_config,
-    small_model,
-    start_of,
-    step_of,
-)
+from support.drawn import draw_parameters
+from support.small_tuning import described, moved, optimizer_of, policy_of, run, start_of, step_of
+from support.two_heads import LENGTH, VOCABULARY, small_config, small_model
 
 from jaxft.errors import InvalidField
 from jaxft.finetuning.adapters import TRAINED, AdapterConfig, AdapterModel
@@ -40,7 +29,7 @@ FAMILIES = {
 def begun(model, seed: int = 0):
     """Drawn parameters of a model, and the adapted model's with these in them."""
     adapted = AdapterModel(model, AdapterConfig(3))
-    plain = draw(model, seed)
+    plain = draw_parameters(model, seed)
     fresh = jax.jit(lambda: initialize(adapted, jax.random.key(seed)))()
     return adapted, plain, replaced(fresh, plain)
 

@@ -11,22 +11,9 @@ import optax
 import pytest
 import torch
 from flax import linen
-from small_tuning import (
-    LENGTH,
-    VOCABULARY,
-    described,
-    draw,
-    make_batches,
-    moved,
-    objectives,
-    optimizer_of,
-    policy_of,
-    run,
-    small_config,
-    small_model,
-    start_of,
-    step_of,
-)
+from support.drawn import draw_parameters
+from support.small_tuning import described, moved, optimizer_of, policy_of, run, start_of, step_of
+from support.two_heads import LENGTH, VOCABULARY, make_batches, objectives, small_config, small_model
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.finetuning.lora import LoraConfig, LoraModel, begun, check_targets, merged, trained_names
@@ -64,7 +51,7 @@ def plain_and_start(family: str, config: LoraConfig):
     )
     adapted = LoraModel(model, config)
     fresh = jax.jit(lambda: initialize(adapted, jax.random.key(0)))()
-    plain = draw(model)
+    plain = draw_parameters(model)
     return model, plain, adapted, begun(plain, fresh, described(adapted)[1], config)
 
 

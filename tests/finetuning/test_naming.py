@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_tuning import LENGTH, VOCABULARY, draw, small_config
+from support.drawn import draw_parameters
+from support.two_heads import LENGTH, VOCABULARY, small_config
 
 from jaxft.errors import RecipeError
 from jaxft.finetuning.naming import check_pattern, depth, layer_names
@@ -33,7 +34,7 @@ def test_every_layer_of_every_group_has_one_name():
 
 def test_a_name_is_that_of_the_layer_whose_output_it_changes():
     model = Model(small_config(**UNEVEN))
-    parameters = draw(model)
+    parameters = draw_parameters(model)
     names = layer_names(*abstract_parameters(model), model.config)
     inputs = Sequences(jnp.arange(LENGTH)[None] % VOCABULARY)
 

@@ -9,19 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_tuning import (
-    bits,
-    by_name,
-    described,
-    draw,
-    moved,
-    optimizer_of,
-    policy_of,
-    run,
-    small_model,
-    start_of,
-    step_of,
-)
+from support.drawn import draw_parameters
+from support.small_tuning import bits, by_name, described, moved, optimizer_of, policy_of, run, start_of, step_of
+from support.two_heads import small_model
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.finetuning.naming import parameter_names
@@ -39,7 +29,7 @@ def model():
 @pytest.fixture(scope="module")
 def parameters(model):
     """Some of them are minus zero, which a sum with zero would turn into zero."""
-    return jax.tree.map(lambda leaf: leaf.at[..., 0].set(-0.0), draw(model))
+    return jax.tree.map(lambda leaf: leaf.at[..., 0].set(-0.0), draw_parameters(model))
 
 
 def updated(model, parameters, policy, steps: int = 1, gradient=1.0, **optimizer):

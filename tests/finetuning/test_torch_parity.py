@@ -10,13 +10,13 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from support.tiny_models import WORDS
 
 from jaxft.recipe.library import load_recipe
 from jaxft.workflows.assembly.assemble import assemble
 from jaxft.workflows.assembly.batches import make_batches
 from jaxft.workflows.train.train import train
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "plot", "fine", "dull", "the", "a", "is"]
 # The last rows of a run's metrics sum up several steps.
 COMPARED, STEPS = 50, 52
 WARMUP, RATE, DECAY, REPLAY, LARGEST = 5, 3e-3, 0.1, 0.5, 1.0

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import pathlib
-import sys
-
 import pytest
+from support.drawn import draw_parameters
 
-# The small models of other rooms' tests.
-sys.path[:0] = [str(pathlib.Path(__file__).parent.parent / room) for room in ("models", "huggingface")]
-
-from drawn import draw_parameters  # noqa: E402
-
-from jaxft.data.tokenizers import ByteBPEConfig, train_tokenizer  # noqa: E402
-from jaxft.generation.config import SpecialTokens  # noqa: E402
-from jaxft.generation.generator import Generator  # noqa: E402
-from jaxft.models.config import ModelConfig  # noqa: E402
-from jaxft.models.heads import HeadConfig  # noqa: E402
-from jaxft.models.model import Model  # noqa: E402
-from jaxft.workflows.inference.generate import TextGenerator  # noqa: E402
+from jaxft.data.tokenizers import ByteBPEConfig, train_tokenizer
+from jaxft.generation.config import SpecialTokens
+from jaxft.generation.generator import Generator
+from jaxft.models.config import ModelConfig
+from jaxft.models.heads import HeadConfig
+from jaxft.models.model import Model
+from jaxft.workflows.inference.generate import TextGenerator
 
 TEXT = 'the cat sat on the mat. {"name": "Ann", "age": 12, "tags": [true, false]} Is it? yes, no, perhaps 10 20 é ü'
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import draw_parameters
 from scipy import special, stats
+from support.drawn import draw_parameters
 
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.decoder import Decoder, Prompts

@@ -8,7 +8,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from drawn import draw_parameters
+from support.drawn import draw_parameters
 
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.generation import sampling

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from drawn import draw_parameters
+from support.drawn import draw_parameters
 
 from jaxft.generation.layout import Layout, SeparateLayers
 from jaxft.models.config import ComputeConfig, ModelConfig

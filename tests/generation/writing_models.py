@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "huggingface"))
-
-from reference_models import CASES, VOCABULARY, Case, make, save
+from huggingface.reference_models import CASES, VOCABULARY, Case, make, save
 
 from jaxft.generation.config import SpecialTokens
 from jaxft.generation.generator import Generator

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 import tokenizers
 import transformers
-from reference_models import CASES, make, save
+from huggingface.reference_models import CASES, make, save
 
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.architectures import ARCHITECTURES

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import transformers
-from reference_models import CASES
+from huggingface.reference_models import CASES
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from jaxft.errors import CheckpointError

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from reference_models import CASES, inputs_of, make, save
+from huggingface.reference_models import CASES, inputs_of, make, save
 
 from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.loaded import load_model, save_model

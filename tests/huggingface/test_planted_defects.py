@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from reference_models import CASES, inputs_of, make, save
+from huggingface.reference_models import CASES, inputs_of, make, save
 
 from jaxft.huggingface.loaded import load_model
 from jaxft.models.model import Model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,8 +15,8 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
-from compilation import xla_flags
-from reference_models import CASES, inputs_of, make, save
+from huggingface.reference_models import CASES, inputs_of, make, save
+from support.processes import environment
 
 from jaxft.huggingface import safetensors_files
 from jaxft.huggingface.description import describe
@@ -41,9 +40,8 @@ def some_tensors() -> dict[str, np.ndarray]:
 
 
 def run(program: str, *arguments: str, devices: int = 1) -> dict:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
     command = [sys.executable, HERE / program, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment(devices), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 

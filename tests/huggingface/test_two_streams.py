@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from reference_models import CASES, make, save
+from huggingface.reference_models import CASES, make, save
 
 from jaxft.huggingface.loaded import load_model
 from jaxft.models.transformer import Sequences

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bert_reference import our_tree
-from settings import setting_of
+from support.settings import setting_of
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from jaxft.kernels.cross_entropy import cross_entropy

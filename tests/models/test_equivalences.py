@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import draw_parameters
+from support.drawn import draw_parameters
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.model import Model, initialize

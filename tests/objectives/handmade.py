@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
@@ -18,7 +17,7 @@ from jaxft.data.sources import Row
 from jaxft.data.store import PART_ENDS, TOKENS, Record, cut, encode_fields
 from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ModelConfig
-from jaxft.models.model import Model, ModelOutput, abstract_parameters
+from jaxft.models.model import Model, ModelOutput
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective
 
@@ -91,16 +90,6 @@ def model_for(*objectives: Objective, layers: int = 2, **changes: Any) -> Model:
     config = dataclasses.replace(config, **changes)
     heads = {name: natural_head(name, head, config, None) for one in objectives for name, head in one.heads.items()}
     return Model(config, tuple(heads.items()))
-
-
-def draw_parameters(model: Model, seed: int = 0, spread: float = 0.3) -> dict[str, Any]:
-    """Normal numbers of this standard deviation, around 1 for the scales of norms, so that every part shows."""
-    generator = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        return jnp.asarray((path[-1].key == "scale") + spread * generator.normal(size=leaf.shape), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, abstract_parameters(model)[0])
 
 
 @dataclasses.dataclass(frozen=True)

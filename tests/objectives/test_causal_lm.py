@@ -9,8 +9,9 @@ import math
 import jax
 import numpy as np
 import pytest
-from handmade import draw_parameters, model_for, read, record_of, row_of, stacked, texts, whole_pass, without
-from settings import setting_of
+from handmade import model_for, read, record_of, row_of, stacked, texts, whole_pass, without
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.data.store import BYTES, TOKENS, cut
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from handmade import Given, draw_parameters, model_for, read, record_of, row_of, stacked, texts
-from settings import setting_of
+from handmade import Given, model_for, read, record_of, row_of, stacked, texts
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.data.sources import Row
 from jaxft.errors import DataError, InvalidField

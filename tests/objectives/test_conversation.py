@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from handmade import row_of
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.packing import plan_rows
 from jaxft.data.preparing import BadRowsConfig, Preparation, open_or_build

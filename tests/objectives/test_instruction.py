@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from handmade import read, record_of, row_of
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.sources import Row
 from jaxft.data.store import PART_ENDS, TOKENS, cut

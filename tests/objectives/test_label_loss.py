@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from handmade import Given
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.sources import Row
 from jaxft.data.store import TOKENS

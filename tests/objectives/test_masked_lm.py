@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import StreamBatches, example_generator
 from jaxft.data.packing import plan_rows

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from handmade import Listening, draw_parameters, model_for, record_of, row_of, stacked, texts, whole_pass, without
-from settings import setting_of
+from handmade import Listening, model_for, record_of, row_of, stacked, texts, whole_pass, without
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.errors import RecipeError
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig

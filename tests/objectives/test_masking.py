@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from handmade import assert_drawn, record_of, row_of, runs_of, texts
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.errors import InvalidField

@@ -8,8 +8,9 @@ import json
 import jax
 import numpy as np
 import pytest
-from handmade import draw_parameters, model_for, read, record_of, row_of, stacked, texts, without
-from settings import setting_of
+from handmade import model_for, read, record_of, row_of, stacked, texts, without
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.errors import RecipeError
 from jaxft.models.transformer import Sequences

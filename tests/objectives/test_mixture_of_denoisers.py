@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from handmade import assert_drawn, record_of, row_of, runs_of, texts
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.packing import plan_rows

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from handmade import Given, draw_parameters, model_for, record_of, row_of, stacked, texts
-from settings import setting_of
+from handmade import Given, model_for, record_of, row_of, stacked, texts
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from handmade import assert_drawn, assert_share, draw_parameters, model_for, read, record_of, row_of, stacked, without
-from settings import setting_of
+from handmade import assert_drawn, assert_share, model_for, read, record_of, row_of, stacked, without
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.packing import plan_rows

@@ -9,8 +9,9 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from handmade import assert_drawn, draw_parameters, model_for, record_of, row_of, runs_of, stacked, texts, whole_pass
-from settings import setting_of
+from handmade import assert_drawn, model_for, record_of, row_of, runs_of, stacked, texts, whole_pass
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.transformer import Sequences

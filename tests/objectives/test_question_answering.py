@@ -8,8 +8,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from settings import setting_of
 from stored import stored
+from support.settings import setting_of
 
 from jaxft.data.sources import Row, SourceConfig, read_rows
 from jaxft.data.store import SPAN_STARTS, TOKENS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.errors import RecipeError
 from jaxft.objectives.contrastive import ContrastiveConfig

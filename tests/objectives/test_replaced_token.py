@@ -6,20 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from handmade import (
-    Given,
-    Listening,
-    assert_drawn,
-    assert_share,
-    draw_parameters,
-    model_for,
-    record_of,
-    row_of,
-    stacked,
-    texts,
-    without,
-)
-from settings import setting_of
+from handmade import Given, Listening, assert_drawn, assert_share, model_for, record_of, row_of, stacked, texts, without
+from support.drawn import draw_parameters
+from support.settings import setting_of
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.model import ModelOutput

@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.sources import Row

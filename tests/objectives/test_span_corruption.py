@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from handmade import assert_drawn, model_for, record_of, row_of, runs_of, texts, whole_pass
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.packing import plan_rows

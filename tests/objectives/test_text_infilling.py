@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from handmade import assert_drawn, assert_share, read, record_of, row_of, runs_of, texts, without
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.data.batches import example_generator
 from jaxft.data.packing import plan_rows

@@ -10,7 +10,7 @@ import sys
 
 import jax
 import numpy as np
-from settings import setting_of
+from support.settings import setting_of
 
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, initialize

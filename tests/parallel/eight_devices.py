@@ -12,15 +12,12 @@ import sys
 import jax
 import numpy as np
 import optax
-from settings import setting_of
+from support.two_heads import HEADS, make_batches, objectives, small_model
 
 from jaxft.finetuning.naming import parameter_names
 from jaxft.models import layers
-from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model, abstract_parameters
-from jaxft.objectives.masked_lm import MaskedLM
-from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
+from jaxft.models.config import ComputeConfig
+from jaxft.models.model import abstract_parameters
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import put_batch
 from jaxft.training.balance import ClipConfig
@@ -29,7 +26,7 @@ from jaxft.training.schedule import ScheduleConfig, make_schedule
 from jaxft.training.state import create_state
 from jaxft.training.step import make_train_step
 
-VOCABULARY, LENGTH, ROWS, STEPS = 64, 8, 16, 3
+ROWS, STEPS = 16, 3
 MESHES = {
     "one": {"data": 1},
     "data": {"data": 8},
@@ -43,82 +40,25 @@ RUNS = [(mesh, 0.3, 1, 1) for mesh in MESHES] + [("one", 0.0, 1, 1), ("one", 0.0
 RUNS += [(mesh, 0.0, 1, 2) for mesh in ("fsdp", "mixed", "context")]
 
 
-class MaskedLMWithoutText(MaskedLM):
-    """The objective for batches that are made here: its loss alone, without a tokenizer."""
-
-    def __init__(self):
-        self.heads = {"masked_lm": HeadConfig("masked_lm")}
-
-
-def model_with(dropout: float, loss_parts: int) -> Model:
-    config = ModelConfig(
-        vocab_size=VOCABULARY,
-        embed_dim=16,
-        num_layers=2,
-        num_heads=4,
-        mlp_dim=32,
-        max_length=LENGTH,
-        position="learned",
-        attention_bias=True,
-        dropout=dropout,
-        attention_dropout=dropout,
-        initializer_range=0.2,
-    )
-    heads = (
-        ("masked_lm", HeadConfig("masked_lm")),
-        ("task", HeadConfig("sequence_classification", 3, dropout=dropout)),
-    )
-    return Model(config, heads, ComputeConfig(scan_layers=True, loss_parts=loss_parts))
-
-
-def make_batches(step: int) -> dict[str, dict[str, np.ndarray]]:
-    """A batch of both streams; rows weigh differently, so that means of means would show."""
-    generator = np.random.default_rng(step)
-    ids = generator.integers(0, VOCABULARY, (2, ROWS, LENGTH)).astype(np.int32)
-    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
-    segments = (np.arange(LENGTH) < generator.integers(3, LENGTH + 1, (2, ROWS, 1))).astype(np.int32)
-    masked = {
-        "token_ids": ids[0],
-        "segment_ids": segments[0],
-        "positions": positions,
-        "gather": generator.integers(0, 3, (ROWS, 3)).astype(np.int32),
-        "labels": generator.integers(0, VOCABULARY, (ROWS, 3)).astype(np.int32),
-        "label_weights": (generator.random((ROWS, 3)) < np.linspace(0.1, 1, ROWS)[:, None]).astype(np.float32),
-        "row_weight": np.ones(ROWS, np.float32),
-    }
-    task = {
-        "token_ids": ids[1],
-        "segment_ids": segments[1],
-        "token_types": np.zeros_like(ids[1]),
-        "label": generator.integers(0, 3, ROWS).astype(np.int32),
-        "row_weight": (np.arange(ROWS) < ROWS - 3).astype(np.float32),
-    }
-    return {"replay": masked, "task": task}
-
-
 def train(mesh_name: str, dropout: float, micro_batches: int, loss_parts: int):
     """Losses and gradient norms of each step, and the last state."""
     config = MeshConfig(**MESHES[mesh_name])
     mesh = make_mesh(config, jax.devices()[:1] if mesh_name == "one" else None)
-    model = model_with(dropout, loss_parts)
-    task = SequenceClassificationConfig(labels=("a", "b", "c"), dropout=dropout)
-    objectives = {
-        "replay": MaskedLMWithoutText(),
-        "task": SequenceClassification(task, setting_of(None, LENGTH, "task")),
-    }
+    compute = ComputeConfig(scan_layers=True, loss_parts=loss_parts)
+    model = small_model(compute, dropout, num_heads=4, dropout=dropout, attention_dropout=dropout)
     schedule = make_schedule(ScheduleConfig("constant", warmup=0), 1e-2, STEPS)
     # A large epsilon, so that gradients that are zero but for rounding do not become full steps.
     settings = OptimizerConfig(learning_rate=1e-2, epsilon=1e-3)
-    optimizer = make_optimizer(settings, schedule, *abstract_parameters(model), frozenset({"masked_lm", "task"}))
+    optimizer = make_optimizer(settings, schedule, *abstract_parameters(model), HEADS)
     state = create_state(model, optimizer, 7, mesh)
     step = make_train_step(
-        model, objectives, {"replay": 0.5, "task": 1.0}, optimizer, schedule, ClipConfig(1.0), micro_batches
+        model, objectives(dropout), {"replay": 0.5, "task": 1.0}, optimizer, schedule, ClipConfig(1.0), micro_batches
     )
     compiled = jax.jit(step, donate_argnums=0)
     seen = []
     with jax.set_mesh(mesh):
         for number in range(STEPS):
-            batches = {name: put_batch(batch, mesh) for name, batch in make_batches(number).items()}
+            batches = {name: put_batch(batch, mesh) for name, batch in make_batches(number, ROWS).items()}
             state, metrics = compiled(state, batches)
             seen.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
     return seen, state, batches

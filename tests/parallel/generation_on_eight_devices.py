@@ -6,16 +6,12 @@ Started by `test_generation_on_eight_devices.py`.
 from __future__ import annotations
 
 import json
-import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-sys.path.append(str(pathlib.Path(__file__).parent.parent / "models"))
-
-from drawn import draw_parameters
+from support.drawn import draw_parameters
 
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.controls import make_controls

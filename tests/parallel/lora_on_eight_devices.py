@@ -8,7 +8,8 @@ import sys
 import jax
 import numpy as np
 import optax
-from small_tuning import HEADS, described, make_batches, objectives, policy_of, small_model
+from support.small_tuning import described, policy_of
+from support.two_heads import HEADS, make_batches, objectives, small_model
 
 from jaxft.finetuning.lora import LoraConfig, LoraModel, begun, merged, trained_names
 from jaxft.models.model import initialize

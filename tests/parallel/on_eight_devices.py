@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
-from compilation import xla_flags
+from support.processes import environment
 
 _HERE = pathlib.Path(__file__).parent
 
 
 def told_by(program: str) -> Any:
     """What a program beside this file prints, from JSON."""
-    # The programs share modules with the tests.
-    path = os.pathsep.join(filter(None, [str(_HERE.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(8), "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, _HERE / program], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    command = [sys.executable, _HERE / program]
+    done = subprocess.run(command, env=environment(8), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     # The partitioner's last resort: it gathers an activation whole on every device to lay it out anew.
     assert "Involuntary full rematerialization" not in done.stderr

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+from support.processes import environment
 
 PROGRAM = pathlib.Path(__file__).with_name("tpu_compilation.py")
 
@@ -26,7 +26,7 @@ def compiled() -> dict:
     """What the compiler made of the step, told by a process of its own: libtpu stays loaded."""
     done = subprocess.run(
         [sys.executable, PROGRAM],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,

@@ -13,11 +13,11 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
+from support.two_heads import MaskedLMWithoutText
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model, abstract_parameters
-from jaxft.objectives.masked_lm import MaskedLM
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import batch_sharding
 from jaxft.recipe.presets import PRESETS
@@ -29,13 +29,6 @@ from jaxft.training.step import make_train_step
 
 ROWS, LENGTH, PLACES = 16, 128, 24
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
-
-
-class MaskedLMWithoutText(MaskedLM):
-    """The objective for batches that are made here: its loss alone, without a tokenizer."""
-
-    def __init__(self):
-        self.heads = {"masked_lm": HeadConfig("masked_lm")}
 
 
 def batch_structs(mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -3,50 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import served_models
-import uvicorn
+from running import running
+from support import tiny_models
 
-from jaxft.serving.app import make_app
 from jaxft.serving.limits import Limits
 from jaxft.serving.model import ServedModel
 from jaxft.workflows.inference.serve import open_served
-
-TOKEN = "a-token-of-these-tests"
 
 
 @pytest.fixture(scope="session")
 def directories(tmp_path_factory) -> dict[str, object]:
     """Models in Hugging Face layout."""
     root = tmp_path_factory.mktemp("models")
+    spread = {"initializer_range": 0.3}
     labels = {"id2label": {0: "neg", 1: "pos", 2: "neutral"}, "label2id": {"neg": 0, "pos": 1, "neutral": 2}}
     return {
-        "decoder": served_models.decoder(root / "decoder"),
-        "t5": served_models.encoder_decoder(root / "t5"),
-        "classifier": served_models.encoder(root / "classifier", "BertForSequenceClassification", **labels),
-        "masked": served_models.encoder(root / "masked", "BertForMaskedLM"),
+        "decoder": tiny_models.llama(root / "decoder"),
+        "t5": tiny_models.t5(root / "t5"),
+        "classifier": tiny_models.bert(root / "classifier", "BertForSequenceClassification", **spread, **labels),
+        "masked": tiny_models.bert(root / "masked", "BertForMaskedLM", **spread),
     }
-
-
-@contextlib.contextmanager
-def running(model: ServedModel, limits: Limits, token: str | None = None) -> Iterator[str]:
-    """The address of a server."""
-    config = uvicorn.Config(make_app(model, limits, token), port=0, log_level="error", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from asking import ask
-from conftest import TOKEN, running
+from running import TOKEN, running
 
 import jaxft
 from jaxft.generation.config import GenerationConfig

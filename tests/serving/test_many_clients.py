@@ -8,7 +8,7 @@ import random
 
 import pytest
 from asking import answer, ask, connect, request
-from conftest import running
+from running import running
 
 from jaxft.serving.limits import Limits
 

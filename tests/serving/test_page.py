@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import TOKEN, running
+from running import TOKEN, running
 
 import jaxft
 from jaxft.serving.limits import Limits

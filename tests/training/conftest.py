@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
-from settings import setting_of
+from support.settings import setting_of
+from support.two_heads import small_model
 
 from jaxft.data.batches import example_generator
 from jaxft.data.store import TOKENS
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
-from jaxft.huggingface.expressing import natural_head
-from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.models.config import ComputeConfig
 from jaxft.models.model import Model, initialize
 from jaxft.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from jaxft.objectives.sequence_classification import SequenceClassification, SequenceClassificationConfig
@@ -54,27 +53,13 @@ def objectives(tokenizer):
 
 
 @pytest.fixture(scope="session")
-def make_model(tokenizer, objectives):
+def make_model(tokenizer):
     """A function from changes of the config to a model with a head for each objective."""
 
     def make(precision="float32", **changes) -> Model:
-        config = ModelConfig(
-            vocab_size=tokenizer.vocab_size,
-            embed_dim=32,
-            num_layers=1,
-            num_heads=2,
-            mlp_dim=48,
-            max_length=LENGTH,
-            token_types=2,
-            attention_bias=True,
-            mlp_bias=True,
-            position="learned",
-            activation="relu",
-        )
-        config = dataclasses.replace(config, **changes)
-        asked = {name: head for objective in objectives.values() for name, head in objective.heads.items()}
-        heads = tuple((name, natural_head(name, head, config, None)) for name, head in asked.items())
-        return Model(config, heads, ComputeConfig(precision))
+        fields = {"vocab_size": tokenizer.vocab_size, "embed_dim": 32, "num_layers": 1, "mlp_dim": 48}
+        fields |= {"max_length": LENGTH, "token_types": 2, "initializer_range": 0.02}
+        return small_model(ComputeConfig(precision), **fields | changes)
 
     return make
 

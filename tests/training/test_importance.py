@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from small_tuning import by_name, draw, make_batches, objectives, small_model
+from support.drawn import draw_parameters
+from support.small_tuning import by_name
+from support.two_heads import make_batches, objectives, small_model
 
 from jaxft.training.importance import fisher_information
 from jaxft.training.step import bind
@@ -17,7 +19,7 @@ def model():
 
 
 def test_it_is_the_mean_squared_gradient_of_rows_made_one_in_the_mean(model):
-    parameters, objective = draw(model), objectives()["replay"]
+    parameters, objective = draw_parameters(model), objectives()["replay"]
     batches = [make_batches(seed)["replay"] for seed in range(2)]
     found = fisher_information(lambda own: bind(model, own), objective, parameters, batches)
 
@@ -43,7 +45,7 @@ def test_it_is_the_mean_squared_gradient_of_rows_made_one_in_the_mean(model):
 
 def test_what_another_stream_trains_does_not_matter_to_this_one(model):
     found = fisher_information(
-        lambda own: bind(model, own), objectives()["replay"], draw(model), [make_batches(0)["replay"]]
+        lambda own: bind(model, own), objectives()["replay"], draw_parameters(model), [make_batches(0)["replay"]]
     )
     named = by_name(model, found)
     assert not any(named[name].any() for name in named if name.startswith("head_task/"))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from small_tuning import draw, make_batches, objectives, small_model
+from support.drawn import draw_parameters
+from support.two_heads import make_batches, objectives, small_model
 
 from jaxft.errors import RecipeError
 from jaxft.models.transformer import Sequences
@@ -25,12 +26,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def start(model):
-    return draw(model, 0)
+    return draw_parameters(model, 0)
 
 
 @pytest.fixture(scope="module")
 def now(model):
-    return draw(model, 1)
+    return draw_parameters(model, 1)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-from small_recipe import RECIPE
+from support.small_recipe import RECIPE
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from compilation import xla_flags
+from support.processes import environment
 
 
 def free_port() -> int:
@@ -52,13 +52,9 @@ def scripted(count: int, script: pathlib.Path, *words: str) -> Iterator[list[sub
 
 @contextlib.contextmanager
 def _running(commands: list[list[str]], devices: int) -> Iterator[list[subprocess.Popen]]:
-    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        for command in commands
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    own = environment(devices)
+    processes = [subprocess.Popen([sys.executable, *command], env=own, **pipes) for command in commands]
     try:
         yield processes
     finally:

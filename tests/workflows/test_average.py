@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from small_recipe import RECIPE
+from support.small_recipe import RECIPE
 
 import jaxft
 from jaxft.cli.main import run

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from processes import start
-from small_recipe import RECIPE
+from support.small_recipe import RECIPE
 
 from jaxft.cli.main import run
 from jaxft.errors import RecipeError

@@ -9,7 +9,7 @@ import random
 import pytest
 import transformers
 from several import ended, scripted
-from tiny_models import bert
+from support.tiny_models import bert
 
 import jaxft
 from jaxft.cli.main import run

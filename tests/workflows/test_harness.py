@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 
 import pytest
+from support import tiny_models
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "serving"))
+from jaxft.cli.main import run
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the package lm_eval")
-
-import served_models  # noqa: E402
-
-from jaxft.cli.main import run  # noqa: E402
 
 QUESTIONS = [
     {"question": "the cat sat on the", "choices": [" mat", " yes", " cat"], "answer": 0},
@@ -37,7 +33,7 @@ TASKS = {
 def folder(tmp_path_factory) -> pathlib.Path:
     """A model and tasks."""
     root = tmp_path_factory.mktemp("harness")
-    served_models.decoder(root / "model", talks=False, context=64)
+    tiny_models.llama(root / "model", talks=False, context=64)
     # As tokenizers of decoders are: with an end token, and nothing put around a text.
     for name, change in (
         ("tokenizer_config.json", {"eos_token": "[SEP]"}),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from sklearn.datasets import load_digits
-from tiny_models import vit
+from support.tiny_models import vit
 
 from jaxft.cli.main import run
 from jaxft.recipe.library import load_recipe

@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
+from support.tiny_models import WORDS
 
 import jaxft
 from jaxft.cli.main import run
@@ -18,7 +19,6 @@ from jaxft.huggingface.peft_format import CONFIG_FILE
 
 pytestmark = pytest.mark.slow
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "plot", "fine", "dull", "the", "a", "is"]
 SIZES = {"vocab_size": len(WORDS), "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 IDS = np.array([[2, 5, 7, 9, 3], [2, 6, 8, 11, 3]])
 # Base, class, objective and finetuning of each case; GPT-2 and Phi-3 have joint projections.

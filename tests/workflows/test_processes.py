@@ -10,9 +10,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from compilation import xla_flags
 from several import ended, slurm_tools, started, wait_for_step
-from small_recipe import RECIPE
+from support.compilation import xla_flags
+from support.small_recipe import RECIPE
 
 from jaxft.cli.main import run
 from jaxft.workflows.launch import LaunchOptions, plan_launch

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from processes import start
-from small_recipe import RECIPE
+from support.small_recipe import RECIPE
 
 from jaxft.cli.main import run
 from jaxft.workflows.assembly.trained_run import open_run

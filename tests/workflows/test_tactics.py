@@ -9,7 +9,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small_recipe import RECIPE
+from support.small_recipe import RECIPE
 
 from jaxft.cli.main import run
 from jaxft.recipe.library import load_recipe

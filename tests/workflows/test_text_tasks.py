@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import bert
+from support.tiny_models import bert
 
 from jaxft import load_pretrained
 from jaxft.cli.main import run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import BERT, bert, vit
+from support.tiny_models import BERT, bert, vit
 
 import jaxft
 from jaxft.cli.main import run

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import bert
+from support.tiny_models import bert
 
 from jaxft.cli.main import run
 from jaxft.data.tokenizers import load_tokenizer

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import abstract_parameters
 
 
-def draw_parameters(model: Model, seed: int = 0, spread: float = 0.3):
+def draw_parameters(model: Any, seed: int = 0, spread: float = 0.3):
     """Normal numbers of this standard deviation for every parameter, around 1 for the scales of norms.
 
     Biases are drawn too: one that is forgotten, or added twice, would not show at zero.

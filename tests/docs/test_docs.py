@@ -1,0 +1,189 @@
+"""What the pages show is so: Python runs, recipes decode, commands parse, and what is named is there."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import WrongDocumentation, check_command, check_recipe, look_up, wrong_codes, wrong_links
+from pages import PAGES, Page, commands, read_page
+from support import tiny_models
+
+from jaxft.cli.main import run
+from jaxft.errors import RecipeError
+from jaxft.huggingface.architectures import olmo2
+from jaxft.models.config import ModelConfig
+from jaxft.recipe.reading import Document, override, parse_document
+
+READ = [read_page(path) for path in PAGES]
+SHELLS = ("sh", "console")
+LANGUAGES = {*SHELLS, "python", "yaml", "text", "mermaid"}
+
+
+def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
+    """Makes the models that a page's Python reads, below the directory; the names that it begins with."""
+    match page:
+        case "README.md":
+            tiny_models.bert(directory / "path/to/model", "BertForMaskedLM")
+            return {"input_ids": np.array([[2, 5, 7, 3]]), "mask": np.array([[1, 1, 1, 1]])}
+        case "generation.md":
+            for run_directory in ("runs/story", "runs/linker"):
+                tiny_models.llama(directory / run_directory)
+        case "serving.md":
+            tiny_models.bert(directory / "path/to/classifier", "BertForSequenceClassification")
+            tiny_models.bert(directory / "path/to/bert", "BertForMaskedLM")
+            tiny_models.bert(directory / "path/to/sentence-encoder", "BertModel")
+            tiny_models.llama(directory / "runs/story")
+    return {}
+
+
+@pytest.fixture(scope="module")
+def base() -> Document:
+    """The recipe of the first page, with evaluations for what other pages compare."""
+    recipe = next(block for block in READ[0].blocks if block.language == "yaml")
+    others = ("dev", "test", "grammar")
+    words = [f"evaluation.{name}={{stream: task, source: {{jsonl: {name}.jsonl}}}}" for name in others]
+    return override(parse_document(recipe.text, recipe.place), words)
+
+
+def walk(page: Page, names: dict[str, Any]) -> None:
+    """Follows a page from its top to its end, in the working directory."""
+    for block in page.blocks:
+        if block.file:
+            pathlib.Path(block.file).write_text(block.text)
+        elif block.language == "python" and block.reason:
+            look_up(block.text, block.place, names)
+        elif block.language == "python":
+            exec(compile(block.text, block.place, "exec"), names)
+        elif block.runs:
+            for words in commands(block):
+                assert run(words) == 0, f"{block.place}: jaxft {' '.join(words)}"
+
+
+# Pages whose Python writes with models.
+SLOW = ("generation.md", "serving.md")
+FOLLOWED = [pytest.param(page, marks=[pytest.mark.slow] if page.path.name in SLOW else []) for page in READ]
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.path.name)
+def test_python_runs_from_the_top_of_a_page_to_its_end(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    walk(page, places_for(page.path.name, tmp_path))
+
+
+RECIPES = [block for page in READ for block in page.blocks if block.language == "yaml"]
+COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS]
+
+
+@pytest.mark.parametrize("block", RECIPES, ids=lambda block: block.place)
+def test_recipes_decode(block, base):
+    check_recipe(block, base)
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.place)
+def test_commands_are_parsed(block):
+    for words in commands(block):
+        check_command(words, block.place)
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.path.name)
+def test_what_is_named_is_there(page):
+    assert list(wrong_codes(page)) == []
+    assert list(wrong_links(page)) == []
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.path.name)
+def test_every_block_says_what_it_is(page):
+    """A block in no language that is known here, or a command that is only indented, nothing would check."""
+    assert [block.place for block in page.blocks if block.language not in LANGUAGES] == []
+    assert [line for line in page.prose.splitlines() if line.startswith(("    jaxft ", "    $ jaxft "))] == []
+    # A comment that is not in the line before its block would say nothing.
+    assert "<!--" not in page.prose.replace(" -->\n\n\n", "")
+
+
+def test_the_worked_example_of_an_architecture_is_the_real_one():
+    """OLMo 2's file, in parts."""
+    (page,) = (page for page in READ if page.path.name == "architectures.md")
+    names: dict[str, Any] = {}
+    for block in page.blocks:
+        exec(compile(block.text, block.place, "exec"), names)
+    for field in ("model_types", "prefix", "keys", "fixed", "less", "ignored", "tied"):
+        assert getattr(names["ARCHITECTURE"], field) == getattr(olmo2.ARCHITECTURE, field), field
+    assert names["ARCHITECTURE"].trunk(ModelConfig()) == olmo2.ARCHITECTURE.trunk(ModelConfig())
+
+
+# What a page may say wrongly. First what is found when it is followed or read, then what is found in its lines.
+WRONG_BLOCKS = {
+    "a name": ("```python\nimport jaxft\njaxft.tune\n```", AttributeError, "has no attribute 'tune'"),
+    "two tuples": ("```python\nkeys = ({},)\nfixed = keys | {}\n```", TypeError, "unsupported operand"),
+    "an import that is not run": (
+        "<!-- not run: it takes long -->\n```python\nfrom jaxft.workflows import exported\n```",
+        ImportError,
+        "cannot import name 'exported'",
+    ),
+    "an attribute that is not run": (
+        "<!-- not run: it takes long -->\n```python\nimport jaxft\nprint(jaxft.tune)\n```",
+        WrongDocumentation,
+        "jaxft.tune: there is no tune",
+    ),
+    "an argument that is not run": (
+        "<!-- not run: it takes long -->\n```python\nimport jaxft\njaxft.plan('recipe.yaml', topolgy='v5e-8')\n```",
+        WrongDocumentation,
+        "missing a required argument: 'topology'",
+    ),
+    "a command that is run": ("<!-- run -->\n```sh\njaxft recipes show nowhere\n```", AssertionError, "show nowhere"),
+    "a key of a recipe": ("```yaml\ntraining: {stepz: 3}\n```", RecipeError, "unknown key; did you mean steps?"),
+    "a key of a stream": ("```yaml\nobjective: {kind: masked_lm, maskd: 1}\n```", RecipeError, "did you mean masked?"),
+    "a stream": ("```yaml\nreplay: {source: {txt: a.txt}}\n```", RecipeError, "unknown key; did you mean text?"),
+    "a comparison": (
+        "```yaml\ncompare: {task: none.f1, retained: retained.loss}\n```",
+        RecipeError,
+        "'none.f1' is not",
+    ),
+    "an option": (
+        "```sh\necho a | jaxft chat a --temprature 1\n```",
+        WrongDocumentation,
+        "the command line refuses",
+    ),
+    "a verb": ("```console\n$ jaxft tune a.yaml\nprinted\n```", WrongDocumentation, "the command line refuses"),
+    "an override": ("```sh\njaxft train finetune/reviews trainin.steps=3\n```", RecipeError, "did you mean training?"),
+}
+WRONG_LINES = [
+    ("`jaxft tune RECIPE`", "no verb tune"),
+    ("`jaxft data look RECIPE`", "no verb data look"),
+    ("`jaxft[parket]`", "no such extra"),
+    ("`jaxft/workflows/exported.py`", "no such file"),
+    ("`jaxft.workflows.exported`", "no attribute 'exported'"),
+    ("`python tests/benchmarks/nothing.py`", "no such file"),
+    ("`python tests/benchmarks/loader.py --wrokers 2`", "has no --wrokers"),
+    ("`data.bad_rows.polcy=skip`", "no recipe takes this"),
+    ("`augmentation: {delete: 0.1, swop: 0.1}`", "no section of a recipe takes this"),
+    ("[data](nothing.md)", "no such file"),
+    ("[data](#nothing)", "no such heading"),
+]
+
+
+@pytest.mark.parametrize("kind", WRONG_BLOCKS)
+def test_a_wrong_block_is_found(kind, tmp_path, monkeypatch, base):
+    text, error, told = WRONG_BLOCKS[kind]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.md").write_text(f"# Page\n\n{text}\n")
+    page = read_page(tmp_path / "page.md")
+    with pytest.raises(error, match=re.escape(told)):
+        walk(page, {})
+        for block in page.blocks:
+            if block.language == "yaml":
+                check_recipe(block, base)
+            for words in commands(block):
+                check_command(words, block.place)
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG_LINES)
+def test_a_wrong_line_is_found(text, told, tmp_path):
+    (tmp_path / "page.md").write_text(f"# Page\n\nSee {text}.\n")
+    page = read_page(tmp_path / "page.md")
+    (line,) = [*wrong_codes(page), *wrong_links(page)]
+    assert told in line

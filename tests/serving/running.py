@@ -1,0 +1,33 @@
+"""A server on this machine, in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import uvicorn
+
+from jaxft.serving.app import make_app
+from jaxft.serving.limits import Limits
+from jaxft.serving.model import ServedModel
+
+TOKEN = "a-token-of-these-tests"
+
+
+@contextlib.contextmanager
+def running(model: ServedModel, limits: Limits, token: str | None = None) -> Iterator[str]:
+    """The address of a server."""
+    config = uvicorn.Config(make_app(model, limits, token), port=0, log_level="error", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
