@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.generation.config import GenerationConfig
-from jaxft.generation.generator import Generator, PromptOptions, TextDelta
+from jaxft.generation.config import GenerationConfig, PromptOptions
+from jaxft.generation.generator import Generator
+from jaxft.generation.texts import TextDelta
 from jaxft.serving.errors import ApiError
 from jaxft.serving.limits import Limits
 from jaxft.serving.metrics import Metrics

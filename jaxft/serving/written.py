@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxft.data.tokenizers import Tokenizer
-from jaxft.generation.generator import TextDelta
+from jaxft.generation.texts import TextDelta
 from jaxft.serving.parsing import Wanted
 
 _ENDS = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
