@@ -18,8 +18,7 @@ Layers = dict[str, Any]
 _AXES = ("layers", "batch", None, "kv_heads", "head_dim")
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(flax.struct.PyTreeNode):
     """What a decoder has read.
 
     A row's token i is in slot i of a layer without a window. A layer with a window has slots for its window alone,

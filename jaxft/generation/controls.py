@@ -14,8 +14,7 @@ from jaxft.generation.choice import ask
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 
 
-@flax.struct.dataclass
-class DecodedRows:
+class DecodedRows(flax.struct.PyTreeNode):
     """What a decoding loop knows of its rows.
 
     Attributes:
@@ -57,8 +56,7 @@ class DecodedRows:
         return (self.newest()[:, None] == end_ids).any(-1) | (self.lengths >= self.limits)
 
 
-@flax.struct.dataclass
-class Controls:
+class Controls(flax.struct.PyTreeNode):
     """A `GenerationConfig` as compiled code takes it: what is None is not compiled in, numbers may change.
 
     Attributes:

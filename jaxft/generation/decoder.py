@@ -15,8 +15,7 @@ from jaxft.models.model import Model
 from jaxft.models.transformer import Sequences
 
 
-@flax.struct.dataclass
-class Prompts:
+class Prompts(flax.struct.PyTreeNode):
     """Rows of prompts, padded at their ends.
 
     Attributes:
@@ -41,8 +40,7 @@ class Prompts:
         return Sequences(self.source_ids, (columns < self.source_lengths[:, None]).astype(jnp.int32), padded=True)
 
 
-@flax.struct.dataclass
-class Step:
+class Step(flax.struct.PyTreeNode):
     """What a pass over new tokens gives.
 
     Attributes:

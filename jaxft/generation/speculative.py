@@ -18,8 +18,7 @@ from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import Decoding
 
 
-@flax.struct.dataclass
-class Drafting:
+class Drafting(flax.struct.PyTreeNode):
     """The state of a loop.
 
     Attributes:

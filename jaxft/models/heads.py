@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Dropout, Linear, activate
+from jaxft.models.layers import Dropout, Linear, activate, partitioned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class VocabularyProjection(nn.Module):
             logits = jax.lax.optimization_barrier(logits)
         logits = logits.astype(jnp.float32)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            zeros = partitioned(nn.initializers.zeros, ("vocab",))
             logits = logits + self.param("bias", zeros, (config.vocab_size,), jnp.float32)
         cap = config.logit_soft_cap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
@@ -168,7 +168,7 @@ class LabelHead(nn.Module):
         )
 
 
-def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str) -> jax.Array:
+def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str | None) -> jax.Array:
     """A vector for each unpacked sequence.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -15,8 +16,7 @@ from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, V
 from jaxft.models.transformer import Images, Sequences, Transformer
 
 
-@flax.struct.dataclass
-class ModelOutput:
+class ModelOutput(flax.struct.PyTreeNode):
     """What a model returns.
 
     Attributes:
@@ -26,7 +26,8 @@ class ModelOutput:
     """
 
     hidden: jax.Array
-    logits: jax.Array | tuple[jax.Array, ...] | None = None
+    # Which of them the call says: no type can.
+    logits: Any = None
     pooled: jax.Array | None = None
 
 
@@ -76,6 +77,7 @@ class Model(nn.Module):
           length, vocab)` of a vocabulary head. With a generator, its own hidden states: the trunk's blocks do not run.
         """
         if head is not None and not isinstance(head, tuple) and dict(self.heads)[head].kind == "generator":
+            assert isinstance(inputs, Sequences)
             hidden = self.head[head](self.trunk.embeddings.positioned(inputs), inputs)
             logits = self.head[head].logits(at_places(hidden, gather), self.trunk.embeddings.attend)
             return ModelOutput(hidden, logits)
@@ -150,8 +152,8 @@ def initialize(model: Model, key: jax.Array):
 def _initialize(model: Model, key: jax.Array):
     config = model.config
     tokens = jnp.zeros((1, 2), jnp.int32)
-    inputs = Sequences(tokens, token_types=tokens)
-    if config.family == "vision":
-        inputs = Images(jnp.zeros((1, config.channels, config.image_size, config.image_size)))
-    targets = inputs if config.family == "encoder_decoder" else None
+    sequences = Sequences(tokens, token_types=tokens)
+    pixels = jnp.zeros((1, config.channels, config.image_size, config.image_size))
+    inputs = Images(pixels) if config.family == "vision" else sequences
+    targets = sequences if config.family == "encoder_decoder" else None
     return model.init(key, inputs, targets, method="touch_all")["params"]

@@ -53,7 +53,7 @@ def metric_names(rows: Rows, kind: str) -> list[str]:
     return [name for name in names if name not in ("step", "kind", "time") and series(rows, kind, name)[0].size]
 
 
-def series_styles(rows: Rows) -> dict[str, dict[str, object]]:
+def series_styles(rows: Rows) -> dict[str, dict[str, Any]]:
     """One colour for each stream and each evaluation, the same in all plots of a run."""
     streams = [_owner(name) for name in metric_names(rows, "train") if "." in name]
     evaluations = [_owner(name) for name in metric_names(rows, "evaluation")]

@@ -16,8 +16,7 @@ from jaxft.parallel.sharding import parameter_shardings, replicated
 from jaxft.training.matrices import matrix_shape, matrix_spec
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """State of a run; every random key is derived from `seed` and `step`.
 
     Attributes:
