@@ -113,13 +113,14 @@ def _adapted(module: Linear, config: LoraConfig, layer, x: jax.Array) -> jax.Arr
     """What an adapted layer gives; in initialization it makes its parameters."""
     inputs = x.shape[x.ndim - len(module.input_axes) :]
     quantized = config.quantize != "none"
+    # Called first of all, as it makes the parameters.
     plain = None if quantized else layer(x)
     a, b = _pair(module, config.rank, inputs)
     dropped = x
     if config.dropout and module.has_rng("dropout"):
         dropped = dropout(x, config.dropout, module.make_rng("dropout"))
     update = project(project(dropped, a, len(inputs), module.dtype), b, 1, module.dtype) * config.scale
-    if not quantized and not config.dora:
+    if plain is not None and not config.dora:
         return plain + update
     kernel = _quantized_kernel(module, config.quantize, inputs) if quantized else _made(module, "kernel")
     kernel = jax.lax.stop_gradient(kernel)
@@ -249,6 +250,7 @@ def _merged_kernel(layer: Mapping[str, jax.Array], config: LoraConfig, stacked: 
     if "kernel" in layer:
         kernel = layer["kernel"]
     else:
+        assert config.quantize != "none"
         quantized = Quantized(layer["kernel_codes"], layer["kernel_scales"])
         kernel = dequantize(quantized, (*a.shape[:-1], *b.shape[1:]), config.quantize)
     kernel = kernel + config.scale * jnp.tensordot(a, b, 1)

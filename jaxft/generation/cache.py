@@ -153,9 +153,10 @@ def _is_cross(path: tuple[str, ...]) -> bool:
 
 
 def _at(tree: Layers, path: tuple[str, ...]) -> jax.Array:
-    for name in path:
+    *branches, last = path
+    for name in branches:
         tree = tree[name]
-    return tree
+    return tree[last]
 
 
 def _mapped(function: Callable[[tuple[str, ...], jax.Array], jax.Array], tree: Layers) -> Layers:

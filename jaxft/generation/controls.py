@@ -106,6 +106,7 @@ class Controls(flax.struct.PyTreeNode):
             seen = sampling.count_tokens(written.token_ids, is_real, vocab) > 0
             logits = sampling.penalize_repetition(logits, seen, self.repetition_penalty)
         if self.presence_penalty is not None:
+            assert self.frequency_penalty is not None  # given whenever the other is
             is_text = is_real & (columns >= written.prompt_lengths[:, None])
             counts = sampling.count_tokens(written.token_ids, is_text, vocab)
             logits = sampling.penalize_use(logits, counts, self.presence_penalty, self.frequency_penalty)

@@ -36,6 +36,7 @@ class Prompts(flax.struct.PyTreeNode):
         """The encoder's input."""
         if self.source_ids is None:
             return None
+        assert self.source_lengths is not None
         columns = jnp.arange(self.source_ids.shape[1])
         return Sequences(self.source_ids, (columns < self.source_lengths[:, None]).astype(jnp.int32), padded=True)
 
@@ -96,6 +97,7 @@ class Decoder:
     def step(self, parameters: Parameters, cache: Cache, token_ids: jax.Array) -> Step:
         """A pass over new tokens, int32 `(batch, new)`, that come after those in the cache; see `append`."""
         if self.has_encoder:
+            assert cache.source_segments is not None
             placeholder = jnp.zeros_like(cache.source_segments)
             source = Sequences(placeholder, cache.source_segments)
             new = Sequences(token_ids, jnp.ones_like(token_ids), cached=cache.lengths, cache_slots=cache.slots)

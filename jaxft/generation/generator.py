@@ -23,7 +23,7 @@ from jaxft.generation.layout import Layout, Parameters
 from jaxft.generation.prompts import PromptBatch, batches_of, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
 from jaxft.generation.speculative import check_drafting
-from jaxft.generation.texts import Generated, GrowingText, TextDelta, read_rows
+from jaxft.generation.texts import Generated, GrowingText, TextDelta, generated, read_rows
 from jaxft.generation.transcript import Transcript
 from jaxft.generation.writing_loop import begin_loop, decoding_of, random_keys, with_finished
 from jaxft.models.model import Model
@@ -83,7 +83,7 @@ class Generator:
             )
         self._mesh = None if mesh is None or mesh.size == 1 else mesh
         if self._mesh is not None and self._mesh.shape["context"] > 1:
-            raise RecipeError(f"mesh.context is {mesh.shape['context']}; a model writes with 1, token by token")
+            raise RecipeError(f"mesh.context is {self._mesh.shape['context']}; a model writes with 1, token by token")
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Prompts of texts: their ids with what the model expects around them."""
@@ -233,10 +233,7 @@ class Generator:
             for copy in range(config.num_return_sequences):
                 transcript = self._transcript(batch, row, config, PromptOptions.of(config, number))
                 transcript.read(token_ids[row, copy, starts[row] : lengths[row, copy]], True)
-                found_by = transcript.finished_by
-                result.append(
-                    Generated(number, transcript.token_ids, transcript.text, float(sums[row, copy]), found_by)
-                )
+                result.append(generated(number, transcript, float(sums[row, copy])))
         return result
 
     def _transcript(self, batch: PromptBatch, row: int, config: GenerationConfig, options: PromptOptions) -> Transcript:

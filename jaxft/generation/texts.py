@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from jaxft.generation.config import PromptOptions
 from jaxft.generation.loop import Decoding
-from jaxft.generation.transcript import Transcript
+from jaxft.generation.transcript import Ending, Transcript
 from jaxft.parallel.sharding import host_copies
 
 
@@ -31,7 +30,7 @@ class Generated:
     token_ids: np.ndarray
     text: str
     log_probability: float
-    finished_by: Literal["end", "stop", "length", "context"]
+    finished_by: Ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,13 @@ class TextDelta:
     token_ids: np.ndarray
     text: str
     log_probabilities: np.ndarray
-    finished_by: str | None
+    finished_by: Ending | None
+
+
+def generated(prompt: int, transcript: Transcript, log_probability: float) -> Generated:
+    """A text at its end."""
+    assert transcript.finished_by is not None
+    return Generated(prompt, transcript.token_ids, transcript.text, log_probability, transcript.finished_by)
 
 
 @dataclasses.dataclass
@@ -94,10 +99,7 @@ class GrowingText:
 
     def generated(self) -> Generated:
         """What it wrote."""
-        transcript = self.transcript
-        return Generated(
-            self.prompt, transcript.token_ids, transcript.text, self.log_probability, transcript.finished_by
-        )
+        return generated(self.prompt, self.transcript, self.log_probability)
 
 
 def read_rows(rows: Sequence[GrowingText], state: Decoding) -> None:

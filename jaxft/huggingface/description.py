@@ -7,6 +7,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from jaxft.huggingface.safetensors_files import StoredTensor, stored_tensors
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model, abstract_parameters
+from jaxft.parallel.trees import Parameters, Shapes
 
 _logger = logging.getLogger("jaxft")
 
@@ -78,7 +80,7 @@ def describe(directory: pathlib.Path) -> Description:
     prefix = architecture.prefix if any(name.startswith(architecture.prefix) for name in stored) else ""
     model = _without_repeats(architecture, model, stored, prefix, directory)
     class_name = _class_name(config, architecture)
-    own = architecture.classes.get(class_name, ())
+    own = () if class_name is None else architecture.classes.get(class_name, ())
     heads = _heads(architecture, model, own, stored, prefix)
     placed = _placed(architecture, config, model, heads, prefix)
     _check(placed, stored, names, directory)
@@ -193,7 +195,7 @@ def _placed(architecture, config, model, heads, prefix) -> dict[str, Placed]:
     return placed
 
 
-def flat_paths(tree) -> dict[str, jax.ShapeDtypeStruct | jax.Array]:
+def flat_paths(tree: Parameters | Shapes) -> dict[str, Any]:
     """Leaves by their paths, names joined by `/`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -20,11 +20,12 @@ from jaxft.huggingface.architectures import ARCHITECTURES, architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, flat_paths
 from jaxft.huggingface.generation_settings import GenerationSettings, write_generation_settings
-from jaxft.huggingface.placing import Placed, Shapes, place_all
+from jaxft.huggingface.placing import Placed, ShapesByPath, place_all
 from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
+from jaxft.parallel.trees import Parameters
 
 SHARD_BYTES = 5 * 10**9
 TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json", *POOLING_FILES)
@@ -72,7 +73,7 @@ def form_for(
     head: tuple[str, HeadConfig] | None,
     origin: HuggingFaceConfig | None,
     extra: Mapping[str, Any],
-    shapes: Shapes,
+    shapes: ShapesByPath,
 ) -> Form:
     """The architecture and class that express a model with one of its heads.
 
@@ -96,7 +97,8 @@ def form_for(
             prefix = "" if head is None or head[1].kind == "pooled" else architecture.prefix
             placed = place_all(architecture, model, found[1], prefix, shapes)
             return Form(values, {tensor.name: tensor for tensor in placed})
-        problem = f"has another {', '.join(differing)}" if differing else f"has no class with {_said(head)}"
+        lacking = "the trunk alone" if head is None else _said(head)
+        problem = f"has another {', '.join(differing)}" if differing else f"has no class with {lacking}"
         problems.append((len(differing), f"{architecture.model_types[0]} {problem}"))
     nearest = "; ".join(problem for _, problem in sorted(problems)[:3])
     raise CheckpointError(f"no Hugging Face architecture expresses this model; the nearest: {nearest}")
@@ -162,7 +164,7 @@ def _values(architecture: Architecture, model: ModelConfig, origin: HuggingFaceC
 
 def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> list[str]:
     """In which fields the architecture's reading of the values differs from the model; all where it refuses them."""
-    ignored = _OF_TRAINING
+    ignored: tuple[str, ...] = _OF_TRAINING
     if model.position == "transformer_xl":  # whose configs know no longest sequence
         ignored = (*ignored, "max_length")
     names = [field.name for field in dataclasses.fields(model) if field.name not in ignored]
@@ -196,7 +198,7 @@ def _class_for(
 def write_model(
     directory: pathlib.Path,
     form: Form,
-    parameters,
+    parameters: Parameters,
     tokenizer: Tokenizer | None,
     *,
     dtype: str | None = None,
@@ -253,7 +255,7 @@ def write_model(
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array]) -> np.ndarray:
+def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array | np.ndarray]) -> np.ndarray:
     """A tensor of the file from our parameters, by path."""
     parts = [_part(parameters[place.path], place.rows) for place in tensor.places]
     if len({place.offset for place in tensor.places}) > 1:
@@ -262,5 +264,5 @@ def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array]) -> np.ndar
     return tensor.places[0].pattern.write(parts, tensor.places[0].sizes)
 
 
-def _part(parameter: jax.Array, rows: tuple[int, ...]) -> np.ndarray:
+def _part(parameter: jax.Array | np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
     return np.asarray(parameter[rows] if rows else parameter)

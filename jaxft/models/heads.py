@@ -14,6 +14,19 @@ from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Linear, activate, partitioned
 
+HeadKind = Literal[
+    "masked_lm",
+    "causal_lm",
+    "sequence_classification",
+    "multiple_choice",
+    "token_classification",
+    "question_answering",
+    "pooled",
+    "generator",
+]
+Pooling = Literal["first", "second", "mean", "last"]
+Transform = Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"]
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
@@ -39,19 +52,10 @@ class HeadConfig:
       size: width of a generator as a share of the trunk's.
     """
 
-    kind: Literal[
-        "masked_lm",
-        "causal_lm",
-        "sequence_classification",
-        "multiple_choice",
-        "token_classification",
-        "question_answering",
-        "pooled",
-        "generator",
-    ]
+    kind: HeadKind
     num_labels: int = 0
-    pooling: Literal["first", "second", "mean", "last"] | None = "first"
-    transform: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
+    pooling: Pooling | None = "first"
+    transform: Transform = "tanh"
     transform_bias: bool = True
     transform_norm: bool = False
     label_bias: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -14,6 +14,7 @@ from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.generator import ReplacementGenerator
 from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection
 from jaxft.models.transformer import Images, Sequences, Transformer
+from jaxft.parallel.trees import Axes, Parameters, Shapes
 
 
 class ModelOutput(flax.struct.PyTreeNode):
@@ -108,12 +109,38 @@ class Model(nn.Module):
             self(inputs, targets, head=name)
 
 
+def apply_model(
+    model: Model,
+    parameters: Parameters,
+    inputs: Sequences | Images,
+    targets: Sequences | None = None,
+    head: str | tuple[str, ...] | None = None,
+    gather: jax.Array | None = None,
+    rngs: dict[str, jax.Array] | None = None,
+) -> ModelOutput:
+    """What `Model.__call__` gives with these parameters.
+
+    Args:
+      model: trunk and heads.
+      parameters: of it.
+      inputs: as for a call, like `targets`, `head` and `gather`.
+      rngs: random keys by stream, `dropout`; None where nothing is random.
+    """
+    # Of `apply` no more is known than that it gives anything, or a pair where collections may change.
+    return cast(ModelOutput, model.apply({"params": parameters}, inputs, targets, head, gather, rngs=rngs))
+
+
+def apply_vocabulary_head(model: Model, parameters: Parameters, hidden: jax.Array, head: str) -> jax.Array:
+    """What `Model.vocabulary_logits` gives with these parameters."""
+    return cast(jax.Array, model.apply({"params": parameters}, hidden, head, method="vocabulary_logits"))
+
+
 def at_places(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
     """Of `(batch, length, embed)` the places, int32 `(batch, places)`, or all of them where None."""
     return hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
 
 
-def read_by_vocabulary_head(parameters, head: str, config: ModelConfig):
+def read_by_vocabulary_head(parameters: Parameters, head: str, config: ModelConfig) -> Parameters:
     """Those of a model's parameters that `Model.vocabulary_logits` reads, a nested dict.
 
     Args:
@@ -128,7 +155,7 @@ def read_by_vocabulary_head(parameters, head: str, config: ModelConfig):
     return read
 
 
-def abstract_parameters(model: Model):
+def abstract_parameters(model: Model) -> tuple[Shapes, Axes]:
     """Shapes and logical axes of all parameters, without computing anything.
 
     Returns:
@@ -139,17 +166,17 @@ def abstract_parameters(model: Model):
 
 
 @functools.lru_cache(maxsize=32)
-def _boxed(model: Model):
+def _boxed(model: Model) -> Any:
     """Every part of a run asks for them, and a model is traced for a second or several each time."""
     return jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
 
 
-def initialize(model: Model, key: jax.Array):
+def initialize(model: Model, key: jax.Array) -> Parameters:
     """Fresh float32 parameters, a nested dict; to be run under `jit` with shardings and outside `jax.set_mesh`."""
     return nn.unbox(_initialize(model, key))
 
 
-def _initialize(model: Model, key: jax.Array):
+def _initialize(model: Model, key: jax.Array) -> Any:
     config = model.config
     tokens = jnp.zeros((1, 2), jnp.int32)
     sequences = Sequences(tokens, token_types=tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -56,7 +57,8 @@ def make_app(model: ServedModel, limits: Limits, token: str | None = None, host:
         Route("/v1/models", service.models),
         Route("/v1/models/{name:path}", service.one_model),
     ]
-    handlers = {HTTPException: _of_http, ApiError: _of_api, Exception: _of_defect}
+    # Each is called with errors of its own kind alone.
+    handlers: dict[Any, Any] = {HTTPException: _of_http, ApiError: _of_api, Exception: _of_defect}
     return Guard(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers), token, host)
 
 

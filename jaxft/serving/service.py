@@ -7,9 +7,9 @@ import base64
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -86,23 +86,26 @@ class Service:
         """`/v1/completions`"""
         self._need("completions")
         wanted = parsing.wanted(body, False, self._limits.max_tokens)
-        given, generator = parsing.prompts_of(body), self._model.generator
+        given = parsing.prompts_of(body)
         if any(isinstance(one, str) and not one for one in given):
             raise ApiError(400, "prompt: must not be empty; give it some text", "prompt")
         self._check_count(len(given), wanted)
-        prompts = given
+        prompts: Any = given
         if isinstance(given[0], str):
-            prompts = await self._encoded(generator.encode, given)
+            prompts = await self._encoded(self._model.need_generator().encode, given)
         return await self._write(request, wanted, prompts, False, deadline)
 
     async def chat(self, request: Request, body: dict[str, Any], deadline: float) -> Response:
         """`/v1/chat/completions`"""
         self._need("chat")
-        generator, form = self._model.generator, self._model.form
+        generator, form = self._model.need_generator(), self._model.form
+        assert form is not None  # of a model that can chat
         messages = parsing.messages_of(body)
         prompt = await self._encoded(chat_prompt, form, generator.need_tokenizer(), messages)
         wanted = parsing.wanted(body, True, self._limits.max_tokens)
-        more = {name: (*getattr(wanted.config, name), *ends) for name, ends in ends_of_answers(form, generator).items()}
+        more: dict[str, Any] = {
+            name: (*getattr(wanted.config, name), *ends) for name, ends in ends_of_answers(form, generator).items()
+        }
         wanted = dataclasses.replace(wanted, config=dataclasses.replace(wanted.config, **more))
         self._check_count(1, wanted)
         return await self._write(request, wanted, [prompt], True, deadline)
@@ -113,11 +116,12 @@ class Service:
         form = body.get("encoding_format") or "float"
         if form not in ("float", "base64"):
             raise ApiError(400, f"encoding_format: must be float or base64, found {form!r}", "encoding_format")
-        size = self._model.reader.model.config.embed_dim
+        reader = self._model.need_reader()
+        size = reader.model.config.embed_dim
         if body.get("dimensions") not in (None, size):
             raise ApiError(400, f"dimensions: the model's vectors have {size}; they can't be cut", "dimensions")
         texts = parsing.texts_of(body)
-        rows = await self._rows(texts, functools.partial(self._model.reader.rows, texts, parsing.truncates(body)))
+        rows = await self._rows(texts, functools.partial(reader.rows, texts, parsing.truncates(body)))
         found = await self._read(request, "embed", self._runners["embed"], rows, deadline)
 
         def shown(vector: np.ndarray) -> Any:
@@ -128,7 +132,7 @@ class Service:
     async def classify(self, request: Request, body: dict[str, Any], deadline: float) -> Response:
         """`/v1/classify`"""
         self._need("classify")
-        reader, texts = self._model.reader, parsing.texts_of(body, pairs=True)
+        reader, texts = self._model.need_reader(), parsing.texts_of(body, pairs=True)
         rows = await self._rows(texts, functools.partial(reader.rows, texts, parsing.truncates(body)))
         found = await self._read(request, "classify", self._runners["classify"], rows, deadline)
         problem = reader.need_classifier().problem
@@ -143,7 +147,7 @@ class Service:
     async def fill_mask(self, request: Request, body: dict[str, Any], deadline: float) -> Response:
         """`/v1/fill-mask`"""
         self._need("fill-mask")
-        reader, texts = self._model.reader, parsing.texts_of(body)
+        reader, texts = self._model.need_reader(), cast(list[str], parsing.texts_of(body))  # no pairs
         top = parsing.whole_number(body, "top_k", 5)
         rows = await self._rows(texts, functools.partial(reader.masked_rows, texts, top, parsing.truncates(body)))
         runner = reads(functools.partial(reader.filled, top=top))
@@ -176,7 +180,7 @@ class Service:
 
     def _described(self) -> dict[str, Any]:
         model = self._model
-        described = {
+        described: dict[str, Any] = {
             "id": model.name,
             "object": "model",
             "created": self._created,
@@ -189,7 +193,8 @@ class Service:
         elif model.reader is not None:
             described["context"] = model.reader.layout.longest
         if "fill-mask" in model.abilities:
-            (described["mask"],) = model.reader.tokenizer.tokens([model.reader.tokenizer.mask_id])
+            reader = model.need_reader()
+            (described["mask"],) = reader.tokenizer.tokens([reader.need_mask()])
         return described
 
     async def _body(self, request: Request) -> bytes:
@@ -244,7 +249,7 @@ class Service:
     async def _write(
         self, request: Request, wanted: parsing.Wanted, prompts: Sequence[np.ndarray], is_chat: bool, deadline: float
     ) -> Response:
-        generator, config, most = self._model.generator, wanted.config, self._limits.max_prompt_tokens
+        generator, config, most = self._model.need_generator(), wanted.config, self._limits.max_prompt_tokens
         for number, prompt in enumerate(prompts, 1):
             if len(prompt) > most:
                 raise ApiError(
@@ -266,7 +271,7 @@ class Service:
         self._metrics.written.inc(answer.written_tokens)
         return JSONResponse(answer.whole())
 
-    async def _events(self, request: Request, job: Job, answer: Answer) -> AsyncIterator[bytes]:
+    async def _events(self, request: Request, job: Job, answer: Answer) -> AsyncGenerator[bytes]:
         """The answer as a stream; what goes wrong on the way is told as an event, as the status was sent already."""
         try:
             for event in answer.first_events():

@@ -73,7 +73,8 @@ class Answer:
         for number, one in enumerate(self._choices):
             content = {"message": {"role": "assistant", "content": one.text}} if self._is_chat else {"text": one.text}
             logs = self._logs(one.tokens, one.logs)
-            choices.append({"index": number, **content, "logprobs": logs, "finish_reason": _ENDS[one.finished_by]})
+            reason = _finish_reason(one.finished_by)
+            choices.append({"index": number, **content, "logprobs": logs, "finish_reason": reason})
         kind = "chat.completion" if self._is_chat else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self._usage(), "seed": self._wanted.config.seed}
 
@@ -100,7 +101,7 @@ class Answer:
         return last
 
     def _event(self, number: int, content: dict[str, Any], logs: Any, finished_by: str | None) -> bytes:
-        choice = {"index": number, **content, "logprobs": logs, "finish_reason": _ENDS.get(finished_by)}
+        choice = {"index": number, **content, "logprobs": logs, "finish_reason": _finish_reason(finished_by)}
         return as_event(
             {**self._head("chat.completion.chunk" if self._is_chat else "text_completion"), "choices": [choice]}
         )
@@ -130,6 +131,11 @@ class Answer:
                 ]
             }
         return {"tokens": named, "token_logprobs": known, "top_logprobs": None, "text_offset": None}
+
+
+def _finish_reason(finished_by: str | None) -> str | None:
+    """In OpenAI's words; None of a text that is not at its end."""
+    return None if finished_by is None else _ENDS[finished_by]
 
 
 def as_event(value: dict[str, Any]) -> bytes:
