@@ -10,10 +10,12 @@ from typing import Literal
 import jax
 import optax
 import optax.contrib
+from jax.sharding import PartitionSpec
 
 from jaxft.errors import InvalidField
 from jaxft.finetuning.naming import check_pattern, parameter_names
 from jaxft.finetuning.policy import Policy, add_decay, scale_by_policy
+from jaxft.parallel.trees import Axes, Flags, Parameters, Shapes
 from jaxft.training.matrices import is_table, matrix_shape, on_matrices
 
 # Biases, the scales of norms, and nothing else, as in BERT.
@@ -43,7 +45,7 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise InvalidField("learning_rate", f"must be positive, found {self.learning_rate}")
         if self.weight_decay < 0:
@@ -58,7 +60,7 @@ class OptimizerConfig:
                 raise InvalidField("no_decay", f"{pattern!r} is not a regular expression: {error}") from error
 
 
-def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[str]):
+def decay_mask(parameters: Parameters | Shapes, no_decay: tuple[str, ...], trained_heads: frozenset[str]) -> Flags:
     """True where a parameter is decayed.
 
     Args:
@@ -83,12 +85,12 @@ def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[s
 def make_optimizer(
     config: OptimizerConfig,
     schedule: optax.Schedule,
-    parameters,
-    axes,
+    parameters: Parameters | Shapes,
+    axes: Axes,
     trained_heads: frozenset[str],
     *,
     policy: Policy | None = None,
-    undecayed=None,
+    undecayed: Flags | None = None,
     anchors: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformation:
     """The gradient transformation of a run; clipping is the train step's.
@@ -120,7 +122,7 @@ def make_optimizer(
     return optax.chain(scaling, decay, optax.scale_by_learning_rate(schedule), *anchors, *last)
 
 
-def _scaling(config: OptimizerConfig, parameters, axes) -> optax.GradientTransformation:
+def _scaling(config: OptimizerConfig, parameters: Parameters | Shapes, axes: Axes) -> optax.GradientTransformation:
     """From gradients to the direction of a step: an optimizer without decay and learning rate."""
     if config.name == "muon":
         # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
@@ -148,7 +150,9 @@ def _scaling(config: OptimizerConfig, parameters, axes) -> optax.GradientTransfo
     }[config.name]
 
 
-def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:
+def _muon_axes(
+    parameter: jax.Array | jax.ShapeDtypeStruct, spec: PartitionSpec
+) -> optax.contrib.MuonDimensionNumbers | None:
     """Which axes of the matrix view are a matrix; None for what Muon leaves to AdamW: vectors and tables."""
     stacked = spec[:1] == ("layers",)
     if is_table(spec) or len(matrix_shape(parameter.shape, spec)) - stacked != 2:

@@ -41,11 +41,11 @@ def _fields(row: Row) -> Fields:
 def test_rows_with_numbers_that_are_none_are_counted(source, tokenizer, tmp_path):
     build = functools.partial(open_or_build, rows=lambda: scan_rows(*source), fields=_fields, tokenizer=tokenizer)
     how = Preparation(BadRowsConfig("skip", limit=5))
-    store = build(tmp_path / "skipped", said="made", how=how)
+    store = build(tmp_path / "skipped", where="made", how=how)
     assert store.bad == {"not_a_number": 3}
     assert [record["score"] for record in store.read([0, 1])] == [0.5, 2.0]
     with pytest.raises(DataError, match=r":\d: column 'score' holds NaN") as error:
-        build(tmp_path / "raised", said="made")
+        build(tmp_path / "raised", where="made")
     assert error.value.reason == "not_a_number"
 
 

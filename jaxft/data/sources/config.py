@@ -84,7 +84,7 @@ class SourceConfig:
     shuffle: int | None = None
     limit: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in FORMATS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
