@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from checks import WrongDocumentation, check_command, check_recipe, look_up, wrong_codes, wrong_links
 from pages import PAGES, Page, commands, read_page
 from support import tiny_models
+from support.plugged import forget_plugins
 
 from jaxft.cli.main import run
 from jaxft.errors import RecipeError
@@ -20,7 +22,7 @@ from jaxft.recipe.reading import Document, override, parse_document
 
 READ = [read_page(path) for path in PAGES]
 SHELLS = ("sh", "console")
-LANGUAGES = {*SHELLS, "python", "yaml", "text", "mermaid"}
+LANGUAGES = {*SHELLS, "python", "yaml", "toml", "text", "mermaid"}
 
 
 def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
@@ -74,13 +76,23 @@ def test_python_runs_from_the_top_of_a_page_to_its_end(page, tmp_path, monkeypat
     walk(page, places_for(page.path.name, tmp_path))
 
 
-RECIPES = [block for page in READ for block in page.blocks if block.language == "yaml"]
+RECIPES = [(page, block) for page in READ for block in page.blocks if block.language == "yaml"]
 COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS]
 
 
-@pytest.mark.parametrize("block", RECIPES, ids=lambda block: block.place)
-def test_recipes_decode(block, base):
+@pytest.mark.parametrize(("page", "block"), RECIPES, ids=[block.place for _, block in RECIPES])
+def test_recipes_decode(page, block, base, tmp_path, monkeypatch):
+    forget_plugins(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for file in page.blocks:
+        if file.file:  # a plug-in, say
+            pathlib.Path(file.file).write_text(file.text)
     check_recipe(block, base)
+
+
+def test_toml_is_read():
+    for block in (block for page in READ for block in page.blocks if block.language == "toml"):
+        assert tomllib.loads(block.text), block.place
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.place)

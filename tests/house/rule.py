@@ -15,6 +15,7 @@ from collections.abc import Iterator
 # Bottom to top. What stands on one floor does not know of the others there.
 FLOORS = (
     ("errors",),
+    ("extension",),
     ("parallel", "reporting"),
     ("data", "kernels", "checkpoint"),
     ("models",),
@@ -22,7 +23,8 @@ FLOORS = (
     ("training", "serving"),
     ("evaluation", "compression", "insight", "planning"),
     ("recipe",),
-    ("launching", "board"),
+    # What plug-ins register themselves by: it reaches into the rooms that are open to them.
+    ("launching", "board", "plugins"),
     ("workflows",),
     ("cli",),
     ("__main__",),
