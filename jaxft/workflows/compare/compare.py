@@ -169,6 +169,7 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
     if trial.share is None:
         train_recipe(recipe, document, trial.directory(base), quiet)
     opened = open_run(trial.trained.directory(base))
+    assert recipe.model.pretrained is not None, "see `check_comparison`"
     # The trunk, and those heads that came with it.
     start = open_pretrained(recipe.model.pretrained, recipe.model.adapter).parameters(
         sharded_target(opened.assembly.plain_model, "float32", opened.assembly.mesh)
