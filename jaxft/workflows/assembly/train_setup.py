@@ -28,7 +28,7 @@ from jaxft.parallel.trees import Parameters
 from jaxft.training.importance import fisher_information
 from jaxft.training.optimizer import make_optimizer
 from jaxft.training.schedule import make_schedule
-from jaxft.training.start_divergence import held_to_start
+from jaxft.training.start_divergence import HeldToStart
 from jaxft.training.state import Keeping, TrainState, joined, replaced, split
 from jaxft.training.step import bind, make_train_step
 from jaxft.training.stream_weights import stream_weight
@@ -98,7 +98,7 @@ class TrainSetup:
     def objective(self, name: str) -> Objective:
         """What a stream is trained by: its objective, held to the start where the recipe says so."""
         objective, weight = self.assembly.objectives[name], self.assembly.recipe.finetuning.start_divergence.get(name)
-        return objective if weight is None else held_to_start(objective, weight)
+        return objective if weight is None else HeldToStart(objective, weight)
 
     def start(self, pretrained: Parameters | None) -> Callable[[Any], Any]:
         """From fresh parameters to those that the run begins with.
