@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxft.errors import RecipeError
 from jaxft.models.model import ModelOutput
-from jaxft.models.transformer import Sequences
+from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
 
 
@@ -66,7 +66,7 @@ class _Watched(Apply):
 
     def __call__(
         self,
-        sequences: Sequences,
+        sequences: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
         gather: jax.Array | None = None,
@@ -76,7 +76,8 @@ class _Watched(Apply):
             assert self.origin is not None  # as for all that `needs_origin`
             before = self.origin(sequences, targets, head, gather).logits
             read = sequences if targets is None else targets
-            places = _places(output.logits, read.segment_ids, gather, self.row_weight)
+            segment_ids = None if isinstance(read, Images) else read.segment_ids
+            places = _places(output.logits, segment_ids, gather, self.row_weight)
             self.found.append(((divergence(before, output.logits) * places).sum(), places.sum()))
         return output
 
