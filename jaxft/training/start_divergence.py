@@ -14,7 +14,7 @@ from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
 from jaxft.errors import RecipeError
 from jaxft.models.model import ModelOutput
-from jaxft.models.transformer import Sequences
+from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
 
 
@@ -107,7 +107,7 @@ class _Watched(Apply):
 
     def __call__(
         self,
-        sequences: Sequences,
+        sequences: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
         gather: jax.Array | None = None,
@@ -117,7 +117,8 @@ class _Watched(Apply):
             assert self.origin is not None  # as for all that `needs_origin`
             before = self.origin(sequences, targets, head, gather).logits
             read = sequences if targets is None else targets
-            places = _places(output.logits, read.segment_ids, gather, self.row_weight)
+            segment_ids = None if isinstance(read, Images) else read.segment_ids
+            places = _places(output.logits, segment_ids, gather, self.row_weight)
             self.found.append(((divergence(before, output.logits) * places).sum(), places.sum()))
         return output
 
