@@ -117,7 +117,7 @@ def test_the_worked_example_of_an_architecture_is_the_real_one():
 
 # What a page may say wrongly. First what is found when it is followed or read, then what is found in its lines.
 WRONG_BLOCKS = {
-    "a name": ("```python\nimport jaxft\njaxft.tune\n```", AttributeError, "has no attribute 'tune'"),
+    "a name": ("```python\nimport jaxft\njaxft.juggle\n```", AttributeError, "has no attribute 'juggle'"),
     "two tuples": ("```python\nkeys = ({},)\nfixed = keys | {}\n```", TypeError, "unsupported operand"),
     "an import that is not run": (
         "<!-- not run: it takes long -->\n```python\nfrom jaxft.workflows import exported\n```",
@@ -125,9 +125,9 @@ WRONG_BLOCKS = {
         "cannot import name 'exported'",
     ),
     "an attribute that is not run": (
-        "<!-- not run: it takes long -->\n```python\nimport jaxft\nprint(jaxft.tune)\n```",
+        "<!-- not run: it takes long -->\n```python\nimport jaxft\nprint(jaxft.juggle)\n```",
         WrongDocumentation,
-        "jaxft.tune: there is no tune",
+        "jaxft.juggle: there is no juggle",
     ),
     "an argument that is not run": (
         "<!-- not run: it takes long -->\n```python\nimport jaxft\njaxft.plan('recipe.yaml', topolgy='v5e-8')\n```",
@@ -148,11 +148,11 @@ WRONG_BLOCKS = {
         WrongDocumentation,
         "the command line refuses",
     ),
-    "a verb": ("```console\n$ jaxft tune a.yaml\nprinted\n```", WrongDocumentation, "the command line refuses"),
+    "a verb": ("```console\n$ jaxft juggle a.yaml\nprinted\n```", WrongDocumentation, "the command line refuses"),
     "an override": ("```sh\njaxft train finetune/reviews trainin.steps=3\n```", RecipeError, "did you mean training?"),
 }
 WRONG_LINES = [
-    ("`jaxft tune RECIPE`", "no verb tune"),
+    ("`jaxft juggle RECIPE`", "no verb juggle"),
     ("`jaxft data look RECIPE`", "no verb data look"),
     ("`jaxft[parket]`", "no such extra"),
     ("`jaxft/workflows/exported.py`", "no such file"),

@@ -8,8 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 from handmade import row_of
-from settings import setting_of
 from stored import stored
+from support.settings import setting_of
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, read_rows

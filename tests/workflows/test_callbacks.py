@@ -62,7 +62,7 @@ def checkpoints(run: pathlib.Path) -> set[int]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, shared_data):
     """The recipe, and a run of it that nobody watches."""
-    from small_recipe import RECIPE
+    from support.small_recipe import RECIPE
 
     directory = tmp_path_factory.mktemp("alone")
     recipe = directory / "small.yaml"

@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiny_models import bert
+from support.tiny_models import bert
 
 import jaxft
 from jaxft.data.filling import FillConfig
