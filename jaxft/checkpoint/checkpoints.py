@@ -112,6 +112,7 @@ class Checkpoints:
         self._finishing.start()
 
     def _finish(self, target: pathlib.Path, kept: set[int], on_complete: Callable[[], None]) -> None:
+        assert self._writer is not None  # which has begun to write
         try:
             self._writer.wait_until_finished()
             if is_first():

@@ -303,15 +303,16 @@ def _evaluation_table(
     intervals: dict[str, dict[str, dict[str, float]]] | None = None,
     confidence: float | None = None,
 ) -> str:
-    rows = [
+    found = [
         (name, metric, value)
         for name, ms in evaluation.items()
         for metric, value in ms.items()
         if isinstance(value, float)
     ]
-    columns = ("evaluation", f"metric {title}", "value")
+    rows: list[tuple[str | float, ...]] = list(found)
+    columns: tuple[str, ...] = ("evaluation", f"metric {title}", "value")
     if intervals is not None:
-        ends = [intervals[name].get(metric, {}) for name, metric, _ in rows]
+        ends = [intervals[name].get(metric, {}) for name, metric, _ in found]
         rows = [(*row, own.get("low", ""), own.get("high", "")) for row, own in zip(rows, ends, strict=True)]
         columns = (*columns, f"low ({confidence:.0%})", "high")
     return text_table(columns, rows) if rows else "no evaluation"

@@ -197,7 +197,7 @@ def _heldout_shares(passages: Iterable[Passage]) -> dict[str, float]:
     paragraphs_of = {passage.normalized: passage.paragraphs for passage in passages}
     texts = sorted(text for text in paragraphs_of if len(text) >= MINIMUM_CHARACTERS)
     group_of = _groups({text: paragraphs_of[text] for text in texts})
-    sizes = Counter()
+    sizes: Counter[str] = Counter()
     for text, group in group_of.items():
         sizes[group] += len(text)
     shares = {group: _unit_hash(group) if size <= LARGEST_HELDOUT_GROUP else 1.0 for group, size in sizes.items()}
@@ -266,7 +266,7 @@ def _documentation_rows(
     """A module gives up to two documents: of its docstrings that are trained on, and of those held out."""
     # All of a group goes where its held-out rows of the other corpus go.
     heldout_groups = {share_of[text] for text in labelled if share_of[text] < PACKAGES_HELDOUT}
-    documents: dict[tuple[str, str], list[str]] = {}
+    documents: dict[tuple[str, Literal["train", "heldout"]], list[str]] = {}
     for passage in docstrings + topics:
         share = share_of[passage.normalized]
         heldout = share < DOCUMENTATION_HELDOUT or share in heldout_groups

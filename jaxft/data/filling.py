@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +74,9 @@ class Copy:
     variant: int
 
 
-def copies(rows: Iterable[Row | DataError], usable, variants: int) -> Iterator[Copy | DataError]:
+def copies(
+    rows: Iterable[Row | DataError], usable: Callable[[Row], object], variants: int
+) -> Iterator[Copy | DataError]:
     """The copies of each row, one after the other.
 
     Args:
@@ -148,7 +150,7 @@ class Filler:
           numbers: of each text and of its copy, by which words and fillings are drawn.
         """
         encoded = self._tokenizer.encode_with_spans(list(texts))
-        windows = []
+        windows: list[_Window] = []
         for number, (text, (ids, spans), (index, variant)) in enumerate(zip(texts, encoded, numbers, strict=True)):
             windows += self._windows(number, text, ids, spans, example_generator(_SEED, variant, index))
         found: list[list[tuple[int, int, str]]] = [[] for _ in texts]
@@ -158,8 +160,8 @@ class Filler:
         for length, own in by_length.items():
             for start in range(0, len(own), _ROWS):
                 rows = own[start : start + _ROWS]
-                for window, ids in zip(rows, self._sampled(rows, length), strict=True):
-                    found[window.text] += [(*w, self._surfaces[i]) for w, i in zip(window.words, ids, strict=True)]
+                for window, filled in zip(rows, self._sampled(rows, length), strict=True):
+                    found[window.text] += [(*w, self._surfaces[i]) for w, i in zip(window.words, filled, strict=True)]
         return [_spliced(text, own) for text, own in zip(texts, found, strict=True)]
 
     def _padded(self, tokens: int) -> int:
@@ -176,9 +178,10 @@ class Filler:
         around = 1 + (self._tokenizer.start_id is not None)
         count = -(-len(ids) // (self._longest - around))
         edges = [len(ids) * i // max(count, 1) for i in range(count + 1)]
-        words = [(found.span(), *_tokens_of(spans, *found.span())) for found in _WORD.finditer(text)]
+        placed = ((found.span(), _tokens_of(spans, *found.span())) for found in _WORD.finditer(text))
+        words = [(span, *tokens) for span, tokens in placed if tokens is not None]
         for first, last in itertools.pairwise(edges):
-            inside = [word for word in words if word[1] is not None and first <= word[1] and word[2] <= last]
+            inside = [word for word in words if first <= word[1] and word[2] <= last]
             wanted = max(1, round(self._config.rate * len(inside)))
             chosen = sorted(key.permutation(len(inside))[:wanted].tolist())
             if chosen:
@@ -186,7 +189,10 @@ class Filler:
                 yield self._masked(number, ids[first:last], first, [inside[i] for i in chosen], draws)
 
     def _masked(self, number: int, ids: np.ndarray, first: int, words: list, draws: np.ndarray) -> _Window:
-        tokenizer, places, kept, done = self._tokenizer, [], [], 0
+        tokenizer, done = self._tokenizer, 0
+        places: list[int] = []
+        kept: list[int] = []
+        assert tokenizer.mask_id is not None  # a masked language model's
         head = [] if tokenizer.start_id is None else [tokenizer.start_id]
         for _, start, end in words:
             kept += ids[done : start - first].tolist()
@@ -214,11 +220,11 @@ class Filler:
         ]
 
 
-def _tokens_of(spans: np.ndarray, start: int, end: int) -> tuple[int | None, int | None]:
+def _tokens_of(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
     """First token of a word and one past its last; None where a token stands for more than parts of the word."""
     inside = np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > start))
     if not len(inside) or spans[inside, 0].min() < start or spans[inside, 1].max() > end:
-        return None, None
+        return None
     return int(inside[0]), int(inside[-1]) + 1
 
 

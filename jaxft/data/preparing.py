@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from array_record.python import array_record_module
@@ -180,8 +180,8 @@ def _locked(building: pathlib.Path, directory: pathlib.Path) -> Iterator[bool]:
 def _finish(building: pathlib.Path, directory: pathlib.Path, chunks: int, where: str, config: BadRowsConfig) -> bool:
     """Makes the finished chunks a store; whether all of them are there."""
     if not (building / "store.json").exists():
-        shards = [_read_chunk(building, number) for number in range(chunks)]
-        if any(shard is None for shard in shards):
+        shards = [shard for number in range(chunks) if (shard := _read_chunk(building, number)) is not None]
+        if len(shards) < chunks:
             return False
         _merge(building, shards, where, config)
     (building / ".lock").unlink(missing_ok=True)
@@ -231,19 +231,21 @@ def _encoded(fields: list[Fields], tokenizer: Tokenizer) -> list[Record]:
     encoded = {name: encode_fields([one.texts[name] for one in fields], tokenizer) for name in names}
     records: list[Record] = [{name: encoded[name][i][0] for name in encoded} for i in range(len(fields))]
     if fields[0].spans:
-        placed = encode_with_spans([one.texts[TOKENS] for one in fields], tokenizer)
+        whole = [cast(str, one.texts[TOKENS]) for one in fields]  # as fields with spans are
+        placed = encode_with_spans(whole, tokenizer)
         records = [{**own, **record} for own, record in zip(placed, records, strict=True)]
     for i, (_, ends) in enumerate(encoded.get(TOKENS, ())):
         records[i] |= {} if ends is None else {PART_ENDS: ends}
     if fields[0].parts is not None:
-        rendered = encode_parts([one.parts for one in fields], tokenizer)
+        # Which an objective gives of all rows or of none.
+        rendered = encode_parts([one.parts for one in fields if one.parts is not None], tokenizer)
         records = [{**own, **record} for own, record in zip(rendered, records, strict=True)]
     return records
 
 
 def _shown(fields: Fields) -> str:
     """The beginning of a text for a message."""
-    text = fields.texts.get(TOKENS) or [part.text for part in fields.parts]
+    text = fields.texts.get(TOKENS) or [part.text for part in fields.parts or ()]
     return repr((text if isinstance(text, str) else "".join(text))[:60])
 
 
@@ -265,8 +267,7 @@ def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized
     for number in itertools.count():
         chunk = itertools.islice(rows, SHARD_ROWS)
         if number % parts == part and _read_chunk(building, number) is None:
-            batches = iter(lambda chunk=chunk: list(itertools.islice(chunk, _BATCH_ROWS)), [])
-            count = _write_chunk(building, number, tokenized(batches), how)
+            count = _write_chunk(building, number, tokenized(_batched(chunk)), how)
         else:
             count = sum(1 for _ in chunk)
         done += count
@@ -276,6 +277,10 @@ def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized
             # A source whose length is a multiple of the chunk's ends with an empty chunk, which is none.
             return number + (count > 0)
     raise AssertionError
+
+
+def _batched(rows: Iterator[Row | DataError]) -> Iterator[list[Row | DataError]]:
+    return iter(lambda: list(itertools.islice(rows, _BATCH_ROWS)), [])
 
 
 def _write_chunk(building: pathlib.Path, number: int, batches: Iterable[_Tokenized], how: Preparation) -> int:

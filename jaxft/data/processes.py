@@ -24,6 +24,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
 
 
 def _compute(item: Any) -> Any:
+    assert _function_of_worker is not None  # each process begins with it
     return _function_of_worker(item)
 
 

@@ -168,7 +168,7 @@ class TokenStore:
     def read(self, indices: list[int]) -> list[Record]:
         """The records at these indices, in their order."""
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        records: list[Record | None] = [None] * len(indices)
+        records: list[Record] = [{} for _ in indices]
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
             raw = self._reader(shard).read([int(indices[i] - self._starts[shard]) for i in places])

@@ -190,7 +190,8 @@ class WindowedPlan:
             _spread(rows, wanted, pieces)
         starts = np.cumsum([0, *map(len, rows)])
         order = np.array([piece for row in rows for piece in row], np.int64)
-        return RowPlan(*(np.array(part, np.int64) for part in pieces), order, starts, first=plan.first)
+        records, offsets, lengths = (np.array(part, np.int64) for part in pieces)
+        return RowPlan(records, offsets, lengths, order, starts, first=plan.first)
 
     def _fill_gaps(self, rows: list[list[int]], over: list[int], pieces: _Pieces) -> None:
         """Splits the pieces of rows that are too many into what the others leave free."""

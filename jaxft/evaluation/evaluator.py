@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -17,12 +17,15 @@ from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
 from jaxft.models.model import Model
 from jaxft.objectives.objective import Objective, Ratio, StreamLoss
-from jaxft.objectives.writing import WRITTEN
+from jaxft.objectives.writing import WRITTEN, WritesAnswers
 from jaxft.parallel.sharding import own_rows, put_batch, replicated
 from jaxft.training.step import bind
 
 # From parameters and prompts, int32 `(tokens,)` each, to what the model writes for them, likewise.
 WriteAnswers = Callable[[Any, Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+# What a model says of the rows of a batch, by name.
+Outputs = Mapping[str, np.ndarray]
 
 
 class Evaluator:
@@ -77,7 +80,7 @@ class Evaluator:
           origin: those that the run began with, where the objective compares with them (`Objective.needs_origin`).
         """
         sums: dict[str, np.ndarray] = {}
-        outputs: list[Mapping[str, np.ndarray]] = []
+        outputs: list[Outputs] = []
         for are_real, (part, own) in self._computed(self._evaluate, parameters, origin):
             for name, found in _sums(part).items():
                 sums[name] = sums.get(name, 0.0) + found
@@ -102,7 +105,7 @@ class Evaluator:
         alone = not self.objective.whole_batch
         compute = self._evaluate_rows if alone else self._evaluate
         sums: list[Mapping[str, np.ndarray]] = []
-        outputs: list[Mapping[str, np.ndarray]] = []
+        outputs: list[Outputs] = []
         for are_real, (part, own) in self._computed(compute, parameters, origin):
             sums.append(_real(_sums(part), are_real) if alone else _sums(part))
             outputs.append(_real(own, are_real))
@@ -142,9 +145,7 @@ class Evaluator:
         outputs = [_real(own, are_real) for are_real, own in self._computed(self._outputs, parameters, None)]
         return self._evaluated(parameters, outputs).predictions
 
-    def _evaluated(
-        self, parameters, outputs: list[Mapping[str, np.ndarray]], sums: list[Mapping[str, np.ndarray]] | None = None
-    ) -> Evaluated:
+    def _evaluated(self, parameters, outputs: Sequence[Outputs], sums: Sequence[Outputs] | None = None) -> Evaluated:
         joined = _joined(outputs)
         records: list[Record] = []
         writes = self.objective.writes and (self._needs_outputs or not self.metrics)
@@ -156,7 +157,9 @@ class Evaluator:
 
     def _written(self, parameters, records: Sequence[Record]) -> np.ndarray:
         """What the model answers each record, int32 `(records, tokens)`, with -1 after the end."""
-        answers = self._write(parameters, [self.objective.prompt(record) for record in records])
+        objective, write = cast(WritesAnswers, self.objective), self._write
+        assert write is not None  # given for objectives that write
+        answers = write(parameters, [objective.prompt(record) for record in records])
         rows = np.full((len(answers), max(map(len, answers), default=0)), -1, np.int32)
         for row, answer in zip(rows, answers, strict=True):
             row[: len(answer)] = answer
@@ -177,7 +180,7 @@ class Evaluator:
             yield previous
 
 
-def _real(outputs: Mapping[str, jax.Array], are_real: np.ndarray) -> dict[str, np.ndarray]:
+def _real(outputs: Mapping[str, jax.Array | np.ndarray], are_real: np.ndarray) -> dict[str, np.ndarray]:
     """The outputs of the rows that are none of the padding."""
     return {name: np.asarray(array)[are_real] for name, array in outputs.items()}
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from jaxft.data.tags import TagSet
 from jaxft.evaluation import answers, calibration, entities, multi_label, ranking, regression, retrieval, rouge
 from jaxft.evaluation.classification import CLASSIFICATION_METRICS, confusion_matrix
 from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.similarity import alignment, pearson, spearman, uniformity
 from jaxft.evaluation.stemming import porter_stem
 from jaxft.evaluation.translation import bleu, bleu_counts, chrf
+from jaxft.objectives.multi_label_classification import MultiLabelClassification
+from jaxft.objectives.token_classification import TokenClassification
 
 Measure = Callable[[Evaluated], Any]
 
@@ -46,9 +49,9 @@ def _of_probabilities(metric: Callable[[np.ndarray, np.ndarray], float]) -> Meas
 
 def _of_label_sets(metric: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
     def measure(evaluated: Evaluated) -> float:
-        # Of a probability the logit: where the sigmoid reaches it.
-        threshold = math.log(evaluated.objective.threshold / (1 - evaluated.objective.threshold))
-        return metric(evaluated.outputs["label"] > 0, evaluated.outputs["logits"] >= threshold)
+        threshold = cast(MultiLabelClassification, evaluated.objective).threshold
+        logit = math.log(threshold / (1 - threshold))  # where the sigmoid reaches it
+        return metric(evaluated.outputs["label"] > 0, evaluated.outputs["logits"] >= logit)
 
     return measure
 
@@ -86,9 +89,13 @@ def _correlation(metric: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
 # --- Entities ---
 
 
+def _tag_set(evaluated: Evaluated) -> TagSet:
+    return cast(TokenClassification, evaluated.objective).tag_set  # which alone has these metrics
+
+
 def _entity_counts(evaluated: Evaluated) -> np.ndarray:
-    sides = ([one["tags"] for one in side] for side in (evaluated.references, evaluated.predictions))
-    return entities.entity_counts(*sides, evaluated.objective.tag_set)
+    right, said = ([one["tags"] for one in side] for side in (evaluated.references, evaluated.predictions))
+    return entities.entity_counts(right, said, _tag_set(evaluated))
 
 
 def _of_entities(column: int) -> Measure:
@@ -100,7 +107,7 @@ def _of_entities(column: int) -> Measure:
 
 
 def _repairs(evaluated: Evaluated) -> np.ndarray:
-    known = evaluated.objective.tag_set
+    known = _tag_set(evaluated)
     numbers = {label: number for number, label in enumerate(known.labels)}
     tags = (np.array([numbers[tag] for tag in one["tags"]]) for one in evaluated.predictions)
     return np.array([(known.flaws(own).sum(), len(own)) for own in tags])
@@ -181,7 +188,7 @@ MEASURES: dict[str, Measure] = {
     "entity_f1": _of_entities(2),
     "entity_macro_f1": lambda evaluated: entities.macro_f1(evaluated.scores(_entity_counts).sum(0)),
     "entity_report": lambda evaluated: entities.entity_report(
-        evaluated.scores(_entity_counts).sum(0), evaluated.objective.tag_set.types
+        evaluated.scores(_entity_counts).sum(0), _tag_set(evaluated).types
     ),
     "repaired_tags": _repaired_tags,
     "exact_match": _mean_of(_answer_scores, 0),

@@ -16,7 +16,7 @@ from jaxft.errors import InvalidField
 from jaxft.finetuning.intercepted import InterceptedModel
 from jaxft.kernels.projection import add_bias, project
 from jaxft.models.blocks import Attention, FeedForward
-from jaxft.models.layers import activate
+from jaxft.models.layers import activate, partitioned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _bottleneck(module: nn.Module, x: jax.Array, size: int) -> jax.Array:
     width = module.config.embed_dim
 
     def parameter(name: str, initializer, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
-        return module.param(f"adapter_{name}", nn.with_logical_partitioning(initializer, axes), shape, jnp.float32)
+        return module.param(f"adapter_{name}", partitioned(initializer, axes), shape, jnp.float32)
 
     normal, zeros = nn.initializers.normal(module.config.initializer_range), nn.initializers.zeros
     inner = project(x, parameter("down_kernel", normal, ("embed", "rank"), (width, size)), 1, x.dtype)

@@ -63,13 +63,13 @@ def _check_positive(config, *fields: str) -> None:
 
 
 class _Count(NamedTuple):
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # tuples have a method of this name, which nobody calls here
 
 
 class EwcState(NamedTuple):
     """Attributes: count of updates; importance, a tree of float32 arrays like the parameters."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # likewise
     importance: Any
 
 

@@ -25,7 +25,7 @@ from jaxft.finetuning.naming import check_pattern
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project
 from jaxft.kernels.quantization import Quantized, dequantize, quantize, shapes_of
-from jaxft.models.layers import Linear
+from jaxft.models.layers import Linear, partitioned
 from jaxft.models.model import Model, abstract_parameters
 
 _ADDED = ("lora_a", "lora_b", "dora_magnitude")
@@ -113,26 +113,27 @@ def _adapted(module: Linear, config: LoraConfig, layer, x: jax.Array) -> jax.Arr
     """What an adapted layer gives; in initialization it makes its parameters."""
     inputs = x.shape[x.ndim - len(module.input_axes) :]
     quantized = config.quantize != "none"
+    # Called first of all, as it makes the parameters.
     plain = None if quantized else layer(x)
     a, b = _pair(module, config.rank, inputs)
     dropped = x
     if config.dropout and module.has_rng("dropout"):
         dropped = dropout(x, config.dropout, module.make_rng("dropout"))
     update = project(project(dropped, a, len(inputs), module.dtype), b, 1, module.dtype) * config.scale
-    if not quantized and not config.dora:
+    if plain is not None and not config.dora:
         return plain + update
     kernel = _quantized_kernel(module, config.quantize, inputs) if quantized else _made(module, "kernel")
     kernel = jax.lax.stop_gradient(kernel)
     y = project(x, kernel, len(inputs), module.dtype) + update
     if config.dora:
-        made = nn.with_logical_partitioning(lambda *_: _lengths(kernel, len(inputs)), module.output_axes)
+        made = partitioned(lambda *_: _lengths(kernel, len(inputs)), module.output_axes)
         magnitude = module.param("dora_magnitude", made, module.features, jnp.float32)
         lengths = _lengths(kernel + config.scale * jnp.tensordot(a, b, 1), len(inputs))
         # The length counts as a constant in the gradient, as the paper proposes (section 4.3).
         y = y * (magnitude / jax.lax.stop_gradient(lengths)).astype(y.dtype)
     if not module.use_bias:
         return y
-    zeros = nn.with_logical_partitioning(nn.initializers.zeros, module.output_axes)
+    zeros = partitioned(nn.initializers.zeros, module.output_axes)
     return add_bias(
         y, module.param("bias", zeros, module.features, jnp.float32) if quantized else _made(module, "bias")
     )
@@ -150,9 +151,9 @@ def _pair(module: Linear, rank: int, inputs: tuple[int, ...]) -> tuple[jax.Array
     def uniform(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    made = nn.with_logical_partitioning(uniform, (*module.input_axes, "rank"))
+    made = partitioned(uniform, (*module.input_axes, "rank"))
     a = module.param("lora_a", made, (*inputs, rank), jnp.float32)
-    zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("rank", *module.output_axes))
+    zeros = partitioned(nn.initializers.zeros, ("rank", *module.output_axes))
     return a, module.param("lora_b", zeros, (rank, *module.features), jnp.float32)
 
 
@@ -164,8 +165,8 @@ def _quantized_kernel(module: Linear, form, inputs: tuple[int, ...]) -> jax.Arra
         return jnp.zeros(shape, dtype)
 
     found = Quantized(
-        module.param("kernel_codes", nn.with_logical_partitioning(zeros, ("block", "code")), codes, jnp.uint8),
-        module.param("kernel_scales", nn.with_logical_partitioning(zeros, ("block",)), scales, jnp.float32),
+        module.param("kernel_codes", partitioned(zeros, ("block", "code")), codes, jnp.uint8),
+        module.param("kernel_scales", partitioned(zeros, ("block",)), scales, jnp.float32),
     )
     return dequantize(found, shape, form)
 
@@ -249,6 +250,7 @@ def _merged_kernel(layer: Mapping[str, jax.Array], config: LoraConfig, stacked: 
     if "kernel" in layer:
         kernel = layer["kernel"]
     else:
+        assert config.quantize != "none"
         quantized = Quantized(layer["kernel_codes"], layer["kernel_scales"])
         kernel = dequantize(quantized, (*a.shape[:-1], *b.shape[1:]), config.quantize)
     kernel = kernel + config.scale * jnp.tensordot(a, b, 1)

@@ -178,7 +178,7 @@ def _table(names, leaves, shares) -> tuple[tuple[str, int, float, int, float | N
 
 
 class _CountState(NamedTuple):
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # tuples have a method of this name, which nobody calls here
 
 
 def scale_by_policy(policy: Policy) -> optax.GradientTransformation:

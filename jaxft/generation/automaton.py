@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-@flax.struct.dataclass
-class Automaton:
+class Automaton(flax.struct.PyTreeNode):
     """A deterministic automaton over tokens. A text begins in state 0.
 
     Attributes:

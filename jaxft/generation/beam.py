@@ -20,8 +20,7 @@ from jaxft.generation.loop import begin_written
 _NEVER = -1e9
 
 
-@flax.struct.dataclass
-class BeamRules:
+class BeamRules(flax.struct.PyTreeNode):
     """What a search goes by.
 
     Attributes:
@@ -45,8 +44,7 @@ class BeamRules:
         return cls(*penalties, config.beams // config.beam_groups, config.beam_groups, config.early_stopping)
 
 
-@flax.struct.dataclass
-class Finished:
+class Finished(flax.struct.PyTreeNode):
     """The best finished sequences of each prompt.
 
     Attributes:
@@ -64,8 +62,7 @@ class Finished:
     there: jax.Array
 
 
-@flax.struct.dataclass
-class Search:
+class Search(flax.struct.PyTreeNode):
     """The state of a group's search over `batch` prompts; its running sequences are `batch * beams` rows.
 
     Attributes:
@@ -85,8 +82,7 @@ class Search:
         return self.improvable.any() & ~(self.finished.there.all() & (rules.early_stopping is True))
 
 
-@flax.struct.dataclass
-class Searches:
+class Searches(flax.struct.PyTreeNode):
     """The state of all groups.
 
     Attributes:

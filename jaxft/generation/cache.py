@@ -18,8 +18,7 @@ Layers = dict[str, Any]
 _AXES = ("layers", "batch", None, "kv_heads", "head_dim")
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(flax.struct.PyTreeNode):
     """What a decoder has read.
 
     A row's token i is in slot i of a layer without a window. A layer with a window has slots for its window alone,
@@ -154,9 +153,10 @@ def _is_cross(path: tuple[str, ...]) -> bool:
 
 
 def _at(tree: Layers, path: tuple[str, ...]) -> jax.Array:
-    for name in path:
+    *branches, last = path
+    for name in branches:
         tree = tree[name]
-    return tree
+    return tree[last]
 
 
 def _mapped(function: Callable[[tuple[str, ...], jax.Array], jax.Array], tree: Layers) -> Layers:

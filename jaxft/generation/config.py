@@ -1,9 +1,10 @@
-"""How tokens are chosen, and when to stop (`GenerationConfig`)."""
+"""How tokens are chosen and when to stop: of all texts, of one prompt, and by the ids that a model has for it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from jaxft.errors import InvalidField
@@ -144,6 +145,34 @@ def common_options(config: GenerationConfig) -> GenerationConfig:
 def _check(config: GenerationConfig, name: str, right: bool, problem: str) -> None:
     if not right:
         raise InvalidField(name, f"{problem}, found {getattr(config, name)!r}")
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptOptions:
+    """What a prompt may have of its own, among others that are written with the same options.
+
+    Attributes:
+      max_new_tokens: as in `GenerationConfig`.
+      stop: likewise.
+      seed: likewise.
+      number: by which, beside the seed, its texts are drawn: that of the prompt among those of the same seed.
+      is_withdrawn: asked now and then whether nobody waits for its texts any more, which then end.
+    """
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    number: int = 0
+    is_withdrawn: Callable[[], bool] = _never
+
+    @classmethod
+    def of(cls, config: GenerationConfig, number: int = 0) -> PromptOptions:
+        """That of a prompt where a configuration speaks for all."""
+        return cls(config.max_new_tokens, config.stop, config.seed, number)
 
 
 @dataclasses.dataclass(frozen=True)

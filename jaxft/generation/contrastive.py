@@ -15,8 +15,7 @@ from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import Decoding, begin_written
 
 
-@flax.struct.dataclass
-class Contrasting:
+class Contrasting(flax.struct.PyTreeNode):
     """The state of a loop.
 
     Attributes:

@@ -14,8 +14,7 @@ from jaxft.generation.choice import ask
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 
 
-@flax.struct.dataclass
-class DecodedRows:
+class DecodedRows(flax.struct.PyTreeNode):
     """What a decoding loop knows of its rows.
 
     Attributes:
@@ -57,8 +56,7 @@ class DecodedRows:
         return (self.newest()[:, None] == end_ids).any(-1) | (self.lengths >= self.limits)
 
 
-@flax.struct.dataclass
-class Controls:
+class Controls(flax.struct.PyTreeNode):
     """A `GenerationConfig` as compiled code takes it: what is None is not compiled in, numbers may change.
 
     Attributes:
@@ -108,6 +106,7 @@ class Controls:
             seen = sampling.count_tokens(written.token_ids, is_real, vocab) > 0
             logits = sampling.penalize_repetition(logits, seen, self.repetition_penalty)
         if self.presence_penalty is not None:
+            assert self.frequency_penalty is not None  # given whenever the other is
             is_text = is_real & (columns >= written.prompt_lengths[:, None])
             counts = sampling.count_tokens(written.token_ids, is_text, vocab)
             logits = sampling.penalize_use(logits, counts, self.presence_penalty, self.frequency_penalty)

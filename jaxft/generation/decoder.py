@@ -8,14 +8,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxft.errors import RecipeError
 from jaxft.generation.cache import Cache, Layers, append, fill_cache
 from jaxft.generation.layout import Parameters, SeparateLayers
 from jaxft.models.model import Model
 from jaxft.models.transformer import Sequences
 
 
-@flax.struct.dataclass
-class Prompts:
+class Prompts(flax.struct.PyTreeNode):
     """Rows of prompts, padded at their ends.
 
     Attributes:
@@ -36,12 +36,12 @@ class Prompts:
         """The encoder's input."""
         if self.source_ids is None:
             return None
+        assert self.source_lengths is not None
         columns = jnp.arange(self.source_ids.shape[1])
         return Sequences(self.source_ids, (columns < self.source_lengths[:, None]).astype(jnp.int32), padded=True)
 
 
-@flax.struct.dataclass
-class Step:
+class Step(flax.struct.PyTreeNode):
     """What a pass over new tokens gives.
 
     Attributes:
@@ -97,6 +97,7 @@ class Decoder:
     def step(self, parameters: Parameters, cache: Cache, token_ids: jax.Array) -> Step:
         """A pass over new tokens, int32 `(batch, new)`, that come after those in the cache; see `append`."""
         if self.has_encoder:
+            assert cache.source_segments is not None
             placeholder = jnp.zeros_like(cache.source_segments)
             source = Sequences(placeholder, cache.source_segments)
             new = Sequences(token_ids, jnp.ones_like(token_ids), cached=cache.lengths, cache_slots=cache.slots)
@@ -133,3 +134,23 @@ class Decoder:
         # Of a row whose logits are not numbers it does not matter where its keys go; see `append`.
         late = jnp.isnan(logits[:, 0]).astype(jnp.int32)
         return logits, append(cache, step.kept, moves.astype(jnp.int32), late)
+
+
+def decoder_of(model: Model) -> Decoder:
+    """A model with the head that it writes with.
+
+    Raises:
+      RecipeError: it has none, or reads in a way that can't go on token by token.
+    """
+    config = model.config
+    heads = [name for name, head in model.heads if head.kind == "causal_lm"]
+    if config.family == "vision" or not heads:
+        have = ", ".join(name for name, _ in model.heads) or "none"
+        raise RecipeError(
+            f"this {config.family.replace('_', '-')} model can't write: it needs a head of kind causal_lm "
+            f"(of causal_lm, prefix_lm, seq2seq and others), and has {have}"
+        )
+    if config.position in ("disentangled", "transformer_xl") or config.convolution:
+        raise RecipeError(f"a model with {config.position} positions can't write token by token")
+    compute = dataclasses.replace(model.compute, remat="none")
+    return Decoder(model.clone(compute=compute), heads[0])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,94 +15,23 @@ from jaxft.errors import RecipeError
 from jaxft.generation.automaton import Automaton
 from jaxft.generation.beam import BeamRules, beam_search
 from jaxft.generation.choice import AllowedTokens, callable_by_number
-from jaxft.generation.config import GenerationConfig, SpecialTokens
+from jaxft.generation.config import GenerationConfig, PromptOptions, SpecialTokens
 from jaxft.generation.constraints.tokens import check_length, compile_constraint
-from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
 from jaxft.generation.controls import Controls, make_controls
-from jaxft.generation.decoder import Decoder
+from jaxft.generation.decoder import decoder_of
 from jaxft.generation.layout import Layout, Parameters
-from jaxft.generation.loop import Decoding, begin, go_on
-from jaxft.generation.prompts import PromptBatch, batches_of, bucket, check_prompts, check_room
+from jaxft.generation.prompts import PromptBatch, batches_of, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
-from jaxft.generation.speculative import Drafting, begin_drafting, go_on_drafting
+from jaxft.generation.speculative import check_drafting
+from jaxft.generation.texts import Generated, GrowingText, TextDelta, generated, read_rows
 from jaxft.generation.transcript import Transcript
+from jaxft.generation.writing_loop import begin_loop, decoding_of, random_keys, with_finished
 from jaxft.models.model import Model
 from jaxft.parallel.sharding import host_copies
-
-_State = Decoding | Contrasting | Drafting
 
 _AUTOMATA = 8
 # Steps between two looks at the texts, where their characters decide when they end.
 _STEPS_BETWEEN_LOOKS = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Generated:
-    """A text that was written.
-
-    Attributes:
-      prompt: number of its prompt, from 0.
-      token_ids: int32 `(tokens,)`, with the id that ended it where there is one, without the prompt.
-      text: them decoded, without special tokens and up to a stop text; empty where there is no tokenizer.
-      log_probability: of the tokens by the model, natural logarithm. Of beam search, where rules have ruled out tokens,
-        a forced token counts as certain, and penalties for what other groups of beams wrote are in it.
-      finished_by: what ended it: an `end` token, a `stop` text, the `length` asked for or the model's `context`.
-    """
-
-    prompt: int
-    token_ids: np.ndarray
-    text: str
-    log_probability: float
-    finished_by: Literal["end", "stop", "length", "context"]
-
-
-@dataclasses.dataclass(frozen=True)
-class TextDelta:
-    """What one row has written since the last piece of it.
-
-    Attributes:
-      prompt: number of its prompt, from 0.
-      copy: which of the texts of that prompt, from 0.
-      token_ids: int32 `(tokens,)`, new ones.
-      text: new characters; those that are not complete yet, or may be the beginning of a stop text, come later.
-      log_probabilities: float32 `(tokens,)`: of these tokens by the model.
-      finished_by: as in `Generated`, or None where there is more to come.
-    """
-
-    prompt: int
-    copy: int
-    token_ids: np.ndarray
-    text: str
-    log_probabilities: np.ndarray
-    finished_by: str | None
-
-
-def _never() -> bool:
-    return False
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptOptions:
-    """What a prompt may have of its own, among others that are written with the same options.
-
-    Attributes:
-      max_new_tokens: as in `GenerationConfig`.
-      stop: likewise.
-      seed: likewise.
-      number: by which, beside the seed, its texts are drawn: that of the prompt among those of the same seed.
-      is_withdrawn: asked now and then whether nobody waits for its texts any more, which then end.
-    """
-
-    max_new_tokens: int
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-    number: int = 0
-    is_withdrawn: Callable[[], bool] = _never
-
-    @classmethod
-    def of(cls, config: GenerationConfig, number: int = 0) -> PromptOptions:
-        """That of a prompt where a configuration speaks for all."""
-        return cls(config.max_new_tokens, config.stop, config.seed, number)
 
 
 class Generator:
@@ -155,7 +83,7 @@ class Generator:
             )
         self._mesh = None if mesh is None or mesh.size == 1 else mesh
         if self._mesh is not None and self._mesh.shape["context"] > 1:
-            raise RecipeError(f"mesh.context is {mesh.shape['context']}; a model writes with 1, token by token")
+            raise RecipeError(f"mesh.context is {self._mesh.shape['context']}; a model writes with 1, token by token")
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Prompts of texts: their ids with what the model expects around them."""
@@ -261,11 +189,13 @@ class Generator:
         config: GenerationConfig,
         prompt_options: Sequence[PromptOptions],
         every: int,
-    ) -> Iterator[list[_Row]]:
+    ) -> Iterator[list[GrowingText]]:
         """The rows of a batch after every so many steps, until all have ended."""
         copies = config.num_return_sequences
         rows = [
-            _Row(self._transcript(batch, row, config, prompt_options[number]), number, copy, prompt_options[number])
+            GrowingText(
+                self._transcript(batch, row, config, prompt_options[number]), number, copy, prompt_options[number]
+            )
             for row, number in enumerate(batch.numbers)
             for copy in range(copies)
         ]
@@ -273,54 +203,21 @@ class Generator:
         more = [0] * (count - len(rows))
         # By the number of the text, so that it does not matter what else is in the batch.
         numbers = [row.options.number * copies + row.copy for row in rows] + more
+        seeds = [row.options.seed for row in rows] + more
         with self._on_mesh():
-            keys = _keys(
-                np.asarray([row.options.seed for row in rows] + more, np.uint32), np.asarray(numbers, np.uint32)
-            )
-            state, go_on_until = self._way(parameters, batch, controls, config, keys)
+            keys = random_keys(np.asarray(seeds, np.uint32), np.asarray(numbers, np.uint32))
+            state, go_on = begin_loop(self.decoder, parameters, self._draft, batch, controls, config, keys)
         until = every
         while True:
             with self._on_mesh():
-                state = go_on_until(state, jnp.int32(until))
-            decoding = state if isinstance(state, Decoding) else state.decoding
-            _read(rows, decoding)
+                state = go_on(state, jnp.int32(until))
+            read_rows(rows, decoding_of(state))
             yield rows
             is_finished = np.asarray([row.is_done for row in rows])
             if is_finished.all():
                 return
-            stopped = np.concatenate([is_finished, np.ones(count - len(rows), bool)])
-            decoding = decoding.replace(finished=jax.device_put(stopped, decoding.finished.sharding))
-            state = decoding if isinstance(state, Decoding) else state.replace(decoding=decoding)
+            state = with_finished(state, np.concatenate([is_finished, np.ones(count - len(rows), bool)]))
             until += every
-
-    def _way(
-        self,
-        parameters: Parameters,
-        batch: PromptBatch,
-        controls: Controls,
-        config: GenerationConfig,
-        keys: jax.Array,
-    ) -> tuple[_State, Callable[[_State, jax.Array], _State]]:
-        """The state of the loop that a configuration asks for, and the loop."""
-        decoder, prompts, copies = self.decoder, batch.prompts, config.num_return_sequences
-        if config.contrastive_alpha:
-            alpha = jnp.float32(config.contrastive_alpha)
-            state = begin_contrasting(decoder, parameters, prompts, batch.limits, keys, slots=batch.slots)
-            return state, lambda state, until: go_on_contrasting(decoder, parameters, state, controls, alpha, until)
-        if self._draft is None:
-            state = begin(decoder, parameters, prompts, controls, batch.limits, keys, slots=batch.slots, copies=copies)
-            return state, lambda state, until: go_on(decoder, parameters, state, controls, until)
-        draft, of_draft = self._draft
-        ahead = config.draft_tokens
-        # A round writes ahead of what may stay.
-        slots = bucket(batch.slots + ahead + 1)
-        state = begin(
-            decoder, parameters, prompts, controls, batch.limits, keys, slots=slots, copies=copies, undone=ahead + 1
-        )
-        drafting = begin_drafting(draft, of_draft, prompts, state, slots=slots, copies=copies, ahead=ahead)
-        return drafting, lambda state, until: go_on_drafting(
-            decoder, parameters, draft, of_draft, state, controls, until, ahead=ahead
-        )
 
     def _searched(
         self, parameters: Parameters, batch: PromptBatch, controls: Controls, config: GenerationConfig
@@ -336,10 +233,7 @@ class Generator:
             for copy in range(config.num_return_sequences):
                 transcript = self._transcript(batch, row, config, PromptOptions.of(config, number))
                 transcript.read(token_ids[row, copy, starts[row] : lengths[row, copy]], True)
-                found_by = transcript.finished_by
-                result.append(
-                    Generated(number, transcript.token_ids, transcript.text, float(sums[row, copy]), found_by)
-                )
+                result.append(generated(number, transcript, float(sums[row, copy])))
         return result
 
     def _transcript(self, batch: PromptBatch, row: int, config: GenerationConfig, options: PromptOptions) -> Transcript:
@@ -356,7 +250,7 @@ class Generator:
         check_prompts(prompts, self.decoder.model.config, self.special)
         if self._draft is not None:
             check_prompts(prompts, self._draft[0].model.config, self.special)
-            _check_drafting(config, self.special, chosen_by)
+            check_drafting(config, self.special, chosen_by)
         if config.stop:
             self.need_tokenizer()
         biased = [token_id for token_id, _ in config.logit_bias]
@@ -409,100 +303,3 @@ class Generator:
 
     def _on_mesh(self):
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
-
-
-@jax.jit
-def _keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
-    """A random key for each seed and number, both uint32 `(batch,)`."""
-    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seeds, numbers)
-
-
-def _check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by: int | None) -> None:
-    """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
-    plain = GenerationConfig()
-    names = (
-        "min_new_tokens",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "no_repeat_ngram",
-        "beams",
-        "contrastive_alpha",
-        "regex",
-        "json_schema",
-        "prefix",
-    )
-    for name in names:
-        if getattr(config, name) != getattr(plain, name):
-            raise RecipeError(f"{name} can't be used with a draft model")
-    if chosen_by is not None:
-        raise RecipeError("allowed_tokens can't be used with a draft model")
-    if special.forced_last is not None:
-        raise RecipeError("a model with a last token that is forced can't be used with a draft model")
-
-
-@dataclasses.dataclass
-class _Row:
-    """A row that is being written."""
-
-    transcript: Transcript
-    prompt: int
-    copy: int
-    options: PromptOptions
-    log_probability: float = 0.0
-    piece: TextDelta | None = None
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing more is to be written."""
-        return self.transcript.finished_by is not None or self.options.is_withdrawn()
-
-    def read(self, token_ids: np.ndarray, log_probabilities: np.ndarray, is_finished: bool) -> None:
-        """Takes all that the row has written."""
-        if self.is_done:
-            self.piece = None
-            return
-        new, text = self.transcript.read(token_ids, is_finished)
-        # Tokens after a stop text are not the row's.
-        count = len(self.transcript.token_ids)
-        self.log_probability = float(log_probabilities[:count].sum(dtype=np.float64))
-        logs = log_probabilities[count - len(new) : count]
-        self.piece = TextDelta(self.prompt, self.copy, new, text, logs, self.transcript.finished_by)
-
-    def generated(self) -> Generated:
-        """What it wrote."""
-        transcript = self.transcript
-        return Generated(
-            self.prompt, transcript.token_ids, transcript.text, self.log_probability, transcript.finished_by
-        )
-
-
-def _read(rows: list[_Row], state: Decoding) -> None:
-    """Brings rows up to the state of the device."""
-    written = state.written
-    token_ids, starts, lengths, finished, logs = host_copies(
-        (written.token_ids, written.prompt_lengths, written.lengths, state.finished, state.log_probabilities)
-    )
-    for i, row in enumerate(rows):
-        text = slice(starts[i], lengths[i])
-        row.read(token_ids[i, text], logs[i, text], bool(finished[i]))
-
-
-def decoder_of(model: Model) -> Decoder:
-    """A model with the head that it writes with.
-
-    Raises:
-      RecipeError: it has none, or reads in a way that can't go on token by token.
-    """
-    config = model.config
-    heads = [name for name, head in model.heads if head.kind == "causal_lm"]
-    if config.family == "vision" or not heads:
-        have = ", ".join(name for name, _ in model.heads) or "none"
-        raise RecipeError(
-            f"this {config.family.replace('_', '-')} model can't write: it needs a head of kind causal_lm "
-            f"(of causal_lm, prefix_lm, seq2seq and others), and has {have}"
-        )
-    if config.position in ("disentangled", "transformer_xl") or config.convolution:
-        raise RecipeError(f"a model with {config.position} positions can't write token by token")
-    compute = dataclasses.replace(model.compute, remat="none")
-    return Decoder(model.clone(compute=compute), heads[0])

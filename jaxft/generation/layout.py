@@ -16,8 +16,7 @@ from jaxft.models.model import Model
 Parameters = Any
 
 
-@flax.struct.dataclass
-class SeparateLayers:
+class SeparateLayers(flax.struct.PyTreeNode):
     """Parameters of which each layer has arrays of its own.
 
     XLA's compiler for CPUs fuses the slice that takes a layer's matrix out of a stack into the product with it, which

@@ -14,8 +14,7 @@ from jaxft.generation.decoder import Decoder, Prompts
 from jaxft.generation.layout import Parameters
 
 
-@flax.struct.dataclass
-class Decoding:
+class Decoding(flax.struct.PyTreeNode):
     """The state of a loop.
 
     Attributes:

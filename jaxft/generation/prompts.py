@@ -37,8 +37,9 @@ def context_of(config: ModelConfig) -> int | None:
     if config.position in ("relative_bias", "alibi", "none") and not config.learned_positions:
         return None
     scaling = config.rotary_scaling
-    grows = scaling is not None and scaling.kind == "dynamic"
-    return int(config.max_length * scaling.factor) if grows else config.max_length
+    if scaling is not None and scaling.kind == "dynamic":
+        return int(config.max_length * scaling.factor)
+    return config.max_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PromptBatch:
 
     numbers: tuple[int, ...]
     prompts: Prompts
-    limits: jax.Array
+    limits: jax.Array | np.ndarray
     slots: int
 
 

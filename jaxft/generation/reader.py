@@ -16,10 +16,11 @@ from jaxft.data.tokenizers import Part, Tokenizer
 from jaxft.errors import DataError, RecipeError
 from jaxft.generation.prompts import bucket, padded
 from jaxft.generation.text_layout import TextLayout
-from jaxft.models.model import Model
+from jaxft.models.model import Model, ModelOutput, apply_model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import batch_shards
 from jaxft.parallel.sharding import host_copies, put_whole_batch
+from jaxft.parallel.trees import Parameters
 
 # Spellings of a mask that every model takes beside its own.
 MASKS = ("[MASK]", "<mask>")
@@ -212,7 +213,8 @@ class Reader:
 
     def classified(self, rows: Sequence[Row]) -> list[Classified]:
         """What the classifier says of rows that `rows` gave."""
-        head, problem = self.classifier.head, self.classifier.problem
+        classifier = self.need_classifier()
+        head, problem = classifier.head, classifier.problem
         scores = self._run(rows, functools.partial(_classified, self.model, head, problem))
         return [self._said(row, len(ids)) for row, (ids, _) in zip(scores, rows, strict=True)]
 
@@ -233,7 +235,7 @@ class Reader:
         ]
 
     def _said(self, scores: np.ndarray, tokens: int) -> Classified:
-        classifier = self.classifier
+        classifier = self.need_classifier()
         named = {label: float(score) for label, score in zip(classifier.labels, scores, strict=True)}
         one = classifier.problem == "single_label_classification"
         return Classified(classifier.labels[int(np.argmax(scores))] if one else None, named, tokens)
@@ -301,9 +303,9 @@ def _parts(text: str, own: str) -> list[Part]:
     return [*parts, Part(rest)]
 
 
-def _apply(model: Model, parameters, arrays: dict[str, jax.Array], head: str | None):
+def _apply(model: Model, parameters: Parameters, arrays: dict[str, jax.Array], head: str | None) -> ModelOutput:
     inputs = Sequences(arrays["token_ids"], arrays["segment_ids"], token_types=arrays["token_types"], padded=True)
-    return model.apply({"params": parameters}, inputs, None, head, arrays.get("places"))
+    return apply_model(model, parameters, inputs, None, head, arrays.get("places"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

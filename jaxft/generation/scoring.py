@@ -16,6 +16,7 @@ from jaxft.generation.config import SpecialTokens
 from jaxft.generation.decoder import Decoder
 from jaxft.generation.layout import Parameters
 from jaxft.generation.prompts import bucket, context_of, padded
+from jaxft.models.model import apply_model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import batch_shards
 from jaxft.parallel.sharding import host_copies, put_whole_batch
@@ -127,7 +128,7 @@ def _score(decoder: Decoder, parameters: Parameters, arrays: dict[str, jax.Array
     if decoder.has_encoder:
         source = arrays["source_ids"]
         inputs, targets = Sequences(source, _real(source, arrays["source_lengths"])), read
-    output = decoder.model.apply({"params": parameters}, inputs, targets, decoder.head, arrays["places"])
+    output = apply_model(decoder.model, parameters, inputs, targets, decoder.head, arrays["places"])
     wanted = arrays["targets"][..., None]
     logs = jnp.take_along_axis(jax.nn.log_softmax(output.logits), wanted, axis=-1)[..., 0]
     return logs, jnp.argmax(output.logits, axis=-1) == arrays["targets"]

@@ -8,16 +8,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxft.errors import RecipeError
 from jaxft.generation import sampling
 from jaxft.generation.cache import Cache, append, take_rows
+from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
 from jaxft.generation.layout import Parameters
 from jaxft.generation.loop import Decoding
 
 
-@flax.struct.dataclass
-class Drafting:
+class Drafting(flax.struct.PyTreeNode):
     """The state of a loop.
 
     Attributes:
@@ -149,3 +150,27 @@ def _put_all(decoding: Decoding, new: jax.Array, logs: jax.Array, count: jax.Arr
             log_probabilities=jnp.where(is_new, logs[:, i : i + 1], decoding.log_probabilities),
         )
     return decoding
+
+
+def check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by: int | None) -> None:
+    """Raises RecipeError for what drafted tokens, which are not written yet, can't be held to."""
+    plain = GenerationConfig()
+    names = (
+        "min_new_tokens",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "no_repeat_ngram",
+        "beams",
+        "contrastive_alpha",
+        "regex",
+        "json_schema",
+        "prefix",
+    )
+    for name in names:
+        if getattr(config, name) != getattr(plain, name):
+            raise RecipeError(f"{name} can't be used with a draft model")
+    if chosen_by is not None:
+        raise RecipeError("allowed_tokens can't be used with a draft model")
+    if special.forced_last is not None:
+        raise RecipeError("a model with a last token that is forced can't be used with a draft model")

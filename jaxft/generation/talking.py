@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def form_for_chat(name: str | None, tokenizer: Tokenizer | None) -> ChatFormat:
             "the model has no chat template, as it was not trained to talk; `jaxft generate` writes on from a text, "
             f"and --chat-template names a template all the same ({_NAMES})"
         )
-    return chat_format(name, tokenizer)
+    return chat_format(cast(FormatName | None, name), tokenizer)
 
 
 def chat_prompt(form: ChatFormat, tokenizer: Tokenizer, messages: Sequence[Message | Mapping[str, Any]]) -> np.ndarray:
@@ -58,13 +58,14 @@ def chat_prompt(form: ChatFormat, tokenizer: Tokenizer, messages: Sequence[Messa
     return prompt_ids(form, tokenizer, checked)
 
 
-def ends_of_answers(form: ChatFormat, generator: Generator) -> dict[str, tuple]:
+def ends_of_answers(form: ChatFormat, generator: Generator) -> dict[str, Any]:
     """What ends an answer beside the end token, as options of `GenerationConfig`."""
-    ids = end_of_turn(form, generator.tokenizer)
+    tokenizer = generator.need_tokenizer()
+    ids = end_of_turn(form, tokenizer)
     if not len(ids):
         return {}
     # Several tokens where the vocabulary lacks the special one.
-    if len(ids) > 1 and int(ids[0]) not in generator.tokenizer.special_ids:
-        text = generator.tokenizer.decode(ids).strip()
+    if len(ids) > 1 and int(ids[0]) not in tokenizer.special_ids:
+        text = tokenizer.decode(ids).strip()
         return {"stop": (text,)} if text else {}
     return {"stop_token_ids": (int(ids[0]),)}

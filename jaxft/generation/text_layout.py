@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,17 +50,17 @@ class TextLayout:
                 f"{where} has {found} tokens, the model reads {room} beside those around a text; shorten it, or have "
                 "it truncated"
             )
-        first, second = _cut(first, second, room)
-        head = [*self.before, *first]
-        tail = list(self.after) if second is None else [*second, *self.after]
-        ids = head + tail if second is None else [*head, *self.between, *tail]
+        one, two = _cut(first, second, room)
+        head = [*self.before, *one]
+        tail = list(self.after) if two is None else [*two, *self.after]
+        ids = head + tail if two is None else [*head, *self.between, *tail]
         types = np.zeros(len(ids), np.int32)
-        if second is not None:
+        if two is not None:
             types[-len(tail) :] = self.second_type
         return np.asarray(ids, np.int32), types
 
 
-def _cut(first: Sequence[int], second: Sequence[int] | None, room: int) -> tuple[Sequence[int], Sequence[int] | None]:
+def _cut(first: np.ndarray, second: np.ndarray | None, room: int) -> tuple[np.ndarray, np.ndarray | None]:
     if second is None:
         return first[:room], None
     while len(first) + len(second) > room:

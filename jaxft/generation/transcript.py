@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from jaxft.data.tokenizers import Tokenizer
+
+# What ends a text: an end token, a stop text, the length asked for or the model's context.
+Ending = Literal["end", "stop", "length", "context"]
 
 # What decoders put for bytes that are no character yet.
 _INCOMPLETE = "�"
@@ -29,7 +33,7 @@ class Transcript:
     def __init__(self, tokenizer: Tokenizer | None, end_ids: Sequence[int], stop: Sequence[str], is_cut: bool):
         self._tokenizer, self._end_ids, self._stop, self._is_cut = tokenizer, frozenset(end_ids), stop, is_cut
         self.token_ids = np.zeros(0, np.int32)
-        self.finished_by: str | None = None
+        self.finished_by: Ending | None = None
         self._told = 0
         self._text = ""
 

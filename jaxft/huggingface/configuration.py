@@ -7,10 +7,10 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from jaxft.errors import CheckpointError
-from jaxft.models.config import ModelConfig, RotaryScaling
+from jaxft.models.config import Activation, ModelConfig, RotaryScaling, ScalingKind
 
 _MISSING = object()
 
@@ -31,7 +31,7 @@ _SCALING_KEYS = {
 }
 
 # Hugging Face's names of activations. Those that differ by their rounding alone share one of ours.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu",
     "tanh": "tanh",
@@ -105,7 +105,7 @@ class HuggingFaceConfig:
         """A truth value."""
         return self.get(key, default, bool)
 
-    def activation(self, key: str, default: Any = _MISSING) -> str:
+    def activation(self, key: str, default: Any = _MISSING) -> Activation:
         """Our name of an activation."""
         value = self.get(key, default, str)
         if value not in ACTIVATIONS:
@@ -175,7 +175,7 @@ class HuggingFaceConfig:
         if kind == "dynamic":
             original = longest
         return RotaryScaling(
-            kind,
+            cast(ScalingKind, kind),  # as was checked
             factor,
             original,
             rope.get("attention_factor", None, (int, float)),

@@ -77,7 +77,7 @@ def describe(directory: pathlib.Path) -> Description:
     prefix = architecture.prefix if any(name.startswith(architecture.prefix) for name in stored) else ""
     model = _without_repeats(architecture, model, stored, prefix, directory)
     class_name = _class_name(config, architecture)
-    own = architecture.classes.get(class_name, ())
+    own = () if class_name is None else architecture.classes.get(class_name, ())
     heads = _heads(architecture, model, own, stored, prefix)
     placed = _placed(architecture, config, model, heads, prefix)
     _check(placed, stored, names, directory)

@@ -19,6 +19,7 @@ from jaxft.huggingface.placing import Placed
 from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
 from jaxft.models.model import flat_paths
+from jaxft.parallel.trees import Parameters
 
 SHARD_BYTES = 5 * 10**9
 TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json", *POOLING_FILES)
@@ -28,7 +29,7 @@ _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloa
 def write_model(
     directory: pathlib.Path,
     form: Form,
-    parameters,
+    parameters: Parameters,
     tokenizer: Tokenizer | None,
     *,
     dtype: str | None = None,
@@ -85,7 +86,7 @@ def write_model(
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array]) -> np.ndarray:
+def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array | np.ndarray]) -> np.ndarray:
     """A tensor of the file from our parameters, by path."""
     parts = [_part(parameters[place.path], place.rows) for place in tensor.places]
     if len({place.offset for place in tensor.places}) > 1:
@@ -94,5 +95,5 @@ def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array]) -> np.ndar
     return tensor.places[0].pattern.write(parts, tensor.places[0].sizes)
 
 
-def _part(parameter: jax.Array, rows: tuple[int, ...]) -> np.ndarray:
+def _part(parameter: jax.Array | np.ndarray, rows: tuple[int, ...]) -> np.ndarray:
     return np.asarray(parameter[rows] if rows else parameter)

@@ -15,7 +15,7 @@ from jaxft.huggingface.architectures import ARCHITECTURES, architecture_of
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description
 from jaxft.huggingface.generation_settings import GenerationSettings
-from jaxft.huggingface.placing import Placed, Shapes, place_all
+from jaxft.huggingface.placing import Placed, ShapesByPath, place_all
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 
@@ -60,7 +60,7 @@ def form_for(
     head: tuple[str, HeadConfig] | None,
     origin: HuggingFaceConfig | None,
     extra: Mapping[str, Any],
-    shapes: Shapes,
+    shapes: ShapesByPath,
 ) -> Form:
     """The architecture and class that express a model with one of its heads.
 
@@ -84,13 +84,14 @@ def form_for(
             prefix = "" if head is None or head[1].kind == "pooled" else architecture.prefix
             placed = place_all(architecture, model, found[1], prefix, shapes)
             return Form(values, {tensor.name: tensor for tensor in placed})
-        problem = f"has another {', '.join(differing)}" if differing else f"has no class with {_said(head)}"
+        lacking = "the trunk alone" if head is None else _described(head)
+        problem = f"has another {', '.join(differing)}" if differing else f"has no class with {lacking}"
         problems.append((len(differing), f"{architecture.model_types[0]} {problem}"))
     nearest = "; ".join(problem for _, problem in sorted(problems)[:3])
     raise CheckpointError(f"no Hugging Face architecture expresses this model; the nearest: {nearest}")
 
 
-def _said(head: tuple[str, HeadConfig]) -> str:
+def _described(head: tuple[str, HeadConfig]) -> str:
     shape = head[1]
     hidden = "no hidden layer" if shape.transform == "none" else f"a hidden layer ({shape.transform})"
     return f"a {shape.kind} head with pooling {shape.pooling} and {hidden}"
@@ -150,7 +151,7 @@ def _values(architecture: Architecture, model: ModelConfig, origin: HuggingFaceC
 
 def _difference(architecture: Architecture, values: Mapping[str, Any], model: ModelConfig) -> list[str]:
     """In which fields the architecture's reading of the values differs from the model; all where it refuses them."""
-    ignored = _OF_TRAINING
+    ignored: tuple[str, ...] = _OF_TRAINING
     if model.position == "transformer_xl":  # whose configs know no longest sequence
         ignored = (*ignored, "max_length")
     names = [field.name for field in dataclasses.fields(model) if field.name not in ignored]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jaxft.huggingface.description import Description
 from jaxft.huggingface.placing import Place
 from jaxft.huggingface.safetensors_files import StoredTensor
 from jaxft.models.model import flat_paths
+from jaxft.parallel.trees import Parameters, Shapes
 
 # Largest piece, in bytes of the target, that is held on the host; larger shards are assembled on their device.
 PIECE = 64 * 2**20
@@ -21,7 +21,7 @@ PIECE = 64 * 2**20
 Sources = dict[tuple[int, ...], tuple[StoredTensor, Place]]
 
 
-def load_parameters(description: Description, target) -> dict[str, Any]:
+def load_parameters(description: Description, target: Shapes) -> Parameters:
     """The weights in the layout of `target`, each shard read once by the process that holds it.
 
     Args:
@@ -46,8 +46,9 @@ def _groups(description: Description, wanted: Mapping[str, object]) -> list[list
     """Parameters that share tensors, such as joint queries, keys and values, together; the others alone."""
     group_of: dict[str, list[str]] = {path: [path] for path in wanted}
     for tensor in description.placed.values():
-        first, *others = dict.fromkeys(place.path for place in tensor.places if place.path in wanted) or [None]
-        for other in others:
+        held = list(dict.fromkeys(place.path for place in tensor.places if place.path in wanted))
+        for other in held[1:]:
+            first = held[0]
             if group_of[other] is not group_of[first]:
                 group_of[first] += group_of[other]
                 group_of |= dict.fromkeys(group_of[first], group_of[first])

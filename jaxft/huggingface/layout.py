@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Slices = tuple[slice, ...]
-Axes = tuple[tuple[str, ...], ...]
+NamedAxes = tuple[tuple[str, ...], ...]
 
 PART = "part"
 
@@ -31,8 +31,8 @@ class Pattern:
       ours: names of each axis of our parameter.
     """
 
-    theirs: Axes
-    ours: Axes
+    theirs: NamedAxes
+    ours: NamedAxes
 
     def sizes(self, shape: tuple[int, ...], given: Mapping[str, int]) -> dict[str, int]:
         """Sizes of all names, from the shape of our parameter and those that are given."""
@@ -108,7 +108,7 @@ def parse(pattern: str) -> Pattern:
     """A pattern from its notation; without an arrow both sides have the same axes."""
     theirs, _, ours = pattern.partition("->")
 
-    def axes(side: str) -> Axes:
+    def axes(side: str) -> NamedAxes:
         return tuple(tuple(group.strip("()").split()) for group in re.findall(r"\([^)]*\)|\S+", side))
 
     return Pattern(axes(theirs), axes(ours or theirs))

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxft.data.tokenizers import DESCRIPTION_FILE, TOKENIZER_FILES, Tokenizer, load_tokenizer
 from jaxft.errors import CheckpointError, DataError, RecipeError
@@ -19,10 +20,11 @@ from jaxft.huggingface.exporting import SHARD_BYTES, write_model
 from jaxft.huggingface.expressing import Form, form_of
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.pooling import SentencePooling, read_pooling
-from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.model import Model, ModelOutput, sharded_target
+from jaxft.models.config import ComputeConfig, ModelConfig, Precision
+from jaxft.models.model import Model, ModelOutput, apply_model, sharded_target
 from jaxft.models.transformer import Images, Sequences
 from jaxft.parallel.mesh import MeshConfig
+from jaxft.parallel.trees import Parameters
 
 _logger = logging.getLogger("jaxft")
 
@@ -47,7 +49,7 @@ class LoadedModel:
     """
 
     model: Model
-    params: Any
+    params: Parameters
     config: ModelConfig
     tokenizer: Tokenizer | None
     form: Form | None
@@ -58,12 +60,12 @@ class LoadedModel:
 
     def __call__(
         self,
-        input_ids=None,
-        attention_mask=None,
-        token_type_ids=None,
-        decoder_input_ids=None,
-        decoder_attention_mask=None,
-        pixel_values=None,
+        input_ids: ArrayLike | None = None,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        decoder_input_ids: ArrayLike | None = None,
+        decoder_attention_mask: ArrayLike | None = None,
+        pixel_values: ArrayLike | None = None,
         head: str | None = None,
     ) -> ModelOutput:
         """Hidden states, and logits where the model has a head.
@@ -85,12 +87,16 @@ class LoadedModel:
             input_ids, attention_mask, token_type_ids, decoder_input_ids, decoder_attention_mask, pixel_values
         )
         output = self._run(*batch, names)
-        shape = np.shape(input_ids)
-        if len(shape) == 3 and output.logits is not None:
-            output = output.replace(logits=output.logits.reshape(shape[:2]))
+        if input_ids is not None and np.ndim(input_ids) == 3 and output.logits is not None:
+            output = output.replace(logits=output.logits.reshape(np.shape(input_ids)[:2]))
         return output
 
-    def embed(self, input_ids, attention_mask=None, token_type_ids=None) -> jax.Array:
+    def embed(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+    ) -> jax.Array:
         """Sentence embeddings, float32 `(batch, embed)`, of a sentence encoder.
 
         Args:
@@ -107,7 +113,7 @@ class LoadedModel:
         mask = jnp.ones(hidden.shape[:2]) if attention_mask is None else jnp.asarray(_flat(attention_mask))
         return self.pooling(hidden, mask)
 
-    def layer_outputs(self, **inputs) -> list[list[jax.Array]]:
+    def layer_outputs(self, **inputs: ArrayLike) -> list[list[jax.Array]]:
         """The output of every block, `(batch, length, embed)`, of each stack: the only one, or encoder and decoder.
 
         Args:
@@ -129,12 +135,12 @@ class LoadedModel:
 
     def _batch(
         self,
-        input_ids=None,
-        attention_mask=None,
-        token_type_ids=None,
-        decoder_input_ids=None,
-        decoder_attention_mask=None,
-        pixel_values=None,
+        input_ids: ArrayLike | None = None,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        decoder_input_ids: ArrayLike | None = None,
+        decoder_attention_mask: ArrayLike | None = None,
+        pixel_values: ArrayLike | None = None,
     ) -> tuple[Sequences | Images, Sequences | None]:
         """The model's inputs, checked."""
         if self.config.family == "vision":
@@ -180,7 +186,7 @@ class LoadedModel:
         segments = None if mask is None else jnp.asarray(mask)
         return Sequences(jnp.asarray(token_ids), segments, positions, token_types=types)
 
-    def _run(self, inputs, targets, names: tuple[str, ...]) -> ModelOutput:
+    def _run(self, inputs: Sequences | Images, targets: Sequences | None, names: tuple[str, ...]) -> ModelOutput:
         known = [name for name, _ in self.model.heads]
         if unknown := [name for name in names if name not in known]:
             raise DataError(f"the model has no head {unknown[0]!r}; it has {', '.join(known) or 'none'}")
@@ -194,15 +200,17 @@ class LoadedModel:
         return outputs[0].replace(logits=sum(output.logits for output in outputs) / len(outputs))
 
 
-def _flat(x) -> np.ndarray:
+def _flat(x: ArrayLike) -> np.ndarray:
     """int32 `(rows, length)` on the host."""
     x = np.asarray(x)
     return x.reshape(-1, x.shape[-1]).astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _apply(model: Model, params, inputs, targets, head: str | None) -> ModelOutput:
-    return model.apply({"params": params}, inputs, targets, head)
+def _apply(
+    model: Model, params: Parameters, inputs: Sequences | Images, targets: Sequences | None, head: str | None
+) -> ModelOutput:
+    return apply_model(model, params, inputs, targets, head)
 
 
 def load_model(
@@ -222,12 +230,12 @@ def load_model(
     return loaded_from(description, dtype, mesh)
 
 
-def loaded_from(description: Description, dtype: str, mesh) -> LoadedModel:
+def loaded_from(description: Description, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> LoadedModel:
     """A model from a directory that was described."""
     if dtype not in ("float32", "bfloat16"):
         raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
     tokenizer = tokenizer_of(description)
-    model = description.make_model(ComputeConfig(precision=dtype))
+    model = description.make_model(ComputeConfig(precision=cast(Precision, dtype)))
     target = sharded_target(model, dtype, mesh)
     return LoadedModel(
         model,

@@ -77,11 +77,8 @@ def _order(tensor: Placed, parameters: Flat) -> tuple[np.ndarray, np.ndarray]:
         )
         for which in range(3)
     ]
-    part, source, target = written
-    if is_transposed(tensor):
-        written = [array.T for array in written]
-    part, source, target = written
-    return np.stack([part[:, 0], target[:, 0]], -1), source[0]
+    parts, sources, targets = (array.T if is_transposed(tensor) else array for array in written)
+    return np.stack([parts[:, 0], targets[:, 0]], -1), sources[0]
 
 
 def is_transposed(tensor: Placed) -> bool:

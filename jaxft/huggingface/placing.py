@@ -9,7 +9,7 @@ from jaxft.huggingface.architecture import Architecture, Head
 from jaxft.huggingface.layout import PART, Layers, Pattern, Tensor, parse
 from jaxft.models.config import LayerGroup, ModelConfig
 
-Shapes = Mapping[str, tuple[int, ...]]
+ShapesByPath = Mapping[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Placed:
 
 
 def place_all(
-    architecture: Architecture, model: ModelConfig, heads: Iterable[Head], prefix: str, shapes: Shapes
+    architecture: Architecture, model: ModelConfig, heads: Iterable[Head], prefix: str, shapes: ShapesByPath
 ) -> list[Placed]:
     """All tensors of a model, in the order of the architecture's table.
 
@@ -94,7 +94,7 @@ def _layer_place(
     raise AssertionError(f"layer {number} is in no group")
 
 
-def _place(tensor: Tensor, name: str, root: str, rows: tuple[int, ...], shapes: Shapes) -> Placed:
+def _place(tensor: Tensor, name: str, root: str, rows: tuple[int, ...], shapes: ShapesByPath) -> Placed:
     places, offset = [], 0
     for part, target in enumerate(tensor.targets):
         path = root + target.path

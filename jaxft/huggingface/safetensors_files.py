@@ -73,7 +73,7 @@ class StoredTensor:
         result = np.empty((last - first) * width, self.dtype)
         with self.file.open("rb", buffering=0) as stream:
             stream.seek(self.offset + first * width * self.dtype.itemsize)
-            view, done = memoryview(result.view(np.uint8)), 0
+            view, done = result.view(np.uint8).data, 0
             while done < len(view):
                 count = stream.readinto(view[done:])
                 if not count:
@@ -215,7 +215,7 @@ def write_tensors(
     if len(shards) == 1:
         _write(directory / SINGLE, shards[0], described, values)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write(directory / file, names, described, values)

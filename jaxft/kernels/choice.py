@@ -96,7 +96,7 @@ def choose(implementation: str, asked: Situation) -> tuple[str, str]:
 
 def _best(asked: Situation) -> tuple[str, str]:
     """The fastest that expresses all that is asked; of those that do not, what they lack."""
-    passed = []
+    passed: list[str] = []
     for name, worth in _PREFERENCES[asked.platform]:
         if name == "local" and asked.window is None:
             continue
@@ -173,8 +173,10 @@ def _long_for_splash(asked: Situation) -> str:
 
 
 def _many_blocks(asked: Situation) -> str:
-    enough = asked.key_length >= FEWEST_BLOCKS * max(asked.window)
-    return "" if enough else f"use at {asked.key_length} tokens with windows of {max(asked.window)}"
+    assert asked.window is not None  # else it would not be asked
+    widest = max(asked.window)
+    enough = asked.key_length >= FEWEST_BLOCKS * widest
+    return "" if enough else f"use at {asked.key_length} tokens with windows of {widest}"
 
 
 # By platform, the fastest first, each with what it has no use for.

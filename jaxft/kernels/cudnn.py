@@ -54,6 +54,7 @@ def in_words_of_jax(mask: AttentionMask, query_length: int, key_length: int, dty
             asked["local_window_size"] = mask.window[0], 0
             mask = mask.replace(window=None)
     if mask.padded and mask.window is None and not mask.causal:
+        assert mask.query_segments is not None and mask.key_segments is not None  # which say the padding
         lengths = (
             jnp.maximum((ids > 0).sum(1, dtype=jnp.int32), 1) for ids in (mask.query_segments, mask.key_segments)
         )

@@ -38,6 +38,7 @@ def local(
       As `query`.
     """
     length = query.shape[1]
+    assert mask.window is not None
     left, right = mask.window
     right = 0 if mask.causal else right
     block = max(_STEP, -(-max(left, right) // _STEP) * _STEP)
@@ -51,6 +52,7 @@ def local(
         key_positions=_with_neighbours(_blocks(places, block, blocks, -1), sides, -1),
     )
     if mask.query_segments is not None:
+        assert mask.key_segments is not None  # given with those of the queries
         own = own.replace(
             query_segments=_blocks(mask.query_segments, block, blocks),
             key_segments=_with_neighbours(_blocks(mask.key_segments, block, blocks), sides),

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-@flax.struct.dataclass
-class AttentionMask:
+class AttentionMask(flax.struct.PyTreeNode):
     """Who may see whom.
 
     Attributes:
@@ -50,9 +49,10 @@ class AttentionMask:
         """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all see all."""
         parts = []
         if self.query_positions is None:
-            queries, keys = (balanced_order(length, self.balanced) for length in (query_length, key_length))
-            distance = jnp.asarray(keys[None, :] - queries[:, None])[None, None]
+            places, key_places = (balanced_order(length, self.balanced) for length in (query_length, key_length))
+            distance = jnp.asarray(key_places[None, :] - places[:, None])[None, None]
         else:
+            assert self.key_positions is not None  # given with those of the queries
             distance = self.key_positions[:, None, None, :] - self.query_positions[:, None, :, None]
             parts.append(self.key_positions[:, None, None, :] >= 0)
         if self.causal:
@@ -62,9 +62,11 @@ class AttentionMask:
             left, right = self.window
             parts.append((distance >= -left) & (distance <= right))
         if self.query_segments is not None:
+            assert self.key_segments is not None  # likewise
             queries, keys = self.query_segments[:, None, :, None], self.key_segments[:, None, None, :]
             parts.append((queries == keys) & (keys > 0))
         if self.query_order is not None:
+            assert self.key_order is not None  # likewise
             parts.append(self.key_order[:, None, None, :] < self.query_order[:, None, :, None])
         visible = None
         for part in parts:
@@ -79,6 +81,7 @@ class AttentionMask:
         """
         if self.query_segments is None:
             return None
+        assert self.key_segments is not None  # given with those of the queries
         real = self.query_segments > 0
         if self.causal or self.window is not None:
             return real  # themselves

@@ -47,6 +47,7 @@ def splash(
     length, dtype = query.shape[1], query.dtype
     padding_sees_itself = mask.query_segments is not None and (mask.causal or mask.window is not None)
     if padding_sees_itself:
+        assert mask.key_segments is not None  # given with those of the queries
         # And finds nothing: there are fewer values than outputs, which would have to be read and written for it.
         value = jnp.where((mask.key_segments > 0)[..., None, None], value, 0)
     query = (query.astype(jnp.float32) * scale).astype(dtype)
@@ -90,6 +91,7 @@ class _Side:
         if not missing:
             return self
         side = self.with_segments()
+        assert side.segments is not None
         vectors = jnp.pad(side.vectors, ((0, 0), (0, missing), (0, 0), (0, 0)))
         return _Side(vectors, jnp.pad(side.segments, ((0, 0), (0, missing))))
 
@@ -148,15 +150,18 @@ def _kernel(
     left, right = mask.window or (None, None)
     window = left, 0 if mask.causal else right
     tiles = computed_tiles(balanced_order(query_length, mask.balanced), key_length, (queries, keys), devices, window)
+    visible: splash_attention_mask.FullMask | splash_attention_mask.CausalMask | splash_attention_mask.LocalMask
     if mask.window is None and not mask.causal:
         # The same for the queries of each device, which tables of other masks are split by.
         visible, devices = splash_attention_mask.FullMask((query_length // devices, key_length)), 1
-    elif mask.window is None:
-        visible = splash_attention_mask.CausalMask((query_length, key_length))
     else:
-        visible = splash_attention_mask.LocalMask((query_length, key_length), window, 0)
-    if mask.balanced > 1:
-        visible.q_sequence = balanced_order(query_length, mask.balanced)
+        shape = query_length, key_length
+        if mask.window is None:
+            visible = splash_attention_mask.CausalMask(shape)
+        else:
+            visible = splash_attention_mask.LocalMask(shape, window, 0)
+        if mask.balanced > 1:
+            visible.q_sequence = balanced_order(query_length, mask.balanced)
     kernel = splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([visible] * (heads // parts_of("heads") // groups)),
         block_sizes=splash_attention_kernel.BlockSizes(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -23,8 +25,7 @@ from jaxft.parallel.sharding import constrain
 Angles = tuple[jax.Array, jax.Array]
 
 
-@flax.struct.dataclass
-class BlockInputs:
+class BlockInputs(flax.struct.PyTreeNode):
     """What every block of a stack reads besides the residual stream.
 
     Attributes:
@@ -104,16 +105,18 @@ class Attention(nn.Module):
             query = self._normalized(query, "query_norm")
             key = None if key is None else self._normalized(key, "key_norm")
         if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        if source is not None:
+            query, key = rotate(query, angles), None if key is None else rotate(key, angles)
+        if key is not None and value is not None:
             self._keep(key, value)
         query = constrain(query, "batch", "length", "heads", "head_dim")
         if config.position == "disentangled":
             # Three kinds of scores are summed: content to content, content to position, position to content.
             scale /= math.sqrt(3)
+            assert key is not None and relative is not None  # such models have no cache
             bias = disentangled_bias(query, key, relative, query_projection, key_projection)
             mask = mask.replace(bias=bias * scale)
         elif config.position == "transformer_xl":
+            assert relative is not None
             query, bias = TransformerXLBias(config, compute, name="relative")(query, relative)
             mask = mask.replace(bias=bias * scale)
         mixed = self._attended(query, key, value, mask, scale, cached)
@@ -129,10 +132,19 @@ class Attention(nn.Module):
             name="output",
         )(mixed)
 
-    def _attended(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
+    def _attended(
+        self,
+        query: jax.Array,
+        key: jax.Array | None,
+        value: jax.Array | None,
+        mask: AttentionMask,
+        scale: float,
+        cached: jax.Array | None,
+    ) -> jax.Array:
         """What each query finds, `(batch, length, heads, head_dim)`."""
         if self.has_variable("cache", "key"):
             return self._with_cache(query, key, value, mask, scale, cached)
+        assert key is not None and value is not None  # else they lie in the cache
         config = self.config
         has_dropout = config.attention_dropout > 0 and self.has_rng("dropout")
         return attention(
@@ -152,10 +164,21 @@ class Attention(nn.Module):
             self.put_variable("keys_values", "key", key)
             self.put_variable("keys_values", "value", value)
 
-    def _with_cache(self, query, key, value, mask: AttentionMask, scale: float, cached) -> jax.Array:
+    def _with_cache(
+        self,
+        query: jax.Array,
+        key: jax.Array | None,
+        value: jax.Array | None,
+        mask: AttentionMask,
+        scale: float,
+        cached: jax.Array | None,
+    ) -> jax.Array:
         """Attention to the cache and then to the new tokens, `(batch, length, heads, head_dim)`."""
-        parts = [(self.get_variable("cache", "key"), self.get_variable("cache", "value"))]
-        if key is not None:
+        parts: list[tuple[jax.Array, jax.Array]] = [
+            (self.get_variable("cache", "key"), self.get_variable("cache", "value"))
+        ]
+        if key is not None and value is not None:
+            assert cached is not None and mask.query_positions is not None  # as where there are new keys beside a cache
             parts.append((key, value))
             before = ring_positions(cached, parts[0][0].shape[1])
             mask = mask.replace(key_positions=jnp.concatenate([before, mask.query_positions], axis=1))
@@ -251,12 +274,15 @@ class Block(nn.Module):
             kind.attention_norm,
         )
         if self.cross:
-            across = Attention(config, compute, name="cross_attention")
-            x = self._residual("cross_attention", x, lambda y: across(y, inputs.encoded, inputs.cross_mask))
+            across, cross_mask = Attention(config, compute, name="cross_attention"), inputs.cross_mask
+            assert cross_mask is not None
+            x = self._residual("cross_attention", x, lambda y: across(y, inputs.encoded, cross_mask))
         x = self._residual("feed_forward", x, feed_forward)
         return constrain(x, "batch", "length", "features")
 
-    def _residual(self, name: str, x: jax.Array, layer, has_norm: bool = True) -> jax.Array:
+    def _residual(
+        self, name: str, x: jax.Array, layer: Callable[[jax.Array], jax.Array], has_norm: bool = True
+    ) -> jax.Array:
         placement = self.config.norm_placement
         before = placement in ("pre", "sandwich") and has_norm
         y = layer(self._norm(f"{name}_norm")(x) if before else x)
@@ -316,7 +342,7 @@ class _Group(nn.Module):
     keep_outputs: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, inputs: BlockInputs):
+    def __call__(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
         outputs = []
         for i, kind in enumerate(self.kinds):
             x = Block(self.config, self.compute, kind, self.cross, name=f"block_{i}")(x, inputs)
@@ -369,9 +395,10 @@ class Stack(nn.Module):
         body, shared = _Group, self.config.share_layers
         if self.compute.remat != "none":
             body = nn.remat(body, prevent_cse=not self.compute.scan_layers, policy=_REMAT_POLICIES[self.compute.remat])
+        stacked: dict[Any, int] = {"cache": 0, "keys_values": 0} | ({} if shared else {"params": 0})
         scanned = nn.scan(
             body,
-            variable_axes={"cache": 0, "keys_values": 0} | ({} if shared else {"params": 0}),
+            variable_axes=stacked,
             variable_broadcast="params" if shared else False,
             split_rngs={"params": not shared, "dropout": True},
             in_axes=nn.broadcast,

@@ -8,6 +8,10 @@ from typing import Literal
 
 from jaxft.errors import InvalidField
 
+ScalingKind = Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True)
 class RotaryScaling:
@@ -29,7 +33,7 @@ class RotaryScaling:
       long_factors: those beyond it.
     """
 
-    kind: Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
+    kind: ScalingKind
     factor: float = 1.0
     original_length: int = 2048
     attention_factor: float | None = None
@@ -173,7 +177,7 @@ class ModelConfig:
     relative_buckets: int = 32
     relative_max_distance: int = 128
     convolution: int = 0
-    convolution_activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "tanh"
+    convolution_activation: Activation = "tanh"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_placement: Literal["pre", "post", "sandwich", "output"] = "pre"
     norm_epsilon: float = 1e-5
@@ -317,12 +321,12 @@ class ComputeConfig:
         one more rounding. The sums are kept in float32.
     """
 
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     attention: Literal["auto", "reference", "xla", "local", "cudnn", "splash"] = "auto"
     scan_layers: bool = False
     remat: Literal["none", "full", "attention", "dots"] = "none"
     loss_parts: int = 1
-    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    reduce_dtype: Precision = "float32"
 
     def __post_init__(self):
         _positive(self, "loss_parts")

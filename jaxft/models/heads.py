@@ -12,7 +12,20 @@ import jax.numpy as jnp
 
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Dropout, Linear, activate
+from jaxft.models.layers import Dropout, Linear, activate, partitioned
+
+HeadKind = Literal[
+    "masked_lm",
+    "causal_lm",
+    "sequence_classification",
+    "multiple_choice",
+    "token_classification",
+    "question_answering",
+    "pooled",
+    "generator",
+]
+Pooling = Literal["first", "second", "mean", "last"]
+Transform = Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +52,10 @@ class HeadConfig:
       size: width of a generator as a share of the trunk's.
     """
 
-    kind: Literal[
-        "masked_lm",
-        "causal_lm",
-        "sequence_classification",
-        "multiple_choice",
-        "token_classification",
-        "question_answering",
-        "pooled",
-        "generator",
-    ]
+    kind: HeadKind
     num_labels: int = 0
-    pooling: Literal["first", "second", "mean", "last"] | None = "first"
-    transform: Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"] = "tanh"
+    pooling: Pooling | None = "first"
+    transform: Transform = "tanh"
     transform_bias: bool = True
     transform_norm: bool = False
     label_bias: bool = True
@@ -94,7 +98,7 @@ class VocabularyProjection(nn.Module):
             logits = jax.lax.optimization_barrier(logits)
         logits = logits.astype(jnp.float32)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            zeros = partitioned(nn.initializers.zeros, ("vocab",))
             logits = logits + self.param("bias", zeros, (config.vocab_size,), jnp.float32)
         cap = config.logit_soft_cap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
@@ -168,7 +172,7 @@ class LabelHead(nn.Module):
         )
 
 
-def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str) -> jax.Array:
+def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str | None) -> jax.Array:
     """A vector for each unpacked sequence.
 
     Args:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,12 @@ import jax.numpy as jnp
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project, project_onto_rows
 from jaxft.parallel.sharding import constrain, parts_of
+
+
+def partitioned(initializer: Callable[..., jax.Array], axes: tuple[str, ...]) -> Callable[..., jax.Array]:
+    """An initializer of a parameter with logical names of its axes."""
+    # What it makes is boxed together with the names, and who asks `param` for it gets what is in the box.
+    return cast(Callable[..., jax.Array], nn.with_logical_partitioning(initializer, axes))
 
 
 class Linear(nn.Module):
@@ -35,13 +44,11 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         contracted = len(self.input_axes)
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal(self.initializer_range), self.input_axes + self.output_axes
-        )
+        initializer = partitioned(nn.initializers.normal(self.initializer_range), self.input_axes + self.output_axes)
         kernel = self.param("kernel", initializer, x.shape[x.ndim - contracted :] + self.features, jnp.float32)
         y = project(x, kernel, contracted, self.dtype, self.reduce_dtype)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.output_axes)
+            zeros = partitioned(nn.initializers.zeros, self.output_axes)
             y = add_bias(y, self.param("bias", zeros, self.features, jnp.float32))
         return y
 
@@ -63,9 +70,7 @@ class Embedding(nn.Module):
     initializer_range: float = 0.02
 
     def setup(self):
-        initializer = nn.with_logical_partitioning(
-            nn.initializers.normal(self.initializer_range), (self.row_axis, "embed")
-        )
+        initializer = partitioned(nn.initializers.normal(self.initializer_range), (self.row_axis, "embed"))
         self.table = self.param("table", initializer, (self.rows, self.features), jnp.float32)
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -118,10 +123,10 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         start = nn.initializers.zeros if self.offset else nn.initializers.ones
-        scale = self.param("scale", nn.with_logical_partitioning(start, ("norm",)), (x.shape[-1],), jnp.float32)
+        scale = self.param("scale", partitioned(start, ("norm",)), (x.shape[-1],), jnp.float32)
         bias = None
         if self.use_bias and self.kind == "layernorm":
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+            zeros = partitioned(nn.initializers.zeros, ("norm",))
             bias = self.param("bias", zeros, (x.shape[-1],), jnp.float32)
         kind, epsilon, dtype = self.kind, self.epsilon, self.dtype
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -15,10 +16,10 @@ from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, V
 from jaxft.models.transformer import Images, Sequences, Transformer
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import parameter_shardings
+from jaxft.parallel.trees import Axes, Parameters, Shapes
 
 
-@flax.struct.dataclass
-class ModelOutput:
+class ModelOutput(flax.struct.PyTreeNode):
     """What a model returns.
 
     Attributes:
@@ -28,7 +29,8 @@ class ModelOutput:
     """
 
     hidden: jax.Array
-    logits: jax.Array | tuple[jax.Array, ...] | None = None
+    # Which of them the call says: no type can.
+    logits: Any = None
     pooled: jax.Array | None = None
 
 
@@ -78,6 +80,7 @@ class Model(nn.Module):
           length, vocab)` of a vocabulary head. With a generator, its own hidden states: the trunk's blocks do not run.
         """
         if head is not None and not isinstance(head, tuple) and dict(self.heads)[head].kind == "generator":
+            assert isinstance(inputs, Sequences)
             hidden = self.head[head](self.trunk.embeddings.positioned(inputs), inputs)
             logits = self.head[head].logits(at_places(hidden, gather), self.trunk.embeddings.attend)
             return ModelOutput(hidden, logits)
@@ -108,12 +111,38 @@ class Model(nn.Module):
             self(inputs, targets, head=name)
 
 
+def apply_model(
+    model: Model,
+    parameters: Parameters,
+    inputs: Sequences | Images,
+    targets: Sequences | None = None,
+    head: str | tuple[str, ...] | None = None,
+    gather: jax.Array | None = None,
+    rngs: dict[str, jax.Array] | None = None,
+) -> ModelOutput:
+    """What `Model.__call__` gives with these parameters.
+
+    Args:
+      model: trunk and heads.
+      parameters: of it.
+      inputs: as for a call, like `targets`, `head` and `gather`.
+      rngs: random keys by stream, `dropout`; None where nothing is random.
+    """
+    # Of `apply` no more is known than that it gives anything, or a pair where collections may change.
+    return cast(ModelOutput, model.apply({"params": parameters}, inputs, targets, head, gather, rngs=rngs))
+
+
+def apply_vocabulary_head(model: Model, parameters: Parameters, hidden: jax.Array, head: str) -> jax.Array:
+    """What `Model.vocabulary_logits` gives with these parameters."""
+    return cast(jax.Array, model.apply({"params": parameters}, hidden, head, method="vocabulary_logits"))
+
+
 def at_places(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
     """Of `(batch, length, embed)` the places, int32 `(batch, places)`, or all of them where None."""
     return hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
 
 
-def read_by_vocabulary_head(parameters, head: str, config: ModelConfig):
+def read_by_vocabulary_head(parameters: Parameters, head: str, config: ModelConfig) -> Parameters:
     """Those of a model's parameters that `Model.vocabulary_logits` reads, a nested dict.
 
     Args:
@@ -128,7 +157,7 @@ def read_by_vocabulary_head(parameters, head: str, config: ModelConfig):
     return read
 
 
-def abstract_parameters(model: Model):
+def abstract_parameters(model: Model) -> tuple[Shapes, Axes]:
     """Shapes and logical axes of all parameters, without computing anything.
 
     Returns:
@@ -139,27 +168,27 @@ def abstract_parameters(model: Model):
 
 
 @functools.lru_cache(maxsize=32)
-def _boxed(model: Model):
+def _boxed(model: Model) -> Any:
     """Every part of a run asks for them, and a model is traced for a second or several each time."""
     return jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
 
 
-def initialize(model: Model, key: jax.Array):
+def initialize(model: Model, key: jax.Array) -> Parameters:
     """Fresh float32 parameters, a nested dict; to be run under `jit` with shardings and outside `jax.set_mesh`."""
     return nn.unbox(_initialize(model, key))
 
 
-def _initialize(model: Model, key: jax.Array):
+def _initialize(model: Model, key: jax.Array) -> Any:
     config = model.config
     tokens = jnp.zeros((1, 2), jnp.int32)
-    inputs = Sequences(tokens, token_types=tokens)
-    if config.family == "vision":
-        inputs = Images(jnp.zeros((1, config.channels, config.image_size, config.image_size)))
-    targets = inputs if config.family == "encoder_decoder" else None
+    sequences = Sequences(tokens, token_types=tokens)
+    pixels = jnp.zeros((1, config.channels, config.image_size, config.image_size))
+    inputs = Images(pixels) if config.family == "vision" else sequences
+    targets = sequences if config.family == "encoder_decoder" else None
     return model.init(key, inputs, targets, method="touch_all")["params"]
 
 
-def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None):
+def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> Shapes:
     """Shapes, dtypes and shardings of a model's parameters."""
     if not isinstance(mesh, jax.sharding.Mesh):
         mesh = make_mesh(mesh or MeshConfig())
@@ -170,7 +199,7 @@ def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfi
     )
 
 
-def flat_paths(tree) -> dict[str, jax.ShapeDtypeStruct | jax.Array]:
+def flat_paths(tree: Parameters | Shapes) -> dict[str, Any]:
     """Leaves by their paths, names joined by `/`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.models.config import RotaryScaling
+from jaxft.models.layers import partitioned
 from jaxft.parallel.platform import target_platform
 
 
@@ -170,7 +171,7 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, positions: jax.Array, key_positions: jax.Array) -> jax.Array:
-        initializer = nn.with_logical_partitioning(nn.initializers.normal(self.initializer_range), ("buckets", "heads"))
+        initializer = partitioned(nn.initializers.normal(self.initializer_range), ("buckets", "heads"))
         table = self.param("table", initializer, (self.buckets, self.heads), jnp.float32)
         bucket = self._bucket(key_positions[:, None, :] - positions[:, :, None])
         return jnp.moveaxis(table[bucket], -1, 1)

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 
 from jaxft.kernels.projection import project
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Embedding, Linear, Norm
+from jaxft.models.layers import Embedding, Linear, Norm, partitioned
 from jaxft.parallel.sharding import constrain
 
 # Names of the logical axes of a vector per head.
 _PER_HEAD = ("heads", "head_dim")
 
 
-@flax.struct.dataclass
-class RelativePositions:
+class RelativePositions(flax.struct.PyTreeNode):
     """What attention needs to know of distances.
 
     Attributes:
@@ -139,5 +138,5 @@ class TransformerXLBias(nn.Module):
         return constrain(query, "batch", "length", "heads", "head_dim"), bias
 
     def _parameter(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-        initializer = nn.with_logical_partitioning(nn.initializers.normal(self.config.initializer_range), axes)
+        initializer = partitioned(nn.initializers.normal(self.config.initializer_range), axes)
         return self.param(name, initializer, shape, jnp.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -11,14 +13,13 @@ from jaxft.kernels.exchange import in_sequence
 from jaxft.kernels.masks import AttentionMask, balanced_order, ring_positions
 from jaxft.models.blocks import BlockInputs, Stack, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Dropout, Embedding, Linear
+from jaxft.models.layers import Dropout, Embedding, Linear, partitioned
 from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, sinusoidal_table
 from jaxft.models.relative import DisentangledPositions, transformer_xl_positions
 from jaxft.parallel.sharding import constrain, parts_of
 
 
-@flax.struct.dataclass
-class Sequences:
+class Sequences(flax.struct.PyTreeNode):
     """A batch of token sequences, padded or packed.
 
     Attributes:
@@ -77,8 +78,7 @@ class Sequences:
         return self.replace(**laid, positions=self.placed()[:, order], padded=False, balanced=devices)
 
 
-@flax.struct.dataclass
-class Images:
+class Images(flax.struct.PyTreeNode):
     """A batch of images for a vision model.
 
     Attributes:
@@ -218,7 +218,9 @@ class Side(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, sequences: Sequences, encoded=None, source: Sequences | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, sequences: Sequences, encoded: jax.Array | None = None, source: Sequences | None = None
+    ) -> jax.Array:
         segments = sequences.segment_ids
         causal = self.causal if sequences.causal is None else sequences.causal
         mask = AttentionMask(
@@ -236,6 +238,7 @@ class Side(nn.Module):
         if sequences.order is not None:
             inputs = _two_streams(inputs, sequences)
         if self.cross:
+            assert source is not None
             padded = sequences.padded and source.padded
             cross_mask = AttentionMask(query_segments=segments, key_segments=source.segment_ids, padded=padded)
             inputs = inputs.replace(encoded=encoded, cross_mask=cross_mask)
@@ -283,6 +286,7 @@ class Side(nn.Module):
 
 def _two_streams(inputs: BlockInputs, sequences: Sequences) -> BlockInputs:
     """For queries that follow the content: content sees itself and what is of a lower rank, a query not itself."""
+    assert sequences.order is not None
     segments, order = sequences.segment_ids, 2 * sequences.order
     ranks = jnp.concatenate([order + 1, order], axis=1)
     mask = inputs.mask.replace(query_order=ranks, key_order=order, padded=False)
@@ -304,8 +308,8 @@ class Transformer(nn.Module):
 
     def setup(self):
         config, compute = self.config, self.compute
-        embeddings = PatchEmbeddings if config.family == "vision" else TokenEmbeddings
-        self.embeddings = embeddings(config, compute)
+        # Of images or of tokens: each model is called with its own kind of input.
+        self.embeddings: Any = (PatchEmbeddings if config.family == "vision" else TokenEmbeddings)(config, compute)
         if config.family == "encoder_decoder":
             self.encoder = Side(config, compute, config.num_layers, causal=False)
             self.target_embeddings = TargetEmbeddings(config, compute)
@@ -323,7 +327,7 @@ class Transformer(nn.Module):
                 )
 
         if config.position == "transformer_xl":
-            initializer = nn.with_logical_partitioning(nn.initializers.normal(config.initializer_range), ("features",))
+            initializer = partitioned(nn.initializers.normal(config.initializer_range), ("features",))
             self.query_vector = self.param("query_vector", initializer, (config.embed_dim,), jnp.float32)
 
     @property
@@ -338,17 +342,18 @@ class Transformer(nn.Module):
         none of the two have segment ids. The encoder does not run where earlier targets, and so what they read of it,
         are cached.
         """
-        if self.config.family == "encoder_decoder":
-            encoded = self.encode(inputs) if targets.cached is None else None
-            return self.decode(targets, encoded, inputs)
-        if self.config.family != "vision":
-            inputs = self._laid(inputs, self.body)
-        x = self.embeddings(inputs)
-        if self.config.family == "vision":
-            inputs = Sequences(jnp.zeros(x.shape[:2], jnp.int32))
-        elif inputs.order is not None:
-            return self._of_queries(x, inputs)
-        hidden = in_sequence(self.body(x, inputs), inputs.balanced)
+        if isinstance(inputs, Images):
+            x = self.embeddings(inputs)
+            sequences = Sequences(jnp.zeros(x.shape[:2], jnp.int32))
+        elif self.config.family == "encoder_decoder":
+            assert targets is not None
+            return self.decode(targets, self.encode(inputs) if targets.cached is None else None, inputs)
+        else:
+            sequences = self._laid(inputs, self.body)
+            x = self.embeddings(sequences)
+        if sequences.order is not None:
+            return self._of_queries(x, sequences)
+        hidden = in_sequence(self.body(x, sequences), sequences.balanced)
         return self.output_projection(hidden) if self._narrow_output else hidden
 
     def _laid(self, sequences: Sequences, side: Side) -> Sequences:

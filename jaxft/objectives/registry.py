@@ -68,11 +68,6 @@ def kinds() -> Mapping[str, type[ObjectiveConfig]]:
     return {config.kind: config for config in _FACTORIES}
 
 
-def text_columns(config: ObjectiveConfig) -> tuple[str, ...]:
-    """Columns of a source that an objective reads text from, lists of words or conversations."""
-    return config.text_columns()
-
-
 def make_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Objective:
     """An objective ready for its data.
 

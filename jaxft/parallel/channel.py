@@ -131,13 +131,21 @@ class Channel:
         self.members, self.index = members, index
         self._links = dict(links)
         self._changed = threading.Condition()
-        self._round, self._given, self._together = 0, {}, {}
-        self._moves, self._limit, self._moved_at = 0, None, time.monotonic()
-        self._seen = {member.index: (0, None, time.monotonic()) for member in members}
-        self._step, self._stop, self._stopping, self._stop_step = -1, None, False, None
-        self._halted, self._steps = False, {}
+        self._round = 0
+        self._given: dict[int, dict[int, Any]] = {}
+        self._together: dict[int, list[Any]] = {}
+        self._moves, self._moved_at = 0, time.monotonic()
+        self._limit: float | None = None
+        self._seen: dict[int, tuple[int, float | None, float]] = {
+            member.index: (0, None, time.monotonic()) for member in members
+        }
+        self._step, self._stopping, self._halted = -1, False, False
+        self._stop: str | None = None
+        self._stop_step: int | None = None
+        self._steps: dict[int, int] = {}
         self._failing: tuple[str, int] | None = None
-        self._left, self._bye = threading.Event(), set()
+        self._left = threading.Event()
+        self._bye: set[int] = set()
         self._thread = threading.Thread(target=self._watch, name="channel", daemon=True)
         self._thread.start()
 

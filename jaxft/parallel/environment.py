@@ -85,8 +85,9 @@ def _slurm_place(environment: Mapping[str, str]) -> Place:
 
 def first_host(nodes: str) -> str:
     """The first host of a list as SLURM writes it: `gpu[07-09,12],login` begins with `gpu07`."""
-    name = re.match(r"[^,\[]*(\[[^\]]*\][^,\[]*)*", nodes)[0]
-    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", name)
+    name = re.match(r"[^,\[]*(\[[^\]]*\][^,\[]*)*", nodes)
+    assert name is not None  # it finds an empty one at the least
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", name[0])
 
 
 def _own_devices(launcher: str, environment: Mapping[str, str]) -> tuple[int, ...] | None:

@@ -73,9 +73,10 @@ def meet(place: Place, timeout: float) -> tuple[Channel, int]:
 # --- The first process ---
 
 
-def _gathered(place: Place, own: Member, deadline: float, timeout: float):
+def _gathered(place: Place, own: Member, deadline: float, timeout: float) -> tuple[tuple[Member, ...], dict[int, Link]]:
     """All members, and links to the others."""
-    members, links = {0: own}, {}
+    members = {0: own}
+    links: dict[int, Link] = {}
     with _listening(place) as listener:
         while len(members) < place.count:
             listener.settimeout(max(0.01, deadline - time.monotonic()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft.errors import RecipeError
 from jaxft.parallel.mesh import batch_shards
+
+# The name of a logical axis, None where nothing splits it, or `UNCONSTRAINED`, whose type JAX keeps to itself.
+LogicalAxis = Any
 
 # Logical axis -> mesh axes. The names of parameters' axes come first, those of activations after.
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -45,7 +48,7 @@ UNCONSTRAINED = PartitionSpec.UNCONSTRAINED
 SMALL_ARRAY = 2**20
 
 
-def spec_of(axes: tuple[str | None, ...]) -> PartitionSpec:
+def spec_of(axes: Sequence[LogicalAxis]) -> PartitionSpec:
     """PartitionSpec of an array with these logical axes, or `UNCONSTRAINED` where the compiler chooses.
 
     Raises:
@@ -80,7 +83,7 @@ def on_each_device(function: Callable[..., Any], in_specs: tuple, out_specs: Any
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain(x: jax.Array, *axes: LogicalAxis) -> jax.Array:
     """Asks the compiler to lay an activation out by its logical axes; outside a mesh it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
@@ -117,7 +120,7 @@ def _audited(name: str, axes: tuple, shape: tuple[int, ...], mesh: jax.sharding.
         raise RecipeError(f"parameter {name} {shape} has {len(axes)} logical axes: {axes}")
     if unknown := [axis for axis in axes if axis is not None and axis not in RULES]:
         raise RecipeError(f"parameter {name} {shape}: no sharding rule for its axis {unknown[0]!r}")
-    used: list[str] = []
+    used: list[Any] = []
     for axis, size in zip(axes, shape, strict=True):
         mesh_axis = RULES[axis] if axis is not None else None
         if mesh_axis is None:
@@ -207,4 +210,4 @@ def host_copies(tree):
 def _own_blocks(mesh: jax.sharding.Mesh, rows: int) -> list[tuple[int, int]]:
     """Starts and ends of the blocks of rows that devices of this process hold, each once, in their order."""
     held = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    return sorted({index[0].indices(rows)[:2] for index in held})
+    return sorted({index[0].indices(rows)[:2] for index in held if index is not None})

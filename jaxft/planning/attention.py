@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from jaxft.kernels.choice import Situation, choose
 from jaxft.models.config import ComputeConfig, ModelConfig
@@ -78,7 +78,7 @@ def kernel_names(uses: Iterable[AttentionUse]) -> str:
     return ", ".join(name for name, _ in counts.most_common())
 
 
-def _of_stack(config: ModelConfig, layers: int, compute: ComputeConfig, asked: Situation):
+def _of_stack(config: ModelConfig, layers: int, compute: ComputeConfig, asked: Situation) -> Iterator[AttentionUse]:
     windows = config.windows or (0,)
     for window, count in Counter(windows[layer % len(windows)] for layer in range(layers)).items():
         within = dataclasses.replace(asked, window=(window, window)) if window else asked
@@ -89,5 +89,6 @@ def _use(compute: ComputeConfig, asked: Situation, layers: int) -> AttentionUse:
     kernel, reason = choose(compute.attention, asked)
     kept = {"splash": 0, "cudnn": 0}.get(kernel, asked.key_length)
     if kernel == "local":
+        assert asked.window is not None  # which `local` is for
         kept = min(asked.key_length, max(asked.window) * (2 if asked.causal else 3))
     return AttentionUse(kernel, reason, layers, asked.query_length, asked.key_length, float(asked.query_length * kept))

@@ -133,7 +133,7 @@ def _source(program: Program, place: _Place, name: str) -> tuple[_Place, Instruc
         computation, call = place[-1]
         one = computation.instructions[name]
         if one.opcode == "get-tuple-element":
-            element, name = int(one.attribute("index")), one.operands[0]
+            element, name = int(one.needed("index")), one.operands[0]
         elif one.opcode == "tuple" and element is not None:
             name, element = one.operands[element], None
         elif one.opcode == "fusion":

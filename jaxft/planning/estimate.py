@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxft.models.config import ComputeConfig, ModelConfig
@@ -88,7 +88,7 @@ def by_formula(
     peak = chip.peak_flops if compute.precision == "bfloat16" else chip.peak_flops / 2
     products = (flops.total + again) / topology.devices / (peak * PRODUCT_EFFICIENCY)
     # An optimizer reads and writes all of the state, and reads the gradients, which were written before.
-    moved = 2 * (memory.parameters + memory.optimizer + memory.gradients)
+    moved = 2.0 * (memory.parameters + memory.optimizer + memory.gradients)
     moved += sum(layer_traffic(one, config, compute, mesh, topology.platform) for one in passes)
     overlapped, exposed = _sent(passes, config, compute, memory, mesh, micro_batches)
     overlapped, exposed = overlapped / chip.ring_bandwidth, exposed / chip.ring_bandwidth
@@ -107,7 +107,14 @@ def by_formula(
     )
 
 
-def _sent(passes, config: ModelConfig, compute: ComputeConfig, memory: Memory, mesh, micro_batches: int):
+def _sent(
+    passes: Sequence[Pass],
+    config: ModelConfig,
+    compute: ComputeConfig,
+    memory: Memory,
+    mesh: Mapping[str, int],
+    micro_batches: int,
+) -> tuple[float, float]:
     """Bytes that a device sends: what other work can go on beside, and the rest."""
     size = 2 if compute.precision == "bfloat16" else 4
     overlapped = exposed = 0.0

@@ -76,6 +76,17 @@ class Instruction:
         found = re.search(rf"\b{name}=(\{{[^{{}}]*\}}|[^,\s]+)", self.attributes)
         return found[1] if found else None
 
+    def needed(self, name: str) -> str:
+        """The value of an attribute that every instruction of its kind has.
+
+        Raises:
+          ValueError: this one has not.
+        """
+        value = self.attribute(name)
+        if value is None:
+            raise ValueError(f"the instruction {self.name} of an XLA program has no attribute {name}")
+        return value
+
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
@@ -116,12 +127,14 @@ def parse_program(text: str) -> Program:
     Raises:
       ValueError: the text has no entry computation.
     """
-    computations, entry, name = {}, None, None
+    computations: dict[str, Computation] = {}
+    entry: str | None = None
+    name: str | None = None
     lines: list[str] = []
     for line in text.splitlines():
         if name is None:
             if line.endswith("{") and (line.startswith("ENTRY") or line.startswith("%")):
-                name, lines = _NAME.search(line)[1], []
+                name, lines = _name(line), []
                 entry = name if line.startswith("ENTRY") else entry
         elif line.rstrip() == "}":
             computations[name] = _computation(name, lines)
@@ -138,7 +151,14 @@ def parse_program(text: str) -> Program:
 def _computation(name: str, lines: list[str]) -> Computation:
     instructions = {one.name: one for one in map(_instruction, lines)}
     root = next((line for line in lines if line.startswith("ROOT ")), lines[-1])
-    return Computation(name, instructions, _NAME.search(root)[1])
+    return Computation(name, instructions, _name(root))
+
+
+def _name(line: str) -> str:
+    found = _NAME.search(line)
+    if found is None:
+        raise ValueError(f"this is not the text of an XLA program: {line!r} names nothing")
+    return found[1]
 
 
 def _instruction(line: str) -> Instruction:
@@ -225,7 +245,7 @@ def _evaluated(
         return functools.cache(operand)
     if one.opcode == "get-tuple-element":
         whole = operand(0)
-        return whole(int(one.attribute("index"))) if callable(whole) else None
+        return whole(int(one.needed("index"))) if callable(whole) else None
     if one.opcode in _UNCHANGED:
         return operand(0)
     if one.opcode in ("fusion", "call"):

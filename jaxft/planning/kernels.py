@@ -118,6 +118,7 @@ _SMALLEST = 250
 def kernel_cycles(call: KernelCall, chip: Chip) -> float:
     """Cycles of a call on a chip."""
     plan = _SCHEDULES[chip.name]
+    assert chip.clock is not None  # that of a TPU, as the schedules are
     area, phase = call.queries * call.keys, call.phase
     width = math.ceil(call.width / plan.side) * plan.side
     products = 2.0 * _PRODUCTS[phase] * area * width / (chip.peak_flops / chip.clock / plan.cores)

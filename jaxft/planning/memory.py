@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -212,17 +212,19 @@ class _Layer:
         return self.carried + self.mixed + self.projected + self.outputs + self.between
 
 
-def _layers(one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str):
+def _layers(
+    one: Pass, config: ModelConfig, compute: ComputeConfig, mesh: Mapping[str, int], rows: int, platform: str
+) -> Iterator[tuple[int, _Layer]]:
     """For each stack its number of layers, and one of them."""
     uses = attention_uses(config, compute, one, mesh, platform)
     sides = [(config, config.num_layers, one.length * one.streams, one.length, 0)]
     if config.family == "encoder_decoder":
         target = one.target_length
         sides.append((config.of_decoder(), config.decoder_layers, target, target, one.length))
-    for (side, layers, *lengths), own in zip(sides, uses, strict=True):
+    for (side, layers, queries, keys, source), own in zip(sides, uses, strict=True):
         scores = sum(use.layers * use.scores for use in own) / layers
         lanes = any(use.kernel == "splash" for use in own)
-        yield layers, _layer(side, compute, mesh, rows, *lengths, scores, lanes, one.trained)
+        yield layers, _layer(side, compute, mesh, rows, queries, keys, source, scores, lanes, one.trained)
 
 
 def _layer(

@@ -233,7 +233,8 @@ def _convolution_flops(computation: Computation, one: Instruction) -> float:
     """Of a convolution, as which TPUs compute every product: padding and the gaps of dilation cost nothing."""
     data, kernel = (computation.instructions[name].shapes[0] for name in one.operands)
     result = one.shapes[0]
-    left, right, out = re.fullmatch(r"(\w+)_(\w+)->(\w+)", one.attribute("dim_labels")).groups()
+    operands, out = one.needed("dim_labels").split("->")
+    left, right = operands.split("_")
     window = _window(one.attributes, sum(label.isdigit() for label in out))
     pairs = 1
     for axis, (size, stride, low, base, dilation) in enumerate(window):
@@ -244,7 +245,7 @@ def _convolution_flops(computation: Computation, one: Instruction) -> float:
     return 2.0 * result.dims[out.index("b")] * result.dims[out.index("f")] * features * pairs * groups
 
 
-def _window(attributes: str, axes: int) -> list[tuple[int, int, int, int, int]]:
+def _window(attributes: str, axes: int) -> list[tuple[int, ...]]:
     """Size, stride, padding before, dilation of the data and of the kernel along each spatial axis."""
     found = re.search(r"window=\{([^}]*)\}", attributes)
     words = dict(word.split("=") for word in found[1].split()) if found else {}

@@ -58,12 +58,15 @@ PRODUCT_EFFICIENCY = 0.8
 # Between slices, over the data centre's network, for each chip, bytes/s.
 SLICE_BANDWIDTH = 6.25e9
 
-_SQUARES = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
-_CUBES = {
+# By the number of chips.
+_Shapes = dict[int, tuple[int, ...]]
+
+_SQUARES: _Shapes = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
+_CUBES: _Shapes = {
     4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8),
     512: (8, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16), 4096: (16, 16, 16),
 }  # fmt: skip
-_GPUS = {count: (count,) for count in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}
+_GPUS: _Shapes = {count: (count,) for count in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}
 _SHAPES = {0: _GPUS, 2: _SQUARES, 3: _CUBES}
 
 
@@ -123,10 +126,11 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     chip = CHIPS[found[1]]
     shapes = _SHAPES[chip.dimensions]
     if found[2] is not None:
-        shape = shapes.get(int(found[2]))
-        if shape is None:
+        count = int(found[2])
+        if count not in shapes:
             counts = ", ".join(map(str, shapes))
             raise RecipeError(f"topology {text!r}: {chip.name} comes in {counts} chips, found {found[2]}")
+        shape = shapes[count]
     else:
         shape = tuple(int(size) for size in found[3].split("x"))
         if not _is_wired(shape, chip):

@@ -1,15 +1,25 @@
-"""Pictures of a comparison: what each way of fine-tuning gained against what it forgot."""
+"""Pictures of a comparison: what each way of fine-tuning gained on the task, against what it kept or forgot."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxft.reporting.plot_style import INK, MUTED, NEUTRAL, PALETTE, new_figure, plain, save_png, spread, style_axes
+from jaxft.reporting.tables import format_value
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_START = "start"
+_LOWER_IS_BETTER = ("loss", "perplexity", "error")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
@@ -87,13 +97,13 @@ def plot_frontier(
     return save_png(figure, path)
 
 
-def _reach(interval: tuple[float, float, float]):
+def _reach(interval: tuple[float, float, float]) -> list[list[float]] | None:
     """Lengths of error bars, or None where an end is infinite."""
     mean, low, high = interval
     return None if math.isinf(low) or math.isinf(high) else [[mean - low], [high - mean]]
 
 
-def _show_all(axes, arms: Sequence[ArmPoint], bound: float) -> None:
+def _show_all(axes: Axes, arms: Sequence[ArmPoint], bound: float) -> None:
     """Limits by the means, the bound and the other learning rates; long error bars may leave the picture."""
     for limit, values in (
         (axes.set_xlim, [bound, 0.0, *(x for arm in arms for x in (arm.forgetting[0], *(o[0] for o in arm.others)))]),
@@ -104,7 +114,7 @@ def _show_all(axes, arms: Sequence[ArmPoint], bound: float) -> None:
         limit(low - room, high + room * (2.2 if limit == axes.set_xlim else 1.0))
 
 
-def _name(figure, axes, arms: Sequence[ArmPoint]) -> None:
+def _name(figure: Figure, axes: Axes, arms: Sequence[ArmPoint]) -> None:
     """Names on the right of the points, moved apart where they would overlap."""
     from matplotlib.patheffects import withStroke
 
@@ -126,3 +136,120 @@ def _name(figure, axes, arms: Sequence[ArmPoint]) -> None:
             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5} if abs(placed - height) > 8 else None,
         )
     axes.tick_params(colors=INK)
+
+
+def plot_retention(
+    arms: Mapping[str, Mapping[str, float]], path: str | os.PathLike[str], task_metric: str, retained_metric: str
+) -> Path | None:
+    """What each arm of a comparison gained on the task against what it kept of its pretraining.
+
+    Args:
+      arms: for each arm its values under the keys `task` and `retained`; an arm named `start` is the model before
+        training, from which arrows lead to the others. Arms with a value that is not finite are left out.
+      path: the PNG file to write.
+      task_metric: the name of the metric of the task, for its axis.
+      retained_metric: the name of the loss on pretraining data, for its axis.
+
+    Returns:
+      The path, or None where no arm has both values.
+    """
+    finite = {name: arm for name, arm in arms.items() if all(_is_finite(arm.get(key)) for key in ("task", "retained"))}
+    if not finite:
+        return None
+    colours = _arm_colours(finite)
+    figure = new_figure(9.6, 4.6)
+    panels = figure.subplot_mosaic([["map", "task"], ["map", "retained"]], width_ratios=[1.75, 1])
+    for key, metric in (("task", task_metric), ("retained", retained_metric)):
+        _draw_bars(panels[key], {name: arm[key] for name, arm in finite.items()}, colours, metric)
+    _draw_retention_map(figure, panels["map"], finite, colours, (task_metric, retained_metric))
+    return save_png(figure, path)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _arm_colours(arms: Mapping[str, Any]) -> dict[str, str]:
+    trained = [name for name in arms if name != _START]
+    return {_START: NEUTRAL} | {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(trained)}
+
+
+def _draw_retention_map(
+    figure: Figure,
+    axes: Axes,
+    arms: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    metrics: tuple[str, str],
+) -> None:
+    for name, arm in arms.items():
+        point = (arm["retained"], arm["task"])
+        axes.plot(*point, "o", color=colours[name], markersize=10, markeredgecolor="white", zorder=4)
+        if _START in arms and name != _START:
+            axes.annotate(
+                "",
+                xy=point,
+                xytext=(arms[_START]["retained"], arms[_START]["task"]),
+                arrowprops={"arrowstyle": "-|>", "color": colours[name], "linewidth": 1.6, "shrinkA": 7, "shrinkB": 7},
+            )
+    task_metric, retained_metric = metrics
+    style_axes(
+        axes,
+        "Gained on the task, kept from pretraining",
+        f"← lower is better: {retained_metric} on pretraining data",
+        f"{task_metric} ({_better(task_metric)})",
+    )
+    axes.margins(x=0.28, y=0.16)
+    _label_arms(figure, axes, arms, colours)
+
+
+def _label_arms(
+    figure: Figure, axes: Axes, arms: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
+) -> None:
+    """Writes the name of each arm beside its point, on the side where it is less in the way."""
+    from matplotlib.patheffects import withStroke
+
+    figure.draw_without_rendering()
+    to_points = axes.transData + figure.dpi_scale_trans.inverted()
+    places = {name: 72 * to_points.transform((arm["retained"], arm["task"])) for name, arm in arms.items()}
+    middle = 72 * (axes.transAxes + figure.dpi_scale_trans.inverted()).transform((0.5, 0.5))[0]
+    goes_left = {name: place[0] < middle or _is_crowded(place, places.values()) for name, place in places.items()}
+    for on_the_left in (True, False):
+        names = [name for name in arms if goes_left[name] == on_the_left]
+        heights = [places[name][1] for name in names]
+        for name, height, placed in zip(names, heights, spread(heights, 15), strict=True):
+            axes.annotate(
+                plain(name, limit=24),
+                xy=(arms[name]["retained"], arms[name]["task"]),
+                xytext=(-11 if on_the_left else 11, placed - height),
+                textcoords="offset points",
+                ha="right" if on_the_left else "left",
+                va="center",
+                fontsize=9.5,
+                fontweight="bold",
+                color=MUTED if name == _START else colours[name],
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+                zorder=6,
+            )
+
+
+def _is_crowded(place: np.ndarray, others: Iterable[np.ndarray]) -> bool:
+    """Whether another point lies where a label to the right of this one would be; all in points of 1/72 inch."""
+    return any(0 < other[0] - place[0] < 90 and abs(other[1] - place[1]) < 20 for other in others)
+
+
+def _better(metric: str) -> str:
+    return "lower is better" if metric.replace(".", " ").split()[-1] in _LOWER_IS_BETTER else "higher is better"
+
+
+def _draw_bars(axes: Axes, values: Mapping[str, float], colours: Mapping[str, str], metric: str) -> None:
+    places = range(len(values))
+    bars = axes.barh(places, list(values.values()), height=0.62, color=[colours[name] for name in values])
+    axes.bar_label(bars, [format_value(value) for value in values.values()], padding=4, fontsize=8.5, color=INK)
+    style_axes(axes, "")
+    axes.set_title(plain(f"{metric}, {_better(metric)}", limit=44), loc="left", fontsize=9, color=INK, pad=6)
+    axes.grid(False)
+    axes.set_yticks(places, [plain(name, limit=18) for name in values], color=INK)
+    axes.set_ylim(max(len(values), 4) - 0.5, -0.5)  # the first arm on top, and two bars no fatter than four
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.margins(x=0.22)

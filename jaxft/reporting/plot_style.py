@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ _DOTS_PER_INCH = 160
 _LABEL_GAP = 13.0
 
 
-def line_style(index: int) -> dict[str, object]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the series at `index`; past the end of the palette the dashes tell series apart."""
     return {
         "color": PALETTE[index % len(PALETTE)],
@@ -42,10 +42,10 @@ def line_style(index: int) -> dict[str, object]:
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure of `width` by `height` inches that arranges its own margins."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.06, hspace=0.08)
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.06, hspace=0.08)
+    return Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout=layout, facecolor="white")
 
 
 def style_axes(axes: Axes, title: str, x_label: str = "", y_label: str = "") -> None:
@@ -128,8 +128,10 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
       axes: the axes of the series.
       ends: for each series its name, its last y value and its colour.
     """
-    axes.figure.draw_without_rendering()
-    points_per_pixel = 72 / axes.figure.dpi
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    points_per_pixel = 72 / figure.dpi
     heights = [axes.transData.transform((0, value))[1] * points_per_pixel for _, value, _ in ends]
     for (name, value, colour), height, placed in zip(ends, heights, spread(heights, _LABEL_GAP), strict=True):
         axes.annotate(

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 _PACE_WINDOW = 20
 
@@ -65,6 +65,7 @@ class Progress:
         """
         self._pace = _Pace(total_steps)
         stream = sys.stderr if stream is None else stream
+        self._display: _NoDisplay | _PlainDisplay | _LiveDisplay
         if quiet or stream is None:  # a process without a console has no standard error
             self._display = _NoDisplay()
         elif is_terminal(stream):
@@ -149,6 +150,10 @@ class ForgivingStream:
     def isatty(self) -> bool:
         return self._alive and is_terminal(self._stream)
 
+    def for_console(self) -> TextIO:
+        """Itself: a console only writes, flushes, and asks for `encoding` and `isatty`."""
+        return cast(TextIO, self)
+
     def _attempt(self, action: Callable[..., object], *arguments: object) -> None:
         if not self._alive:
             return
@@ -225,7 +230,7 @@ class _LiveDisplay:
         self._state: tuple[int, list[str], float | None] = (first_step, ["starting"], None)
         self._opened_at = time.monotonic()
         self._live = Live(
-            console=Console(file=ForgivingStream(stream)),
+            console=Console(file=ForgivingStream(stream).for_console()),
             get_renderable=self._render,
             refresh_per_second=4,
             # Standard output carries results, perhaps into a pipe, and stays out of this.

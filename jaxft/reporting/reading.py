@@ -7,9 +7,12 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from jaxft.reporting.progress import ForgivingStream, format_count, is_terminal
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 # What is over sooner is not worth a glance.
 _PATIENCE_SECONDS = 1.0
@@ -61,7 +64,7 @@ class Reading:
         self._label, self._size, self._of_rows = label, size, rows
         self._rows = self._read = 0
         self._started = time.monotonic()
-        self._live = None
+        self._live: Live | None = None
 
     def __enter__(self) -> Reading:
         return self
@@ -97,21 +100,20 @@ class Reading:
     def _open(self) -> None:
         if not is_shown() or time.monotonic() - self._started < _PATIENCE_SECONDS:
             return
+        assert _viewer.stream is not None  # as it is shown
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
 
-        self._live, _viewer.is_busy = (
-            Live(
-                console=Console(file=ForgivingStream(_viewer.stream)),
-                get_renderable=lambda: Text(self.described(), style="dim", no_wrap=True, overflow="ellipsis"),
-                refresh_per_second=4,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=_viewer.stream is sys.stderr,
-            ),
-            True,
+        self._live = Live(
+            console=Console(file=ForgivingStream(_viewer.stream).for_console()),
+            get_renderable=lambda: Text(self.described(), style="dim", no_wrap=True, overflow="ellipsis"),
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=_viewer.stream is sys.stderr,
         )
+        _viewer.is_busy = True
         self._live.start(refresh=True)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxft.generation.config import GenerationConfig
-from jaxft.generation.generator import Generator, PromptOptions, TextDelta
+from jaxft.generation.config import GenerationConfig, PromptOptions
+from jaxft.generation.generator import Generator
+from jaxft.generation.texts import TextDelta
 from jaxft.serving.errors import ApiError
 from jaxft.serving.limits import Limits
 from jaxft.serving.metrics import Metrics
@@ -26,7 +27,8 @@ _COMPANY_SECONDS = 0.004
 # Tokens between two looks at who has left, at other batches and at new requests.
 _STEPS = 4
 
-Run = Callable[[Sequence["Job"]], Iterator[None]]
+# Does jobs of one key, and gives others a turn at each `yield`.
+Runner = Callable[[Sequence["Job"]], Iterator[None]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,15 +38,15 @@ class Job:
     Attributes:
       key: jobs with the same key may share a batch.
       texts: rows that it takes.
-      run: what does such jobs, which gives the others a turn at each `yield`.
-      work: what `run` needs to know of this one.
+      runner: what does such jobs.
+      work: what the runner needs to know of this one.
       deadline: of `time.monotonic`.
-      events: what `run` tells of it; at the end `None`, or an exception.
+      events: what the runner tells of it; at the end `None`, or an exception.
     """
 
     key: Hashable
     texts: int
-    run: Run
+    runner: Runner
     work: Any
     deadline: float
     events: asyncio.Queue = dataclasses.field(default_factory=asyncio.Queue)
@@ -164,7 +166,7 @@ class Engine:
                 self._metrics.waiting.set(sum(one.texts for one in self._waiting))
             if not jobs:
                 return
-            self._working.append(_Batch(jobs, jobs[0].run(jobs)))
+            self._working.append(_Batch(jobs, jobs[0].runner(jobs)))
             self._metrics.batches.observe(self._working[-1].texts)
 
     def _next_jobs(self) -> list[Job]:
@@ -193,7 +195,7 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Writing:
+class GenerationRequest:
     """Prompts that are written on, with one configuration.
 
     Attributes:
@@ -205,7 +207,7 @@ class Writing:
     config: GenerationConfig
 
 
-def writes(generator: Generator, parameters: Any) -> Run:
+def writes(generator: Generator, parameters: Any) -> Runner:
     """What writes; it tells `TextDelta`s whose prompts are numbered as in their own request."""
 
     def run(jobs: Sequence[Job]) -> Iterator[None]:
@@ -226,7 +228,7 @@ def writes(generator: Generator, parameters: Any) -> Run:
     return run
 
 
-def searches(generator: Generator, parameters: Any) -> Run:
+def searches(generator: Generator, parameters: Any) -> Runner:
     """What searches with beams; it tells one `TextDelta` for each text."""
 
     def run(jobs: Sequence[Job]) -> Iterator[None]:
@@ -241,7 +243,7 @@ def searches(generator: Generator, parameters: Any) -> Run:
     return run
 
 
-def reads(read: Callable[[Sequence[Any]], Sequence[Any]]) -> Run:
+def reads(read: Callable[[Sequence[Any]], Sequence[Any]]) -> Runner:
     """What reads texts all at once; it tells a list of what it says of them.
 
     Args:

@@ -30,6 +30,16 @@ class ServedModel:
     reader: Reader | None = None
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def need_generator(self) -> Generator:
+        """What writes, of a model that can."""
+        assert self.generator is not None
+        return self.generator
+
+    def need_reader(self) -> Reader:
+        """What reads, of a model that can."""
+        assert self.reader is not None
+        return self.reader
+
     @property
     def abilities(self) -> list[str]:
         """What it can do: `completions`, `chat`, `embeddings`, `classify`, `fill-mask`."""

@@ -227,7 +227,7 @@ def whole_number(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _option(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
+def _option(name: str, value: Any, kinds: tuple[type[Any], ...]) -> Any:
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         right = " or ".join(dict.fromkeys(_KINDS[kind] for kind in kinds))
         right = "a whole number" if kinds == (int,) else right
@@ -289,7 +289,7 @@ def _message(value: Any) -> dict[str, Any]:
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
             raise ApiError(400, "messages: content can have parts of type text only", "messages")
-        content = "".join(texts)
+        content = "".join(map(str, texts))
     return {"role": "system" if role == "developer" else role, "content": content}
 
 

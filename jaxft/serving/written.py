@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxft.data.tokenizers import Tokenizer
-from jaxft.generation.generator import TextDelta
+from jaxft.generation.texts import TextDelta
 from jaxft.serving.parsing import Wanted
 
 _ENDS = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -71,9 +71,10 @@ class Answer:
         """All of it."""
         choices = []
         for number, one in enumerate(self._choices):
-            said = {"message": {"role": "assistant", "content": one.text}} if self._is_chat else {"text": one.text}
+            content = {"message": {"role": "assistant", "content": one.text}} if self._is_chat else {"text": one.text}
             logs = self._logs(one.tokens, one.logs)
-            choices.append({"index": number, **said, "logprobs": logs, "finish_reason": _ENDS[one.finished_by]})
+            reason = _finish_reason(one.finished_by)
+            choices.append({"index": number, **content, "logprobs": logs, "finish_reason": reason})
         kind = "chat.completion" if self._is_chat else "text_completion"
         return {**self._head(kind), "choices": choices, "usage": self._usage(), "seed": self._wanted.config.seed}
 
@@ -87,9 +88,9 @@ class Answer:
     def event(self, piece: TextDelta) -> bytes:
         """A piece as an event of a stream."""
         number = self.take(piece)
-        said = {"delta": {"content": piece.text} if piece.text else {}} if self._is_chat else {"text": piece.text}
+        content = {"delta": {"content": piece.text} if piece.text else {}} if self._is_chat else {"text": piece.text}
         logs = self._logs(piece.token_ids.tolist(), piece.log_probabilities.tolist())
-        return self._event(number, said, logs, piece.finished_by)
+        return self._event(number, content, logs, piece.finished_by)
 
     def last_events(self) -> list[bytes]:
         """What a stream ends with."""
@@ -99,8 +100,8 @@ class Answer:
             last.insert(0, as_event({**self._head(kind), "choices": [], "usage": self._usage()}))
         return last
 
-    def _event(self, number: int, said: dict[str, Any], logs: Any, finished_by: str | None) -> bytes:
-        choice = {"index": number, **said, "logprobs": logs, "finish_reason": _ENDS.get(finished_by)}
+    def _event(self, number: int, content: dict[str, Any], logs: Any, finished_by: str | None) -> bytes:
+        choice = {"index": number, **content, "logprobs": logs, "finish_reason": _finish_reason(finished_by)}
         return as_event(
             {**self._head("chat.completion.chunk" if self._is_chat else "text_completion"), "choices": [choice]}
         )
@@ -130,6 +131,11 @@ class Answer:
                 ]
             }
         return {"tokens": named, "token_logprobs": known, "top_logprobs": None, "text_offset": None}
+
+
+def _finish_reason(finished_by: str | None) -> str | None:
+    """In OpenAI's words; None of a text that is not at its end."""
+    return None if finished_by is None else _ENDS[finished_by]
 
 
 def as_event(value: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -111,14 +112,15 @@ def clip_factor(norm: jax.Array, largest: float) -> jax.Array | float:
     return jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-9)) if largest else 1.0
 
 
-def global_norm(tree) -> jax.Array:
-    """Euclidean norm of all leaves together, float32."""
+def global_norm(tree: Any) -> jax.Array:
+    """Euclidean norm of all leaves of any tree of arrays together, float32."""
     return jnp.sqrt(_dot(tree, tree))
 
 
-def _dot(one, other) -> jax.Array:
+def _dot(one: Any, other: Any) -> jax.Array:
     leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return sum(_product(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in leaves)
+    products = [_product(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in leaves]
+    return functools.reduce(jnp.add, products, jnp.float32(0))
 
 
 def _product(one: jax.Array, other: jax.Array) -> jax.Array:

@@ -36,7 +36,7 @@ def best_step(history: History, metric: str, lower_is_better: bool) -> int | Non
     """The first step with the best value of a metric; None where there is none yet (a NaN is none)."""
     sign = 1 if lower_is_better else -1
     known = [row for row in history if row.get(metric) is not None and not math.isnan(row[metric])]
-    return min(known, key=lambda row: sign * row[metric])["step"] if known else None
+    return int(min(known, key=lambda row: sign * row[metric])["step"]) if known else None
 
 
 def should_stop(history: History, config: EarlyStoppingConfig, lower_is_better: bool) -> bool:

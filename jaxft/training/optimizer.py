@@ -112,6 +112,16 @@ def make_optimizer(
         axes = jax.tree.map(lambda own, spec: spec if own else None, policy.trained, axes)
         parameters = jax.tree.map(lambda own, leaf: leaf if own else None, policy.trained, parameters)
         mask = jax.tree.map(lambda own, leaf: leaf if own else None, policy.trained, mask)
+    scaling = _scaling(config, parameters, axes)
+    decay = optax.add_decayed_weights(config.weight_decay, mask)
+    if policy is not None and policy.has_decays:
+        decay = add_decay(policy, jax.tree.map(lambda decayed: config.weight_decay * decayed, mask))
+    last = () if policy is None or policy.is_plain else (scale_by_policy(policy),)
+    return optax.chain(scaling, decay, optax.scale_by_learning_rate(schedule), *anchors, *last)
+
+
+def _scaling(config: OptimizerConfig, parameters, axes) -> optax.GradientTransformation:
+    """From gradients to the direction of a step: an optimizer without decay and learning rate."""
     if config.name == "muon":
         # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
         # mask for the matrices alone.
@@ -125,23 +135,17 @@ def make_optimizer(
             # 2502.16982).
             consistent_rms=0.2,
         )
-        scaling = on_matrices(muon, axes)
-    elif config.name == "adafactor":
-        scaling = on_matrices(
+        return on_matrices(muon, axes)
+    if config.name == "adafactor":
+        return on_matrices(
             optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()),
             axes,
         )
-    else:
-        scaling = {
-            "adamw": optax.scale_by_adam(config.b1, config.b2, config.epsilon),
-            "lion": optax.scale_by_lion(config.b1, config.b2),
-            "sgd": optax.trace(config.b1),
-        }[config.name]
-    decay = optax.add_decayed_weights(config.weight_decay, mask)
-    if policy is not None and policy.has_decays:
-        decay = add_decay(policy, jax.tree.map(lambda decayed: config.weight_decay * decayed, mask))
-    last = () if policy is None or policy.is_plain else (scale_by_policy(policy),)
-    return optax.chain(scaling, decay, optax.scale_by_learning_rate(schedule), *anchors, *last)
+    return {
+        "adamw": optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+        "lion": optax.scale_by_lion(config.b1, config.b2),
+        "sgd": optax.trace(config.b1),
+    }[config.name]
 
 
 def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+import functools
 from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from jaxft.errors import RecipeError
 from jaxft.models.model import ModelOutput
+from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
 
 
@@ -20,25 +21,35 @@ def held_to_start(objective: Objective, weight: float) -> Objective:
 
     Every prediction that the objective asks the model for is compared, where its tokens are none of padding.
     """
-    held = copy.copy(objective)
-    held.needs_origin = True
+    return cast(Objective, _HeldToStart(objective, weight))  # which it is in all that is asked of it
 
-    def loss(apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
+
+class _HeldToStart:
+    """The objective itself in everything but its loss."""
+
+    needs_origin = True
+
+    def __init__(self, objective: Objective, weight: float):
+        self._objective, self._weight = objective, weight
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of a copy that is being made, which has none yet
+            raise AttributeError(name)
+        return getattr(self._objective, name)
+
+    def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
+        """As `Objective.loss`, with the divergence in it."""
         watched = _Watched(apply, batch["row_weight"])
-        sums = objective.loss(watched, batch)
+        sums = self._objective.loss(watched, batch)
         if not watched.found:
-            raise RecipeError(f"objective {objective.kind} makes no prediction that could be held to the start")
-        total, count = (sum(parts) for parts in zip(*watched.found, strict=True))
+            raise RecipeError(f"objective {self._objective.kind} makes no prediction that could be held to the start")
+        total, count = (functools.reduce(jnp.add, parts) for parts in zip(*watched.found, strict=True))
         # As large a part of the mean loss, whatever the two are means over.
         share = sums.weight / jnp.maximum(count, 1.0)
         ratios = {**sums.ratios, "divergence": Ratio(total, count)}
-        return sums.replace(loss=sums.loss + weight * share * total, ratios=ratios)
-
-    held.loss = loss
-    return held
+        return StreamLoss(sums.loss + self._weight * share * total, sums.weight, sums.tokens, ratios)
 
 
-@dataclasses.dataclass
 class _Watched(Apply):
     """A model that also asks the start for each of its predictions.
 
@@ -48,37 +59,38 @@ class _Watched(Apply):
       found: sums of divergences and of places, one pair for each prediction.
     """
 
-    apply: Apply
-    row_weight: jax.Array
-    found: list[tuple[jax.Array, jax.Array]] = dataclasses.field(default_factory=list)
+    def __init__(self, apply: Apply, row_weight: jax.Array):
+        self.apply, self.row_weight = apply, row_weight
+        self.key, self.origin = apply.key, apply.origin
+        self.found: list[tuple[jax.Array, jax.Array]] = []
 
-    @property
-    def key(self) -> jax.Array | None:
-        """Of the model."""
-        return self.apply.key
-
-    @property
-    def origin(self) -> Apply | None:
-        """Of the model."""
-        return self.apply.origin
-
-    def __call__(self, sequences, targets=None, head=None, gather=None) -> ModelOutput:
+    def __call__(
+        self,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        head: str | tuple[str, ...] | None = None,
+        gather: jax.Array | None = None,
+    ) -> ModelOutput:
         output = self.apply(sequences, targets, head, gather)
         if output.logits is not None and not isinstance(output.logits, tuple):
-            before = self.apply.origin(sequences, targets, head, gather).logits
+            assert self.origin is not None  # as for all that `needs_origin`
+            before = self.origin(sequences, targets, head, gather).logits
             read = sequences if targets is None else targets
             places = _places(output.logits, read.segment_ids, gather, self.row_weight)
             self.found.append(((divergence(before, output.logits) * places).sum(), places.sum()))
         return output
 
 
-def _places(logits: jax.Array, segment_ids: jax.Array, gather: jax.Array | None, row_weight: jax.Array) -> jax.Array:
+def _places(
+    logits: jax.Array, segment_ids: jax.Array | None, gather: jax.Array | None, row_weight: jax.Array
+) -> jax.Array:
     """Weight of each prediction, float32 of the shape of `logits` without its last axis."""
     rows = row_weight
     if rows.shape[0] != logits.shape[0]:  # several texts of one row
         rows = jnp.repeat(rows, logits.shape[0] // rows.shape[0])
     if logits.ndim == 2:
         return rows
+    assert segment_ids is not None  # of every batch of tokens
     real = segment_ids > 0
     if gather is not None:
         # A row with fewer places than there is room for repeats one: each counts once.

@@ -16,8 +16,7 @@ from jaxft.parallel.sharding import parameter_shardings, replicated
 from jaxft.training.matrices import matrix_shape, matrix_spec
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """State of a run; every random key is derived from `seed` and `step`.
 
     Attributes:
@@ -83,7 +82,8 @@ def abstract_state(
     """
     shapes, axes = abstract_parameters(model)
     shardings = parameter_shardings(axes, shapes, mesh)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    # Each struct stands in the place of an array.
+    scalar: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     moments = jax.eval_shape(optimizer.init, split(shapes, keeping.trained)[0])
     parameters = jax.tree.map(_struct, shapes, shardings)
     return TrainState(
@@ -150,12 +150,12 @@ def create_state(
     if start is not None:
         parameters = start(parameters)
     moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(split(parameters, keeping.trained)[0])
-    scalars = [jax.device_put(jnp.asarray(number, jnp.int32), replicated(mesh)) for number in (0, seed)]
+    step, own_seed = (jax.device_put(jnp.asarray(number, jnp.int32), replicated(mesh)) for number in (0, seed))
     # Copies: the step gives the buffers of its state away.
     origin, average = (
         jax.tree.map(jnp.copy, parameters) if kept else None for kept in (keeping.origin, keeping.average)
     )
-    return TrainState(*scalars, parameters, moments, origin, average)
+    return TrainState(step, own_seed, parameters, moments, origin, average)
 
 
 def replaced(parameters, start):

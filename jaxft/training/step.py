@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.kernels.cross_entropy import weighted_sums
-from jaxft.models.model import Model, ModelOutput, at_places, read_by_vocabulary_head
+from jaxft.models.model import (
+    Model,
+    ModelOutput,
+    apply_model,
+    apply_vocabulary_head,
+    at_places,
+    read_by_vocabulary_head,
+)
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
 from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
 from jaxft.training.loss_parts import sums_in_parts
@@ -56,7 +63,7 @@ class _Bound(Apply):
     def __call__(self, sequences, targets=None, head=None, gather=None) -> ModelOutput:
         # Dropout never sees the very key that an objective samples with.
         rngs = None if self.key is None else {"dropout": jax.random.fold_in(self.key, 1)}
-        return self.model.apply({"params": self.parameters}, sequences, targets, head, gather, rngs=rngs)
+        return apply_model(self.model, self.parameters, sequences, targets, head, gather, rngs)
 
     def token_sums(self, labels, weights, head, sequences, targets=None, gather=None, label_smoothing=0.0):
         model, parts = self.model, self.model.compute.loss_parts
@@ -64,7 +71,7 @@ class _Bound(Apply):
             return super().token_sums(labels, weights, head, sequences, targets, gather, label_smoothing)
 
         def of_part(parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array):
-            logits = model.apply({"params": parameters}, hidden, head, method="vocabulary_logits")
+            logits = apply_vocabulary_head(model, parameters, hidden, head)
             return weighted_sums(logits, labels, weights, label_smoothing=label_smoothing)
 
         hidden = at_places(self(sequences, targets).hidden, gather)

@@ -81,7 +81,7 @@ def test_impossible_beginnings_and_numbers(writer):
 
 def test_prompts_have_wishes_of_their_own(writer):
     """Seeds, lengths and stop texts of texts that share a batch; one that nobody waits for ends early."""
-    from jaxft.generation.generator import PromptOptions
+    from jaxft.generation.config import PromptOptions
 
     generator, prompts = writer.generator, writer.encode(["the cat", "it sat", "the mat"])
     config = GenerationConfig(max_new_tokens=20, temperature=1.2)

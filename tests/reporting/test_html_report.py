@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from jaxft.reporting.confusion_plot import plot_confusion
 from jaxft.reporting.html_report import Figure, Report, Section, Table, Tile, render, write_report
-from jaxft.reporting.plots import plot_confusion
 
 EVIL = "<script>alert(1)</script>&\"'<img src=x onerror=y>"
 VOID = {"meta", "img"}

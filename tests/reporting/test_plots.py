@@ -10,17 +10,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from jaxft.reporting.comparison_plots import plot_retention
+from jaxft.reporting.confusion_plot import plot_confusion
 from jaxft.reporting.plot_style import PALETTE, spread
-from jaxft.reporting.plots import (
-    moving_average,
-    plot_confusion,
-    plot_evaluations,
-    plot_rates,
-    plot_retention,
-    plot_training,
-    series,
-    series_styles,
-)
+from jaxft.reporting.plots import moving_average, plot_evaluations, plot_rates, plot_training, series, series_styles
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -170,12 +163,13 @@ def test_confusion_without_examples_makes_no_file_and_an_unseen_label_divides_by
 def test_importing_and_plotting_leave_pyplot_and_the_settings_alone(tmp_path):
     script = f"""
 import sys
-import jaxft.reporting.plots, jaxft.reporting.html_report, jaxft.reporting.progress, jaxft.reporting.writers
+import jaxft.reporting.plots, jaxft.reporting.comparison_plots, jaxft.reporting.html_report
+import jaxft.reporting.progress, jaxft.reporting.writers
 assert not {{"matplotlib", "rich", "jax", "tensorboardX"}} & sys.modules.keys(), "imported too early"
 import matplotlib
 before = dict(matplotlib.rcParams.copy())
 arms = {ARMS!r}
-jaxft.reporting.plots.plot_retention(arms, {str(tmp_path / "r.png")!r}, "accuracy", "loss")
+jaxft.reporting.comparison_plots.plot_retention(arms, {str(tmp_path / "r.png")!r}, "accuracy", "loss")
 assert "matplotlib.pyplot" not in sys.modules
 assert dict(matplotlib.rcParams.copy()) == before
 """

@@ -7,7 +7,7 @@ ids = prompt_ids(form, tokenizer, checked_messages([{"role": "user", "content": 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def chat_format(name: FormatName | None, tokenizer: Tokenizer) -> ChatFormat:
     if name is None:
         ((ids, _),) = tokenizer.encode_parts([[Part("<|im_start|><|im_end|>", template=True)]])
         name = "chatml" if set(ids.tolist()) <= tokenizer.special_ids - {tokenizer.unknown_id} else "plain"
-    return template_for(name, tokenizer)
+    return template_for(cast(TemplateName, name), tokenizer)  # `own` has been returned
 
 
 def prompt_ids(form: ChatFormat, tokenizer: Tokenizer, messages: Sequence[Message]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxft.data.chat.messages import CLOSE, OPEN, Message
 from jaxft.data.chat.templates import Turns
@@ -44,7 +44,8 @@ class OwnTemplate:
     """
 
     def __init__(self, jinja: str, names: Mapping[str, str]):
-        self.jinja, self._names = jinja, dict(names)
+        self.jinja = jinja
+        self._names: dict[str, Any] = dict(names)
         self._marks = _GENERATION.search(jinja) is not None
         try:
             learned = any(part.learned and not part.template for part in self.conversation(_PROBE, "every"))
@@ -113,7 +114,8 @@ class OwnTemplate:
 
         said = [{"role": message.role, "content": text} for message, text in zip(messages, contents, strict=True)]
         try:
-            (text,), learned = render_jinja_template(
+            # A pair, whatever its annotation says.
+            rendered: Any = render_jinja_template(
                 conversations=[said],
                 chat_template=self.jinja,
                 add_generation_prompt=prompt,
@@ -123,7 +125,8 @@ class OwnTemplate:
         # A template computes with what it is given, and may fail as any program.
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             _fail(f"the chat template refuses this conversation: {error}", "template_refused")
-        return _Rendered(text, tuple(map(tuple, learned[0])) if self._marks else ())
+        (text,), learned = rendered
+        return _Rendered(text, tuple((first, last) for first, last in learned[0]) if self._marks else ())
 
 
 def _fail(problem: str, reason: str) -> NoReturn:

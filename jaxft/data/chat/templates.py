@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from jaxft.data.chat.messages import Message
 from jaxft.data.tokenizers import Part, Tokenizer
@@ -120,7 +120,7 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _alike(before: str, end: str, after: str = "", assistant: str = "assistant") -> dict[str, Turn]:
+def _alike(before: str, end: str, after: str = "", assistant: str = "assistant") -> dict[str, Any]:
     """Turns that differ in the name of the role alone."""
     names = {"system": "system", "user": "user", "assistant": assistant}
     return {role: Turn(before.replace("ROLE", name), end=end, after=after) for role, name in names.items()}

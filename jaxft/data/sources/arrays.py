@@ -7,18 +7,18 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
-from jaxft.data.sources.files import File, open_file
+from jaxft.data.sources.files import ReadableFile, open_file
 from jaxft.data.sources.rows import Row, Scanned
 from jaxft.errors import DataError, RecipeError
 
 IMAGES, LABELS = "images", "labels"
 
 
-def array_rows(file: File, name: str) -> Iterator[Scanned]:
+def array_rows(file: ReadableFile, name: str) -> Iterator[Scanned]:
     """One row ``{"image": array, "label": number or text}`` per image of an ``.npz`` file, numbered from 1.
 
     The file holds ``images``, numbers whose first axis counts the images, and ``labels``, one for each, as
@@ -56,7 +56,7 @@ def _damage(name: str) -> Iterator[None]:
         raise RecipeError(f"{name} can't be read: {error.strerror or error}") from error
 
 
-def _header(member: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype]:
+def _header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran_order, dtype = read(member)
@@ -67,7 +67,7 @@ def _header(member: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _read_image(member: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _read_image(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     length = math.prod(shape) * dtype.itemsize
     content = member.read(length)
     if len(content) < length:
@@ -76,7 +76,7 @@ def _read_image(member: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> np
 
 
 def _row(image: np.ndarray, label: object, location: str) -> Scanned:
-    numbers = [image, label] if isinstance(label, float) else [image]
+    numbers: list[Any] = [image, label] if isinstance(label, float) else [image]
     if not all(np.isfinite(one).all() for one in numbers):
         return DataError(f"{location}: NaN or infinity among the numbers", "not_a_number")
     return Row({"image": image, "label": label}, location)

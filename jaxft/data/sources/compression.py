@@ -10,9 +10,12 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jaxft.data.sources.extras import import_extra
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SUFFIXES = (".gz", ".xz", ".zst")
 _BUFFER_BYTES = 1 << 18
@@ -76,7 +79,7 @@ class _Decompressed(io.RawIOBase):
         self._stream.close()
         super().close()
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         while not self._ready:
             self._compressed = self._compressed or self._stream.read(_PIECE_BYTES)
             if not self._compressed:
@@ -85,8 +88,9 @@ class _Decompressed(io.RawIOBase):
                     raise DamagedStream("truncated", problem)
                 return 0
             self._ready = memoryview(self._decompress())
-        length = min(len(buffer), len(self._ready))
-        buffer[:length], self._ready = self._ready[:length], self._ready[length:]
+        into = memoryview(buffer)
+        length = min(len(into), len(self._ready))
+        into[:length], self._ready = self._ready[:length], self._ready[length:]
         return length
 
     def _decompress(self) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NewType, get_args
+from typing import Any, Literal, NewType, cast, get_args
 
 from jaxft.data.embedded import Corpus, Split
 from jaxft.data.sources.compression import SUFFIXES
@@ -112,6 +112,12 @@ class SourceConfig:
         return getattr(self, self.format) if self.format in PATH_FORMATS else ()
 
     @property
+    def embedded_part(self) -> tuple[Corpus, Split]:
+        """Of the format `embedded`, the corpus and its part."""
+        assert self.embedded is not None
+        return self.embedded, cast(Split, self.split or "all")  # as was checked
+
+    @property
     def names_folders(self) -> bool:
         """Whether the paths are folders instead of files."""
         return self.format == "images"
@@ -124,7 +130,8 @@ def source_of_file(name: str) -> SourceConfig:
     """
     path = Path(name)
     suffix = path.with_suffix("").suffix if path.suffix in SUFFIXES else path.suffix
-    return SourceConfig(**{"images" if path.is_dir() else _OF_SUFFIX.get(suffix, "text"): (name,)})
+    given: dict[str, Any] = {"images" if path.is_dir() else _OF_SUFFIX.get(suffix, "text"): (name,)}
+    return SourceConfig(**given)
 
 
 def _check_format(config: SourceConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from jaxft.data.sources.files import File
+from jaxft.data.sources.files import ReadableFile
 from jaxft.data.sources.lines import Line, group_lines, read_lines
 from jaxft.data.sources.rows import Row, Scanned
 from jaxft.data.sources.strict_json import excerpt
@@ -18,7 +18,7 @@ _COMMENT = "# "
 _ENTITY_TAG = re.compile(r"O|[BIESLU]-.+")
 
 
-def conll_rows(file: File, name: str) -> Iterator[Scanned]:
+def conll_rows(file: ReadableFile, name: str) -> Iterator[Scanned]:
     """One row per sentence: ``{"tokens": [...], "tags": [...]}`` from the first and the last column.
 
     Columns between them are ``column_2`` and so on. Columns are separated by tabs where the first line that has several

@@ -6,16 +6,19 @@ import csv
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from jaxft.data.sources.files import File
+from jaxft.data.sources.files import ReadableFile
 from jaxft.data.sources.lines import MAX_ROW_BYTES, Line, read_lines, too_long
 from jaxft.data.sources.rows import Row, Scanned
 from jaxft.data.sources.strict_json import excerpt
 from jaxft.errors import DataError
 
+# How Python's csv calls the two ways of quotation marks.
+Quoting = Literal[0, 3]
 
-def csv_rows(file: File, name: str) -> Iterator[Scanned]:
+
+def csv_rows(file: ReadableFile, name: str) -> Iterator[Scanned]:
     """One row per record of a comma-separated file; a quoted field may span lines. Blank lines are passed over.
 
     A record that can't be parsed costs its first line alone: reading goes on with the next one, so that a quotation
@@ -29,12 +32,12 @@ def csv_rows(file: File, name: str) -> Iterator[Scanned]:
     return _delimited_rows(file, name, ",", csv.QUOTE_MINIMAL)
 
 
-def tsv_rows(file: File, name: str) -> Iterator[Scanned]:
+def tsv_rows(file: ReadableFile, name: str) -> Iterator[Scanned]:
     """One row per line of a tab-separated file, in which quotation marks mean nothing special; see `csv_rows`."""
     return _delimited_rows(file, name, "\t", csv.QUOTE_NONE)
 
 
-def _delimited_rows(file: File, name: str, delimiter: str, quoting: int) -> Iterator[Scanned]:
+def _delimited_rows(file: ReadableFile, name: str, delimiter: str, quoting: Quoting) -> Iterator[Scanned]:
     # The limit belongs to the process; its default of 128 KiB refuses long documents.
     csv.field_size_limit(max(csv.field_size_limit(), min(sys.maxsize, 2**31 - 1)))
     records = _records(_Lines(read_lines(file, name)), name, delimiter, quoting)
@@ -100,7 +103,7 @@ class _Lines:
 
 
 def _records(
-    lines: _Lines, name: str, delimiter: str, quoting: int
+    lines: _Lines, name: str, delimiter: str, quoting: Quoting
 ) -> Iterator[tuple[list[str] | DataError, list[Line]]]:
     """The fields of each record that isn't a blank line, or what is wrong with it, and its lines."""
 

@@ -8,12 +8,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from jaxft.data.sources.compression import SUFFIXES, decompressed
 from jaxft.data.sources.extras import import_extra
 from jaxft.errors import RecipeError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BUFFER_BYTES = 1 << 20
@@ -37,6 +40,9 @@ class RemoteFile:
         return self.url
 
 
+File = Path | RemoteFile
+
+
 @dataclass(frozen=True)
 class WatchedFile:
     """A file that tells how much of it was read.
@@ -46,23 +52,24 @@ class WatchedFile:
       tell: called with further numbers of bytes.
     """
 
-    file: Path | RemoteFile
+    file: File
     tell: Callable[[int], None]
 
 
-File = Path | RemoteFile | WatchedFile
+# What can be opened.
+ReadableFile = File | WatchedFile
 
 
 class _Watched(io.RawIOBase):
     """A stream that is read from its beginning to its end, and tells of each piece."""
 
-    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]):
+    def __init__(self, stream: io.BufferedReader, tell: Callable[[int], None]):
         self._stream, self._tell = stream, tell
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         count = self._stream.readinto(buffer)
         self._tell(count)
         return count
@@ -94,7 +101,7 @@ def remote_file(key: str, url: str) -> RemoteFile:
     return RemoteFile(url, path, filesystem)
 
 
-def compression(file: File) -> str:
+def compression(file: ReadableFile) -> str:
     """The suffix by which a file is compressed; empty for any other."""
     if isinstance(file, WatchedFile):
         return compression(file.file)
@@ -102,7 +109,7 @@ def compression(file: File) -> str:
     return path.suffix if path.suffix in SUFFIXES else ""
 
 
-def size_of(file: Path | RemoteFile) -> int | None:
+def size_of(file: File) -> int | None:
     """Bytes of a file as it lies there; None where that can't be told."""
     # Each file system has exceptions of its own.
     with contextlib.suppress(Exception if isinstance(file, RemoteFile) else OSError):
@@ -110,7 +117,7 @@ def size_of(file: Path | RemoteFile) -> int | None:
     return None
 
 
-def open_file(file: File, name: str) -> BinaryIO:
+def open_file(file: ReadableFile, name: str) -> io.BufferedReader:
     """Opens a file for reading its bytes as they are.
 
     Raises:
@@ -128,7 +135,7 @@ def open_file(file: File, name: str) -> BinaryIO:
         raise RecipeError(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def open_content(file: File, name: str) -> BinaryIO:
+def open_content(file: ReadableFile, name: str) -> BinaryIO:
     """Opens a file for reading what it holds, which a suffix of compression says to decompress.
 
     Raises:

@@ -38,7 +38,7 @@ def source_fingerprint(config: SourceConfig, base_directory: Path) -> str:
     options = {name: value for name, value in vars(config).items() if name not in FORMATS}
     digest = hashlib.sha256(json.dumps([config.format, options], sort_keys=True).encode())
     if config.format == "embedded":
-        for values in embedded_rows(config.embedded, config.split or "all", cache_directory()):
+        for values in embedded_rows(*config.embedded_part, cache_directory()):
             digest.update(json.dumps(values).encode() + b"\n")
     elif config.format == "tfds":
         digest.update(tfds_identity(config).encode())
@@ -58,8 +58,9 @@ def _file_digest(file: File, name: str) -> bytes:
             with open_file(watched, name) as stream:
                 return hashlib.file_digest(stream, "sha256").digest()
 
-    is_small = isinstance(file, RemoteFile) or file.stat().st_size < _CACHED_FROM_BYTES
-    return compute() if is_small else _cached_digest([file], compute)
+    if isinstance(file, RemoteFile) or file.stat().st_size < _CACHED_FROM_BYTES:
+        return compute()
+    return _cached_digest([file], compute)
 
 
 def _folder_digest(folder: File, name: str) -> bytes:
@@ -72,7 +73,8 @@ def _folder_digest(folder: File, name: str) -> bytes:
                 digest.update(json.dumps(place).encode() + hashlib.file_digest(stream, "sha256").digest())
         return digest.digest()
 
-    return compute() if isinstance(folder, RemoteFile) else _cached_digest([file for file, _ in files], compute)
+    local = [file for file, _ in files if isinstance(file, Path)]
+    return compute() if isinstance(folder, RemoteFile) else _cached_digest(local, compute)
 
 
 def _cached_digest(files: Sequence[Path], compute: Callable[[], bytes]) -> bytes:

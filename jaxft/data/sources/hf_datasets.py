@@ -62,7 +62,8 @@ def _said(config: SourceConfig) -> str:
 
 def _open(config: SourceConfig, base_directory: Path, library: ModuleType) -> Any:
     """The rows of the split that a config names, as a ``datasets.Dataset``."""
-    directories = [directory / Path(config.hf).expanduser() for directory in _starts(config, base_directory)]
+    assert config.hf is not None
+    directories = [directory / Path(config.hf).expanduser() for directory in _starts(config.hf, base_directory)]
     directory = next((directory for directory in directories if directory.is_dir()), None)
     if is_url(config.hf) or (directory and any((directory / name).is_file() for name in _SAVED)):
         return _part(_load_saved(str(directory or config.hf), config, library), config, library)
@@ -78,8 +79,8 @@ def _open(config: SourceConfig, base_directory: Path, library: ModuleType) -> An
     return _part(loaded, config, library) if config.split is None else loaded
 
 
-def _starts(config: SourceConfig, base_directory: Path) -> list[Path]:
-    return [] if is_url(config.hf) else search_directories(config.hf, base_directory)
+def _starts(written: str, base_directory: Path) -> list[Path]:
+    return [] if is_url(written) else search_directories(written, base_directory)
 
 
 def _load_saved(place: str, config: SourceConfig, library: ModuleType) -> Any:

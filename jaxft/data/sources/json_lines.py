@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxft.data.sources.files import File
+from jaxft.data.sources.files import ReadableFile
 from jaxft.data.sources.lines import read_lines
 from jaxft.data.sources.rows import Row, Scanned
 from jaxft.data.sources.strict_json import parse_object
 from jaxft.errors import DataError
 
 
-def jsonl_rows(file: File, name: str) -> Iterator[Scanned]:
+def jsonl_rows(file: ReadableFile, name: str) -> Iterator[Scanned]:
     """One row per line, which must be a JSON object with distinct keys. Blank lines are passed over.
 
     Raises:

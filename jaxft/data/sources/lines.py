@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from jaxft.data.sources.compression import DamagedStream
-from jaxft.data.sources.files import File, open_content
+from jaxft.data.sources.files import ReadableFile, open_content
 from jaxft.errors import DataError, RecipeError
 
 # No line, and no row of several lines, is held that is longer: one of 50 MB is a file of another kind, or a lost quote.
@@ -35,7 +35,7 @@ class Line(NamedTuple):
         return self.defect is None and not self.text.strip()
 
 
-def read_lines(file: File, name: str) -> Iterator[Line]:
+def read_lines(file: ReadableFile, name: str) -> Iterator[Line]:
     """The lines of a file in UTF-8, whose byte order mark is dropped; only a newline byte ends a line.
 
     A line has a defect if it is not UTF-8 (``not_utf8``), holds a NUL (``nul``) or more than MAX_ROW_BYTES

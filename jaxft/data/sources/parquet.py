@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from jaxft.data.sources.arrow import BATCH_ROWS, arrow_rows
 from jaxft.data.sources.config import SourceConfig
 from jaxft.data.sources.extras import import_extra
-from jaxft.data.sources.files import File, open_file
+from jaxft.data.sources.files import ReadableFile, open_file
 from jaxft.data.sources.rows import Scanned
 from jaxft.errors import DataError
 
 
-def parquet_rows(file: File, name: str, config: SourceConfig) -> Iterator[Scanned]:
+def parquet_rows(file: ReadableFile, name: str, config: SourceConfig) -> Iterator[Scanned]:
     """One row per row, numbered from 1; reads only the columns that the config asks for.
 
     Raises:

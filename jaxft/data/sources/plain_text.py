@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from jaxft.data.sources.config import Documents
-from jaxft.data.sources.files import File
+from jaxft.data.sources.files import ReadableFile
 from jaxft.data.sources.lines import Line, group_lines, read_lines
 from jaxft.data.sources.rows import Row, Scanned
 from jaxft.errors import DataError
 
 
-def text_rows(file: File, name: str, documents: Documents) -> Iterator[Scanned]:
+def text_rows(file: ReadableFile, name: str, documents: Documents) -> Iterator[Scanned]:
     """One row ``{"text": ...}`` per document; lines keep their indentation and are joined by newlines.
 
     A document with a defect in any line is one bad row. A paragraph is bounded as a line is,

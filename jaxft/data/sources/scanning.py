@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxft.data.cache import cache_directory
 from jaxft.data.embedded import embedded_rows
@@ -11,7 +12,7 @@ from jaxft.data.sources.arrays import array_rows
 from jaxft.data.sources.config import SourceConfig
 from jaxft.data.sources.conll import conll_rows
 from jaxft.data.sources.delimited import csv_rows, tsv_rows
-from jaxft.data.sources.files import File, WatchedFile, size_of
+from jaxft.data.sources.files import ReadableFile, WatchedFile, size_of
 from jaxft.data.sources.hf_datasets import hf_rows
 from jaxft.data.sources.images import image_rows
 from jaxft.data.sources.json_lines import jsonl_rows
@@ -27,7 +28,8 @@ from jaxft.reporting.reading import Reading, is_shown
 
 # Formats whose files are read from the beginning to the end, so that bytes tell how far a reader has come.
 _IN_ORDER = ("jsonl", "csv", "tsv", "text", "conll", "squad")
-_READERS: dict[str, Callable[[File, str], Iterator[Scanned]]] = {
+# Of files; of folders in the case of images.
+_READERS: dict[str, Callable[[Any, str], Iterator[Scanned]]] = {
     "jsonl": jsonl_rows,
     "csv": csv_rows,
     "tsv": tsv_rows,
@@ -77,7 +79,8 @@ def _shown(config: SourceConfig, base_directory: Path) -> Iterator[Scanned]:
     """The rows of a source, whose reader is told how far it has come."""
     in_order = config.format in _IN_ORDER
     sizes = [size_of(file) for file in resolve_paths(config, base_directory)] if in_order else [None]
-    size = None if None in sizes else sum(sizes)
+    known = [size for size in sizes if size is not None]
+    size = sum(known) if len(known) == len(sizes) else None
     with Reading(_label(config), size) as reading:
         for row in select(_all_rows(config, base_directory, reading.add_bytes if in_order else None), config):
             reading.add_rows(1)
@@ -105,7 +108,7 @@ def _all_rows(
         yield from _file_rows(file if tell is None else WatchedFile(file, tell), name, config)
 
 
-def _file_rows(file: File, name: str, config: SourceConfig) -> Iterator[Scanned]:
+def _file_rows(file: ReadableFile, name: str, config: SourceConfig) -> Iterator[Scanned]:
     if config.format == "text":
         return text_rows(file, name, config.documents)
     if config.format == "parquet":
@@ -114,7 +117,6 @@ def _file_rows(file: File, name: str, config: SourceConfig) -> Iterator[Scanned]
 
 
 def _embedded_rows(config: SourceConfig) -> Iterator[Row]:
-    split = config.split or "all"
-    rows = embedded_rows(config.embedded, split, cache_directory())
-    for number, values in enumerate(rows, start=1):
-        yield Row(values, f"embedded {config.embedded} ({split}):{number}")
+    corpus, split = config.embedded_part
+    for number, values in enumerate(embedded_rows(corpus, split, cache_directory()), start=1):
+        yield Row(values, f"embedded {corpus} ({split}):{number}")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxft.data.sources.config import Scalar, SourceConfig
+from jaxft.data.sources.config import Column, Scalar, SourceConfig
 from jaxft.data.sources.rows import Row, Scanned, required_column
 from jaxft.errors import DataError
 
@@ -54,7 +54,7 @@ def _picked(rows: Iterator[Scanned], config: SourceConfig) -> Iterator[Scanned]:
             yield row
 
 
-def _matches(row: Row, wanted: Mapping[str, tuple[Scalar, ...]], as_text: bool) -> list[bool]:
+def _matches(row: Row, wanted: Mapping[Column, tuple[Scalar, ...]], as_text: bool) -> list[bool]:
     """Whether each of the columns has one of its values."""
     # All columns are asked for before any decides, so that one that is missing is found in every row.
     found = {column: required_column(row, column) for column in wanted}

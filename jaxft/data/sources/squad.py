@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxft.data.sources.compression import DamagedStream
-from jaxft.data.sources.files import File, open_content
+from jaxft.data.sources.files import ReadableFile, open_content
 from jaxft.data.sources.rows import Row, Scanned
 from jaxft.data.sources.strict_json import Flaw, excerpt, find_flaw, parse_document
 from jaxft.errors import DataError, RecipeError
@@ -16,7 +16,7 @@ _EXPECTED = 'expected the JSON of SQuAD: {"data": [{"title": ..., "paragraphs": 
 _KINDS = {str: "text", list: "an array", int: "a whole number", (str, int): "text"}
 
 
-def squad_rows(file: File, name: str) -> Iterator[Scanned]:
+def squad_rows(file: ReadableFile, name: str) -> Iterator[Scanned]:
     """One row per question: ``{"id", "title", "context", "question", "answers": [{"text", "start"}, ...]}``.
 
     Every answer must stand in the context at its start, which counts characters. A question that is impossible, or of a
@@ -36,7 +36,7 @@ def squad_rows(file: File, name: str) -> Iterator[Scanned]:
         yield from _article_rows(article, f"{name}:data[{i}]")
 
 
-def _read(file: File, name: str) -> str:
+def _read(file: ReadableFile, name: str) -> str:
     try:
         with open_content(file, name) as stream:
             content = stream.read()

@@ -53,6 +53,7 @@ def tfds_identity(config: SourceConfig) -> str:
 
 def _open(config: SourceConfig) -> tuple[Any, Sequence[dict[str, Any]]]:
     """The builder of prepared data, and the examples of the config's split."""
+    assert config.tfds is not None
     where = f"tfds: {config.tfds!r}"
     library = import_extra("tensorflow_datasets", "tfds", where)
     builder = library.builder_from_directory(_find(config.tfds, where))

@@ -43,8 +43,9 @@ def train_tokenizer(texts: Iterable[str], config: TrainingConfig, output_directo
     Raises:
       DataError: the corpus holds no text, or does not suit the size.
     """
-    train = train_sentencepiece if isinstance(config, SentencePieceConfig) else train_huggingface
-    return train(texts, config, output_directory)
+    if isinstance(config, SentencePieceConfig):
+        return train_sentencepiece(texts, config, output_directory)
+    return train_huggingface(texts, config, output_directory)
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:

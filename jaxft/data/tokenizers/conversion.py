@@ -107,7 +107,8 @@ def converted(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
-    tokenizer.post_processor = _around(*specials[2:4], tokenizer)
+    start, separator = specials[2:4]
+    tokenizer.post_processor = _around(start, separator, tokenizer)
     return tokenizer
 
 

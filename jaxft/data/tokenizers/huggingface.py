@@ -57,7 +57,7 @@ class HuggingFaceTokenizer:
             raise RecipeError(f"tokenizer: {directory} names neither a SEP nor an EOS token in its {_CONFIG_FILE}")
         self.separator_id: int = separator_id
         self.start_id: int | None = _first(tokenizer.cls_token_id, tokenizer.bos_token_id)
-        self.pad_id: int = _first(tokenizer.pad_token_id, separator_id)
+        self.pad_id: int = separator_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.mask_id: int | None = tokenizer.mask_token_id
         # GPT-2 names its end token as the unknown one too, though it can express every text.
         taken = (self.separator_id, self.start_id, self.pad_id)

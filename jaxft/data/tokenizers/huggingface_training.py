@@ -97,7 +97,8 @@ def train_huggingface(
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = (_word_piece if isinstance(config, WordPieceConfig) else _byte_bpe)(config, _not_empty(texts))
+    read = _not_empty(texts)
+    tokenizer = _word_piece(config, read) if isinstance(config, WordPieceConfig) else _byte_bpe(config, read)
     if config.user_symbols:
         tokenizer.add_tokens([tokenizers.AddedToken(symbol, normalized=False) for symbol in config.user_symbols])
     start, separator = (SPECIAL_TOKENS[START_ID], START_ID), (SPECIAL_TOKENS[SEPARATOR_ID], SEPARATOR_ID)

@@ -86,20 +86,22 @@ class PartsEncoder:
 
     def _split(self, parts: Sequence[Part]) -> list[_Stretch | _Special]:
         """Stretches of text and the special tokens between them, which may swallow whitespace beside them."""
-        pieces: list[_Stretch | _Special] = [_Stretch(first=True)]
+        stretch = _Stretch(first=True)
+        pieces: list[_Stretch | _Special] = [stretch]
         swallows = False
         for text, special, learned in self._pieces(parts):
             if special is None:
-                pieces[-1].add(text, learned)
+                stretch.add(text, learned)
                 if swallows:
-                    pieces[-1].strip_left()
-                    swallows = not pieces[-1].text
+                    stretch.strip_left()
+                    swallows = not stretch.text
                 continue
             number, token = special
             if token.lstrip:
-                pieces[-1].strip_right()
+                stretch.strip_right()
             swallows = token.rstrip
-            pieces += [_Special(number, learned), _Stretch(first=False)]
+            stretch = _Stretch(first=False)
+            pieces += [_Special(number, learned), stretch]
         return [piece for piece in pieces if isinstance(piece, _Special) or piece.text]
 
     def _pieces(self, parts: Sequence[Part]) -> Iterator[tuple[str, tuple[int, tokenizers.AddedToken] | None, bool]]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sentencepiece
@@ -145,7 +145,7 @@ class _Lines:
             raise
 
 
-def _options(config: SentencePieceConfig) -> dict[str, object]:
+def _options(config: SentencePieceConfig) -> dict[str, Any]:
     pad, unknown, start, separator, mask = SPECIAL_TOKENS
     return {
         "vocab_size": config.vocab_size,

@@ -139,7 +139,8 @@ def compile_bytes(tree: Node) -> tuple[np.ndarray, np.ndarray]:
     start = machine.state()
     accepting = machine.build(tree, start)
     first = machine.closed([start])
-    numbers, waiting, rows = {first: 0}, [first], []
+    numbers, waiting = {first: 0}, [first]
+    rows: list[np.ndarray] = []
     while len(rows) < len(waiting):
         row = np.full(256, -1, np.int32)
         for low, high, targets in _steps(machine, waiting[len(rows)]):

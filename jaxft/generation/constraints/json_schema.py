@@ -136,7 +136,7 @@ class _Schema:
             )
         if missing := [name for name in required if name not in properties]:
             raise RecipeError(f"{where}.required: {missing[0]!r} is not among the properties")
-        pairs = [
+        pairs: list[tuple[Node, bool]] = [
             (
                 Sequence(
                     (

@@ -36,7 +36,7 @@ def compile_constraint(config: GenerationConfig, tokenizer: Tokenizer, vocab: in
       RecipeError: it can't be followed, by itself or by the vocabulary.
     """
     name = "regex" if config.regex is not None else "json_schema"
-    tree = parse(config.regex) if config.regex is not None else parse_schema(config.json_schema)
+    tree = parse(config.regex) if config.regex is not None else parse_schema(config.json_schema or "")
     spelled = token_bytes(tokenizer)
     automaton = compile_tokens(*compile_bytes(tree), spelled + [None] * (vocab - len(spelled)))
     if int(automaton.remaining[0]) >= NEVER:

@@ -17,6 +17,7 @@ from jaxft.huggingface.architectures.heads import (
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, norm, table, tensor
 from jaxft.models.config import ModelConfig
+from jaxft.models.heads import HeadConfig
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ _POOLER = "pooler.dense"
 def _labels(head: Head) -> Head:
     """With the activation that the configuration names for the pooler."""
 
-    def config(values: HuggingFaceConfig):
+    def config(values: HuggingFaceConfig) -> HeadConfig:
         return dataclasses.replace(head.config_of(values), transform=values.activation("pooler_hidden_act", "gelu"))
 
     return Head(head.name, config, head.tensors)

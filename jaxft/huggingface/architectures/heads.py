@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from jaxft.huggingface.architecture import Head
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.layout import linear, tensor
+from jaxft.huggingface.layout import Tensor, linear, tensor
 from jaxft.models.config import ModelConfig
-from jaxft.models.heads import HeadConfig
+from jaxft.models.heads import HeadConfig, HeadKind, Pooling, Transform
 
 
-def bias(name: str, path: str):
+def bias(name: str, path: str) -> tuple[Tensor, ...]:
     """A vector by itself."""
     return (tensor(name, f"{path}/bias", "features"),)
 
 
-def pooled(name: str, activation: str = "tanh") -> Head:
+def pooled(name: str, activation: Transform = "tanh") -> Head:
     """BERT's pooler: a hidden layer on the first token."""
     return Head("pooled", HeadConfig("pooled", transform=activation), linear(name, "pooler"))
 
@@ -38,25 +38,25 @@ def sequence_labels(
     hidden: str | None = None,
     *,
     of: str = "sequence_classification",
-    activation: str = "tanh",
-    pooling: str = "first",
+    activation: Transform = "tanh",
+    pooling: Pooling = "first",
     labels: int | None = None,
 ) -> Head:
     """Labels of a sequence, with a hidden layer where one is named."""
 
     def config(values: HuggingFaceConfig) -> HeadConfig:
-        kind = "multiple_choice" if of == "multiple_choice" else "sequence_classification"
+        kind: HeadKind = "multiple_choice" if of == "multiple_choice" else "sequence_classification"
         return HeadConfig(kind, labels or values.num_labels, pooling, activation if hidden else "none")
 
     return Head(of, config, (*(linear(hidden, "pooler") if hidden else ()), *linear(classifier, "classifier")))
 
 
-def multiple_choice(classifier: str, hidden: str | None = None, activation: str = "tanh") -> Head:
+def multiple_choice(classifier: str, hidden: str | None = None, activation: Transform = "tanh") -> Head:
     """A score for each of several sequences."""
     return sequence_labels(classifier, hidden, of="multiple_choice", activation=activation, labels=1)
 
 
-def untied_vocabulary(model: ModelConfig, name: str):
+def untied_vocabulary(model: ModelConfig, name: str) -> tuple[Tensor, ...]:
     """The vocabulary projection, where it is not the token embedding."""
     if model.tied_embeddings:
         return ()
@@ -77,7 +77,7 @@ def last_token_labels(name: str = "score") -> Head:
     return Head("sequence_classification", config, linear(name, "classifier", use_bias=False))
 
 
-def decoder_classes(name: str, token_layer: str = "score", vocabulary: str = "lm_head"):
+def decoder_classes(name: str, token_layer: str = "score", vocabulary: str = "lm_head") -> dict[str, tuple[Head, ...]]:
     """The classes of a decoder whose names all begin alike."""
     return {
         f"{name}Model": (),

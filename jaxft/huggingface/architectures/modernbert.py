@@ -9,7 +9,7 @@ from jaxft.huggingface.architectures.heads import bias, untied_vocabulary
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, joint, linear, norm, table
 from jaxft.models.config import ModelConfig
-from jaxft.models.heads import HeadConfig
+from jaxft.models.heads import HeadConfig, HeadKind, Pooling
 
 
 def _layer(model: ModelConfig, number: int) -> tuple[Tensor, ...]:
@@ -80,10 +80,10 @@ def _less(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-_POOLINGS = {"first": "cls", "mean": "mean"}
+_POOLINGS: dict[Pooling, str] = {"first": "cls", "mean": "mean"}
 
 
-def _labels_head(name: str, kind: str, labels: bool = True) -> Head:
+def _labels_head(name: str, kind: HeadKind, labels: bool = True) -> Head:
     def config(values: HuggingFaceConfig) -> HeadConfig:
         said = values.only("classifier_pooling", "cls", "mean")
         return HeadConfig(

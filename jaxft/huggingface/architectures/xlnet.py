@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxft.huggingface.architecture import Architecture, Head
@@ -9,7 +10,7 @@ from jaxft.huggingface.architectures.heads import question_answering, token_labe
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, linear, norm, table, tensor
 from jaxft.models.config import ModelConfig
-from jaxft.models.heads import HeadConfig
+from jaxft.models.heads import HeadConfig, HeadKind, Pooling
 
 _ATTENTION = "rel_attn."
 _LAYER = (
@@ -48,12 +49,14 @@ def _vocabulary(model: ModelConfig) -> tuple[Tensor, ...]:
     return (tensor("lm_loss.bias", "bias", "vocab"), *untied_vocabulary(model, "lm_loss"))
 
 
-def _summary(kind: str = "sequence_classification", labels: int | None = None):
+def _summary(
+    kind: HeadKind = "sequence_classification", labels: int | None = None
+) -> Callable[[HuggingFaceConfig], HeadConfig]:
     def config(values: HuggingFaceConfig) -> HeadConfig:
         values.only("summary_type", "last", "first")
         values.only("summary_use_proj", True)
         values.only("summary_activation", "tanh")
-        pooling = "last" if values.get("summary_type", "last") == "last" else "first"
+        pooling: Pooling = "last" if values.get("summary_type", "last") == "last" else "first"
         return HeadConfig(kind, labels or values.num_labels, pooling)
 
     return config

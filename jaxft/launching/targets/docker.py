@@ -20,7 +20,7 @@ def plan(job: Job, directory: pathlib.Path, options: Mapping[str, str]) -> Launc
     about = f"jaxft for {'TPUs' if extra == 'tpu' else 'GPUs'}; the same image trains, evaluates and prepares."
     text = render("docker/Dockerfile.j2", about=about, extra=extra, install=_one_line(job.install))
     files = {"Dockerfile": text, "recipe.yaml": job.recipe}
-    commands = [("docker", "build", "--tag", job.image, str(directory))]
+    commands: list[tuple[str, ...]] = [("docker", "build", "--tag", job.image, str(directory))]
     if is_true(options, "push"):
         commands.append(("docker", "push", job.image))
     return Launch(files, tuple(commands))

@@ -15,7 +15,6 @@ from jaxft.data.mixing import make_mixture
 from jaxft.data.preparing import Preparation
 from jaxft.data.store import Record
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.objectives.registry import text_columns
 from jaxft.parallel.mesh import batch_shards
 from jaxft.parallel.processes import process_count
 from jaxft.recipe.decoding import fail
@@ -138,7 +137,7 @@ def _filled_source(assembly: Assembly, name: str, source: StoreSource) -> StoreS
     stream = assembly.recipe.streams[name]
     if stream.augmentation is None or stream.augmentation.fill is None:
         return None
-    return filled_source(source, text_columns(stream.objective)[0], stream.augmentation.fill)
+    return filled_source(source, stream.objective.text_columns()[0], stream.augmentation.fill)
 
 
 def _filled(assembly: Assembly, name: str, source: StoreSource) -> FilledCopies | None:

@@ -13,7 +13,6 @@ from jaxft.data.sources import SourceConfig
 from jaxft.data.store import fingerprint_of
 from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError
-from jaxft.objectives.registry import text_columns
 from jaxft.parallel.processes import first_then_others
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.assembly.stores import cache_of, fingerprint, good_rows
@@ -44,7 +43,7 @@ def make_tokenizer(
 
 def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
     """Trains on the texts of all streams, or finds what an earlier start trained."""
-    streams = [(s.source, column) for s in recipe.streams.values() for column in text_columns(s.objective)]
+    streams = [(s.source, column) for s in recipe.streams.values() for column in s.objective.text_columns()]
     sources = "+".join(f"{fingerprint(group, directory)}.{column}" for group, column in streams)
     name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.training))
     target = cache_of(recipe) / "tokenizers" / name

@@ -19,7 +19,6 @@ from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
 from jaxft.models.model import sharded_target
-from jaxft.objectives.registry import text_columns
 from jaxft.recipe.comparison import CompareConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
@@ -204,13 +203,13 @@ def _divergence(assembly: Assembly, parameters, start) -> float | None:
     has no column of texts, as images, lists of words and conversations have none."""
     task, *others = assembly.recipe.streams
     section = next((section for section in assembly.recipe.evaluation.values() if section.stream == task), None)
-    column = next(iter(text_columns(assembly.recipe.streams[task].objective)), None)
+    column = next(iter(assembly.recipe.streams[task].objective.text_columns()), None)
     if not others or section is None or column is None:
         return None
     if not isinstance(next(good_rows(section.source, assembly.recipe)).values.get(column), str):
         return None
     replay = assembly.recipe.streams[others[0]]
-    (read,) = text_columns(replay.objective)[:1]
+    (read,) = replay.objective.text_columns()[:1]
     sources = tuple(
         dataclasses.replace(source, columns={read: (source.columns or {}).get(column, column)})
         for source in section.source

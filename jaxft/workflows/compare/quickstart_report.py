@@ -6,8 +6,8 @@ import math
 import pathlib
 from typing import Any
 
+from jaxft.reporting.comparison_plots import plot_retention
 from jaxft.reporting.html_report import Figure, Report, Section, Table, Tile, write_report
-from jaxft.reporting.plots import plot_retention
 from jaxft.reporting.progress import format_duration
 from jaxft.reporting.tables import text_table
 

@@ -17,7 +17,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.data.windows import WindowedPlan
 from jaxft.objectives.objective import Objective
 from jaxft.recipe.library import load_recipe
-from jaxft.reporting.plots import plot_lengths
+from jaxft.reporting.lengths_plot import plot_lengths
 from jaxft.reporting.reading import Reading
 from jaxft.workflows.assembly.assemble import assemble
 from jaxft.workflows.assembly.batches import make_batches, store_sources, total_steps, with_rows_of_shares

@@ -9,8 +9,9 @@ from typing import Any
 
 from jaxft.recipe.library import recipe_to_text
 from jaxft.recipe.schema import Recipe
+from jaxft.reporting.confusion_plot import plot_confusion
 from jaxft.reporting.html_report import Figure, Report, Section, Table, Tile, write_report
-from jaxft.reporting.plots import plot_confusion, plot_evaluations, plot_rates, plot_training
+from jaxft.reporting.plots import plot_evaluations, plot_rates, plot_training
 from jaxft.reporting.progress import format_count, format_duration
 from jaxft.reporting.tables import format_value
 from jaxft.reporting.writers import read_rows

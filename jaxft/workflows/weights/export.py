@@ -15,15 +15,14 @@ from jaxft.huggingface.expressing import Form, form_for
 from jaxft.huggingface.generation_settings import GenerationSettings
 from jaxft.huggingface.image_preprocessing import write_preprocessing
 from jaxft.huggingface.loaded import LoadedModel
-from jaxft.huggingface.pooling import SentencePooling, write_pooling
+from jaxft.huggingface.pooling import write_pooling
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import flat_paths
 from jaxft.objectives.denoising import decoder_start_id
-from jaxft.objectives.image_classification import ImageClassificationConfig
 from jaxft.recipe.library import recipe_to_text
 from jaxft.reporting.tables import format_value
 from jaxft.workflows.weights.export_adapter import write_run_adapter
-from jaxft.workflows.weights.labels import POOLINGS, label_settings, objective_of, sentence_objective
+from jaxft.workflows.weights.labels import label_settings, objective_of, sentence_pooling
 from jaxft.workflows.weights.loading import load_checkpoint
 from jaxft.workflows.weights.location import ModelLocation, locate
 from jaxft.workflows.weights.special_tokens import special_tokens
@@ -56,8 +55,8 @@ def export_model(
     """
     location = locate(path, step)
     loaded = load_checkpoint(location, "float32", None)
-    sentences = sentence_objective(location) if head is None else None
-    chosen = None if sentences is not None else _chosen_head(loaded, head)
+    pooling = sentence_pooling(location) if head is None else None
+    chosen = None if pooling is not None else _chosen_head(loaded, head)
     origin = location.stored.huggingface
     shapes = {name: leaf.shape for name, leaf in flat_paths(loaded.params).items()}
     extra = label_settings(location, chosen) | (_special_ids(loaded) if origin is None else {})
@@ -74,11 +73,11 @@ def export_model(
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
     write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(location, form))
     objective = None if chosen is None else objective_of(location, chosen[0])
-    if isinstance(objective, ImageClassificationConfig):
-        write_preprocessing(pathlib.Path(output), loaded.config, objective.mean, objective.deviation)
-    if sentences is not None:
-        pooling = SentencePooling(POOLINGS[sentences.pooling], normalize=True)
-        length = sentences.length or loaded.config.max_length
+    pixels = None if objective is None else objective.normalization()
+    if pixels is not None:
+        write_preprocessing(pathlib.Path(output), loaded.config, pixels.mean, pixels.deviation)
+    if pooling is not None and location.recipe is not None:
+        length = next(iter(location.recipe.streams.values())).objective.length or loaded.config.max_length
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     return {**written, "parameters": sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())}
 

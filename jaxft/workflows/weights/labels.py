@@ -6,17 +6,11 @@ from typing import Any
 
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.loaded import LoadedModel
+from jaxft.huggingface.pooling import SentencePooling
 from jaxft.models.heads import HeadConfig
-from jaxft.objectives.contrastive import ContrastiveConfig
-from jaxft.objectives.multi_label_classification import MultiLabelClassificationConfig
-from jaxft.objectives.registry import ObjectiveConfig
-from jaxft.objectives.regression import RegressionConfig
-from jaxft.objectives.sentence_similarity import SentenceSimilarityConfig
+from jaxft.objectives.config import ObjectiveConfig
 from jaxft.workflows.weights.location import ModelLocation
 
-# How an objective and how sentence-transformers call the same pooling.
-POOLINGS = {"first": "cls", "mean": "mean", "last": "last"}
-_PROBLEMS = {RegressionConfig: "regression", MultiLabelClassificationConfig: "multi_label_classification"}
 _WITHOUT_LABELS = ("masked_lm", "causal_lm", "pooled", "multiple_choice", "question_answering")
 
 
@@ -26,12 +20,12 @@ def objective_of(location: ModelLocation, stream: str) -> ObjectiveConfig | None
     return recipe.streams[stream].objective if recipe is not None and stream in recipe.streams else None
 
 
-def sentence_objective(location: ModelLocation) -> ContrastiveConfig | SentenceSimilarityConfig | None:
-    """The objective of a run whose first stream makes vectors of sentences; None where it is another."""
+def sentence_pooling(location: ModelLocation) -> SentencePooling | None:
+    """How a run whose first stream makes vectors of sentences does so; None for any other model."""
     if location.recipe is None:
         return None
-    objective = next(iter(location.recipe.streams.values())).objective
-    return objective if isinstance(objective, ContrastiveConfig | SentenceSimilarityConfig) else None
+    mode = next(iter(location.recipe.streams.values())).objective.sentence_pooling()
+    return None if mode is None else SentencePooling(mode, normalize=True)
 
 
 def label_settings(location: ModelLocation, head: tuple[str, HeadConfig] | None) -> dict[str, Any]:
@@ -44,11 +38,10 @@ def label_settings(location: ModelLocation, head: tuple[str, HeadConfig] | None)
         return {}
     problem = {}
     if head[1].kind == "sequence_classification":
-        problem = {"problem_type": _PROBLEMS.get(type(objective), "single_label_classification")}
-    if isinstance(objective, RegressionConfig):
-        names = list(objective.target)
-    else:
-        names = list(getattr(objective, "labels", None) or names)
+        own = None if objective is None else objective.problem_type
+        problem = {"problem_type": own or "single_label_classification"}
+    if objective is not None:
+        names = list(objective.label_names() or names)
     labels = {str(i): name for i, name in enumerate(names)}
     return {"id2label": labels, "label2id": {n: i for i, n in enumerate(names)}, **problem}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,6 @@ from jaxft.huggingface.loaded import LoadedModel, loaded_from, save_model, token
 from jaxft.huggingface.pooling import read_pooling
 from jaxft.models.config import ComputeConfig
 from jaxft.models.model import Model, flat_paths, sharded_target
-from jaxft.objectives.registry import ObjectiveConfig
-from jaxft.objectives.regression import RegressionConfig
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.workflows.weights.adapters import AdaptedWeights, with_adapter
 from jaxft.workflows.weights.labels import first_head, label_settings, objective_of
@@ -102,7 +99,10 @@ def load_checkpoint(location: ModelLocation, dtype: str, mesh: Mesh) -> LoadedMo
     model = Model(stored.config, tuple(stored.heads.items()), ComputeConfig(precision=dtype))
     parameters, _ = run.checkpoints.restore(location.step, sharded_target(model, "float32", mesh))
     for name in stored.heads:
-        parameters = _in_own_units(parameters, name, objective_of(location, name))
+        objective = objective_of(location, name)
+        if objective is not None and f"head_{name}" in parameters:
+            own = objective.head_in_own_units(parameters[f"head_{name}"], name)
+            parameters = {**parameters, f"head_{name}": own}
     if dtype != "float32":
         parameters = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), parameters)
     has_tokenizer = location.tokenizer.is_dir() and stored.config.family != "vision"
@@ -130,21 +130,6 @@ def _form_of(location: ModelLocation, loaded: LoadedModel) -> Form | None:
     except CheckpointError:
         return None
     return dataclasses.replace(form, directory=location.settings)
-
-
-def _in_own_units(parameters: Any, head: str, objective: ObjectiveConfig | None) -> Any:
-    """The parameters with what a regression standardized put into its last projection."""
-    if not isinstance(objective, RegressionConfig) or objective.mean is None:
-        return parameters
-    name = f"head_{head}"
-    old = parameters[name]["classifier"]
-    if "bias" not in old:
-        raise CheckpointError(
-            f"head {head} has no bias that could hold the mean of its targets; train with standardize: false"
-        )
-    deviation = jnp.array(objective.deviation)
-    new = {"kernel": old["kernel"] * deviation, "bias": old["bias"] * deviation + jnp.array(objective.mean)}
-    return {**parameters, name: {**parameters[name], "classifier": new}}
 
 
 def _adapted(loaded: LoadedModel, base: AdaptedWeights, dtype: str, mesh: Mesh) -> LoadedModel:

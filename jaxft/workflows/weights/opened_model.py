@@ -11,7 +11,7 @@ from jaxft.generation.reader import Classifier
 from jaxft.generation.text_layout import TextLayout
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.huggingface.pooling import SentencePooling
-from jaxft.workflows.weights.labels import POOLINGS, label_settings, sentence_objective
+from jaxft.workflows.weights.labels import label_settings, sentence_pooling
 from jaxft.workflows.weights.loading import Mesh, load_pretrained
 from jaxft.workflows.weights.location import ModelLocation, locate
 from jaxft.workflows.weights.special_tokens import special_tokens, text_layout
@@ -64,10 +64,10 @@ class OpenedModel:
         """How a text becomes a vector; None where the model makes none."""
         if self.loaded.pooling is not None:
             return self.loaded.pooling
-        objective = None if self.location is None else sentence_objective(self.location)
-        if objective is not None:
-            return SentencePooling(POOLINGS[objective.pooling], normalize=True)
-        return SentencePooling("mean", normalize=False) if self.loaded.config.family == "encoder" else None
+        trained = None if self.location is None else sentence_pooling(self.location)
+        if trained is None and self.loaded.config.family == "encoder":
+            return SentencePooling("mean", normalize=False)
+        return trained
 
 
 # What a user may give where a model is asked for: see `open_model`.
