@@ -7,20 +7,24 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from jaxft.extension.loading import Plugin, check_unchanged, load_again, loaded
+
 _function_of_worker: Callable[[Any], Any] | None = None
 
 
-def _start_worker(function: Callable[[Any], Any]) -> None:
+def _start_worker(plugins: tuple[Plugin, ...], function: bytes) -> None:
     global _function_of_worker
     # Ctrl-C reaches every process of a terminal; whoever reads the results decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The processes are as many as there are cores, so that none of them needs threads.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _function_of_worker = function
+    load_again(plugins)
+    _function_of_worker = pickle.loads(function)
 
 
 def _compute(item: Any) -> Any:
@@ -38,12 +42,18 @@ def mapped_in_order(
       function: of one item; sent to the processes once.
       workers: processes; 0 computes here.
       ahead: items that each process may be ahead of who reads the results.
+
+    Raises:
+      RecipeError: a plug-in whose code the processes need has changed since it was loaded.
     """
     if not workers:
         yield lambda items: map(function, items)
         return
+    check_unchanged()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (function,)) as pool:
+    # In two steps, as what is sent may be of a plug-in, which must be loaded before it can be read.
+    arguments = (loaded(), pickle.dumps(function))
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
 
         def results(items: Iterable[Any]) -> Iterator[Any]:
             pending: collections.deque[concurrent.futures.Future] = collections.deque()

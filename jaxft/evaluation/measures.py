@@ -15,6 +15,7 @@ from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.similarity import alignment, pearson, spearman, uniformity
 from jaxft.evaluation.stemming import porter_stem
 from jaxft.evaluation.translation import bleu, bleu_counts, chrf
+from jaxft.extension.table import OpenTable
 from jaxft.objectives.multi_label_classification import MultiLabelClassification
 from jaxft.objectives.token_classification import TokenClassification
 
@@ -176,7 +177,7 @@ def _pseudo_perplexity(evaluated: Evaluated) -> float:
     return math.exp(min(-total / max(evaluated.outputs["scored_tokens"].sum(), 1), 700.0))
 
 
-MEASURES: dict[str, Measure] = {
+_OWN: dict[str, Measure] = {
     **_label_metrics(),
     **{name: _of_probabilities(metric) for name, metric in ranking.RANKING_METRICS.items()},
     **{name: _of_probabilities(metric) for name, metric in calibration.CALIBRATION_METRICS.items()},
@@ -204,6 +205,8 @@ MEASURES: dict[str, Measure] = {
     "uniformity": lambda evaluated: uniformity(evaluated.outputs["vectors"]),
     "pseudo_perplexity": _pseudo_perplexity,
 }
+
+MEASURES = OpenTable("metric", _OWN)
 
 # Those that are no single number.
 TABLES = frozenset({"confusion_matrix", "entity_report"})

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.architecture import Architecture, Head
-from jaxft.huggingface.architectures import ARCHITECTURES, architecture_of
+from jaxft.huggingface.architectures import architecture_of, architectures
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description
 from jaxft.huggingface.generation_settings import GenerationSettings
@@ -75,7 +75,7 @@ def form_for(
       CheckpointError: no architecture expresses the model, or none of its classes the head.
     """
     problems = []
-    for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
+    for architecture in architectures() if origin is None else (architecture_of(origin),):
         values = _values(architecture, model, origin) | dict(extra)
         differing = _difference(architecture, values, model)
         found = None if differing else _class_for(architecture, values, head)
@@ -106,7 +106,7 @@ def expressing(
       model: the trunk.
       origin: config.json that it came with, whose architecture alone is tried; None for a model made here.
     """
-    for architecture in ARCHITECTURES if origin is None else (architecture_of(origin),):
+    for architecture in architectures() if origin is None else (architecture_of(origin),):
         values = _values(architecture, model, origin)
         if not _difference(architecture, values, model):
             yield architecture, values

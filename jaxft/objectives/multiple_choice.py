@@ -78,11 +78,11 @@ class MultipleChoiceConfig(FoundInData, ObjectiveConfig):
         """How many choices a row has."""
         return len(self.choices_of(row))
 
-    def completed(self, targets: Iterable[int], said: str) -> MultipleChoiceConfig:
+    def completed(self, targets: Iterable[int], where: str) -> MultipleChoiceConfig:
         """With the largest number of choices."""
         most = max(targets, default=0)
         if not most:
-            raise DataError(f"{said}: no examples")
+            raise DataError(f"{where}: no examples")
         return dataclasses.replace(self, most=most)
 
     def choices_of(self, row: Row) -> tuple[str, ...]:
@@ -185,13 +185,13 @@ class MultipleChoice(TextTask):
 
     def predictions(self, records: Sequence[Record], outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """`label`, the number of the likeliest choice, and the `probabilities` of all."""
-        said = []
+        predictions = []
         for record, logits in zip(records, outputs["logits"], strict=True):
             probabilities = np.exp(logits[: record["choices"]] - logits.max())
             probabilities /= probabilities.sum()
             shown = [round(float(p), 6) for p in probabilities]
-            said.append({"label": int(logits.argmax()), "probabilities": shown})
-        return said
+            predictions.append({"label": int(logits.argmax()), "probabilities": shown})
+        return predictions
 
     def _scores(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
         rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids", "token_types")}

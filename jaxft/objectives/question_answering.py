@@ -220,14 +220,16 @@ class QuestionAnswering(Objective):
             one["score"] = round(float(np.exp(one["logit"] - special.logsumexp(totals))), 6)
         best = found[0] if found else {"answer": "", "answer_start": -1, "score": 0.0, "logit": _IMPOSSIBLE}
         difference = min(nulls) - best["logit"]
-        said: dict[str, Any] = {name: best[name] for name in ("answer", "answer_start", "score")}
+        prediction: dict[str, Any] = {name: best[name] for name in ("answer", "answer_start", "score")}
         if config.unanswerable:
             if difference > config.null_threshold:
-                said |= {"answer": "", "answer_start": -1}
-            said |= {"null_difference": round(difference, 6), "best_answer": best["answer"]}
+                prediction |= {"answer": "", "answer_start": -1}
+            prediction |= {"null_difference": round(difference, 6), "best_answer": best["answer"]}
         if config.n_best > 1:
-            said["candidates"] = [{name: one[name] for name in ("answer", "answer_start", "score")} for one in found]
-        return said
+            prediction["candidates"] = [
+                {name: one[name] for name in ("answer", "answer_start", "score")} for one in found
+            ]
+        return prediction
 
     def references(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """The right `answers` of each question; none where it has none."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+from jaxft.errors import RecipeError
+from jaxft.extension.table import OpenTable
 from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
 from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.contrastive import Contrastive, ContrastiveConfig
@@ -32,10 +35,34 @@ from jaxft.objectives.span_corruption import SpanCorruption, SpanCorruptionConfi
 from jaxft.objectives.text_infilling import TextInfilling, TextInfillingConfig
 from jaxft.objectives.token_classification import TokenClassification, TokenClassificationConfig
 
-Factory = Callable[[Any, ObjectiveContext], Objective]
 
-# Of every kind its config, and what makes an objective of it. Kinds from outside join them by `register`.
-_FACTORIES: dict[type[ObjectiveConfig], Factory] = {
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of objective.
+
+    Attributes:
+      config: what a recipe says of one, whose `kind` has its name as the default.
+      make: an objective of such a config and what it stands in, as its class makes it.
+    """
+
+    config: type[ObjectiveConfig]
+    make: Callable[[Any, ObjectiveContext], Objective]
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedMetric:
+    """A metric of a plug-in.
+
+    Attributes:
+      kinds: of the objectives that can be asked for it.
+      lower_is_better: whether it is better when lower.
+    """
+
+    kinds: frozenset[str]
+    lower_is_better: bool
+
+
+_OWN: dict[type[ObjectiveConfig], Callable[[Any, ObjectiveContext], Objective]] = {
     MaskedLMConfig: MaskedLM,
     NextSentenceConfig: NextSentence,
     SentenceOrderConfig: SentenceOrder,
@@ -61,11 +88,13 @@ _FACTORIES: dict[type[ObjectiveConfig], Factory] = {
     MinimalPairsConfig: MinimalPairs,
     SentenceSimilarityConfig: SentenceSimilarity,
 }
+OBJECTIVES = OpenTable("objective", {config.kind: Kind(config, make) for config, make in _OWN.items()})
+METRICS: OpenTable[AddedMetric] = OpenTable("metric", {})
 
 
-def kinds() -> Mapping[str, type[ObjectiveConfig]]:
+def kinds() -> dict[str, type[ObjectiveConfig]]:
     """The configs of all objectives by the name that a recipe gives them."""
-    return {config.kind: config for config in _FACTORIES}
+    return {name: kind.config for name, kind in OBJECTIVES.items()}
 
 
 def make_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Objective:
@@ -76,6 +105,14 @@ def make_objective(config: ObjectiveConfig, context: ObjectiveContext) -> Object
       context: tokenizer, model and name of the stream.
 
     Raises:
-      RecipeError: the tokenizer lacks a special token that the objective needs, or the model is of another family.
+      RecipeError: the tokenizer lacks a special token that the objective needs, the model is of another family, or a
+        metric of a plug-in has the name of one of the objective's own.
     """
-    return _FACTORIES[type(config)](config, context)
+    objective = OBJECTIVES[config.kind].make(config, context)
+    for name, metric in METRICS.items():
+        if config.kind in metric.kinds:
+            if name in objective.metrics:
+                raise RecipeError(f"metric {name!r}: objective {config.kind} has one of this name; choose another one")
+            objective.metrics = (*objective.metrics, name)
+            objective.lower_is_better |= {name} if metric.lower_is_better else set()
+    return objective

@@ -92,11 +92,11 @@ class ReplacedToken(MaskedObjective):
         losses = jax.nn.softplus(found) - found * replaced
         seen = (batch["segment_ids"] > 0) * batch["row_weight"][:, None]
         discriminator, count = (losses * seen).sum(), seen.sum()
-        said = (found > 0).astype(jnp.float32)
-        agreed = (said * replaced * seen).sum()
+        guess = (found > 0).astype(jnp.float32)
+        agreed = (guess * replaced * seen).sum()
         ratios = {
-            "f1": Ratio(2 * agreed, ((said + replaced) * seen).sum()),
-            "accuracy": Ratio(((said == replaced) * seen).sum(), count),
+            "f1": Ratio(2 * agreed, ((guess + replaced) * seen).sum()),
+            "accuracy": Ratio(((guess == replaced) * seen).sum(), count),
             "replaced": Ratio((replaced * seen).sum(), count),
             "discriminator_loss": Ratio(discriminator, count),
             "generator_loss": Ratio(generator.loss, generator.weight),

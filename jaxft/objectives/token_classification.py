@@ -73,18 +73,19 @@ class TokenClassificationConfig(FoundInData, LabelConfig):
         """The tags of a sentence."""
         return tags_of(row, self.tags, len(words_of(row, self.tokens)))
 
-    def completed(self, targets: Iterable[tuple[str, ...]], said: str) -> TokenClassificationConfig:
+    def completed(self, targets: Iterable[tuple[str, ...]], where: str) -> TokenClassificationConfig:
         """With all tags that occur, sorted, `O` first; tells how many begin an entity without a `B-`."""
         targets = list(targets)
         found = {tag for tags in targets for tag in tags}
         if len(found) < 2:
             problem = f"only the tag {found.pop()!r}" if found else "no examples"
-            raise DataError(f"{said}: column {self.tags!r} holds {problem}; a classifier needs at least two tags")
+            raise DataError(f"{where}: column {self.tags!r} holds {problem}; a classifier needs at least two tags")
         labels = tuple(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
         known, numbers = TagSet(labels), {label: number for number, label in enumerate(labels)}
         flaws = sum(int(known.flaws(np.array([numbers[tag] for tag in tags])).sum()) for tags in targets)
         if flaws:
-            _logger.warning("%s: %d entities begin without a B-, which is put in place of their first tag", said, flaws)
+            problem = "entities begin without a B-, which is put in place of their first tag"
+            _logger.warning("%s: %d %s", where, flaws, problem)
         return dataclasses.replace(self, labels=labels)
 
 
@@ -249,13 +250,13 @@ class TokenClassification(Objective):
         # A word that the tokenizer drops (an invisible character) is outside.
         totals[counts == 0, self._ids.get(OUTSIDE, 0)] = 1.0
         tags = totals.argmax(-1)
-        said: dict[str, Any] = {"tags": [self.labels[tag] for tag in tags]}
+        prediction: dict[str, Any] = {"tags": [self.labels[tag] for tag in tags]}
         if self.tag_set.types:
             scores = totals.max(-1) / np.maximum(counts, 1)
-            said["entities"] = [
+            prediction["entities"] = [
                 self._entity(record, scores, *entity) for entity in self.tag_set.entities(tags).tolist()
             ]
-        return said
+        return prediction
 
     def _entity(self, record: Record, scores: np.ndarray, kind: int, start: int, end: int) -> dict[str, Any]:
         text, starts = record[_TEXT], record[_WORD_STARTS]

@@ -4,10 +4,12 @@ Each config is defined beside the code that reads it and knows nothing of recipe
 An unknown key, a wrong type or an impossible value is an error that names the place, the key, what was found and what
 would be right.
 
-What plug-ins may add to is no annotation but a function in the metadata of a dataclass's field, which gives what there
-is by then:
+What plug-ins may add to is no annotation but a function in the metadata of a dataclass's field, which gives a mapping
+of what there is by then:
 
-  kinds: the field is one of several configs, which are told apart by their `kind`: their classes by that.
+  kinds: the field is one of several configs, which are told apart by their `kind`; their classes by that.
+  keys: the field is one of several configs, each under a key of its own in the recipe; their classes by that.
+  choices: the field is one of these words.
 """
 
 from __future__ import annotations
@@ -40,11 +42,57 @@ def decode(document: Document, config: type) -> Any:
 def encode(value: Any) -> Any:
     """A config as plain values, without fields that are None, so that decoding gives the same config."""
     if dataclasses.is_dataclass(value):
-        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: encode(item) for name, item in items if item is not None}
+        items = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {_key_of(field, item): encode(item) for field, item in items if item is not None}
     if isinstance(value, dict):
         return {name: encode(item) for name, item in value.items()}
     return [encode(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _key_of(field: dataclasses.Field, item: Any) -> str:
+    """Under which key a recipe has the value of a field."""
+    return next((key for key, config in _keys(field).items() if config is type(item)), field.name)
+
+
+def check_annotations(config: type) -> None:
+    """Makes sure that a dataclass has only fields that a recipe can say.
+
+    Raises:
+      InvalidField: another one, or no annotation that can be read.
+    """
+    try:
+        problems = _unsayable(config)
+    except (NameError, TypeError) as error:
+        raise InvalidField(config.__name__, f"its annotations cannot be read: {error}") from error
+    for field in problems:
+        problem = f"a recipe cannot say {field.type}; it has int, float, str, bool, Literal, X | None"
+        raise InvalidField(field.name, f"{problem}, tuple[X, ...], dict[str, X] and dataclasses of these")
+
+
+def _unsayable(config: type) -> list[dataclasses.Field]:
+    """The fields that a recipe has no words for."""
+    hints, added = _annotations(config), {"kinds", "keys", "choices"}
+    closed = (field for field in dataclasses.fields(config) if not added & field.metadata.keys())
+    return [field for field in closed if not _can_decode(hints[field.name])]
+
+
+def _can_decode(hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        others = [one for one in arguments if one is not type(None) and typing.get_origin(one) is not Literal]
+        told_apart = len(others) < 2 or all(one in _KINDS for one in others) or all(map(_has_kind, others))
+        return told_apart and all(map(_can_decode, others))
+    if origin is tuple:
+        return all(_can_decode(one) for one in arguments if one is not Ellipsis)
+    if origin is dict:
+        return _can_decode(arguments[1])
+    if dataclasses.is_dataclass(hint):
+        return not _unsayable(hint)
+    return origin is Literal or hint in _KINDS
+
+
+def _has_kind(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) and typing.get_origin(_annotations(hint).get("kind")) is Literal
 
 
 def fail(document: Document, path: Path, problem: str) -> typing.NoReturn:
@@ -60,14 +108,8 @@ def _annotations(config: type) -> dict[str, Any]:
 def _dataclass(document: Document, config: type, value: Any, path: Path) -> Any:
     fields = {field.name: field for field in dataclasses.fields(config)}
     if not isinstance(value, dict):
-        fail(document, path, f"expected keys ({_listed(fields)}), found {_found(value)}")
-    for key in value:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1, 0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            fail(document, (*path, key), f"unknown key; {hint}The keys here are {_listed(fields)}")
-    hints = _annotations(config)
-    arguments = {key: _field(document, fields[key], hints[key], item, (*path, key)) for key, item in value.items()}
+        fail(document, path, f"expected keys ({_listed(_known_keys(fields))}), found {_found(value)}")
+    arguments = _arguments(document, config, fields, value, path)
     required = (name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING)
     for name in required:
         if name not in arguments:
@@ -78,7 +120,40 @@ def _dataclass(document: Document, config: type, value: Any, path: Path) -> Any:
         fail(document, (*path, *error.field.split(".")), error.problem)
 
 
+def _arguments(
+    document: Document, config: type, fields: Mapping[str, dataclasses.Field], value: dict[str, Any], path: Path
+) -> dict[str, Any]:
+    hints, known = _annotations(config), _known_keys(fields)
+    arguments: dict[str, Any] = {}
+    for key, item in value.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.5)
+            hint = f"did you mean {near[0]}? " if near else ""
+            fail(document, (*path, key), f"unknown key; {hint}The keys here are {_listed(known)}")
+        field = fields[known[key]]
+        if field.name in arguments:
+            fail(document, (*path, key), f"give one of {_listed(_keys(field))}")
+        if field.name == key:
+            arguments[key] = _field(document, field, hints[key], item, (*path, key))
+        else:
+            arguments[field.name] = _dataclass(document, _keys(field)[key], item, (*path, key))
+    return arguments
+
+
+def _known_keys(fields: Mapping[str, dataclasses.Field]) -> dict[str, str]:
+    """The keys of a recipe with the names of their fields."""
+    plain = {name: name for name, field in fields.items() if "keys" not in field.metadata}
+    return plain | {key: name for name, field in fields.items() for key in _keys(field)}
+
+
+def _keys(field: dataclasses.Field) -> Mapping[str, type]:
+    """The keys that a field stands for, where it is none itself, with the configs under them."""
+    return field.metadata["keys"]() if "keys" in field.metadata else {}
+
+
 def _field(document: Document, field: dataclasses.Field, hint: Any, value: Any, path: Path) -> Any:
+    if "choices" in field.metadata:
+        return _choice(document, tuple(field.metadata["choices"]()), value, path)
     if "kinds" in field.metadata and not (value is None and type(None) in typing.get_args(hint)):
         return _of_kind(document, field.metadata["kinds"](), value, path)
     return _value(document, hint, value, path)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import difflib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import yaml
 
 from jaxft.errors import RecipeError
 from jaxft.recipe.decoding import decode, encode
+from jaxft.recipe.plugins import load_plugins
 from jaxft.recipe.reading import Document, override, parse_document, read_document
 from jaxft.recipe.schema import Recipe
 
 
-def load_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
-    """A recipe from a file, or by the name of one that comes with jaxft, with overrides applied.
+def load_recipe(
+    path: str | pathlib.Path, overrides: Sequence[str] = (), never_from: Iterable[str | pathlib.Path] = ()
+) -> tuple[Recipe, Document]:
+    """A recipe from a file, or by the name of one that comes with jaxft, with overrides applied and plug-ins loaded.
+
+    Args:
+      path: of the file, or the name.
+      overrides: like `training.seed=1`.
+      never_from: directories out of which no plug-in may be loaded, see `jaxft.recipe.plugins.load_plugins`.
 
     Returns:
       The recipe, and the document that tells where each key was written.
@@ -31,13 +39,13 @@ def load_recipe(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> tupl
                 f"{path}: no such recipe{_meant(name)}; `jaxft recipes ls` lists those that come with jaxft"
             )
         found = path_of(name)
-    document = override(read_document(found), overrides)
+    document = load_plugins(override(read_document(found), overrides), never_from)
     return decode(document, Recipe), document
 
 
 def recipe_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from YAML text."""
-    return decode(override(parse_document(text, name), overrides), Recipe)
+    """A recipe from YAML text; relative paths of its plug-ins start from the directory of `name`."""
+    return decode(load_plugins(override(parse_document(text, name), overrides)), Recipe)
 
 
 def recipe_to_text(recipe: Recipe) -> str:

@@ -237,7 +237,12 @@ class ReportingSection:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything about a run."""
+    """Everything about a run.
+
+    Attributes:
+      plugins: files of Python (whose relative paths start from the recipe's own directory) and modules whose
+        objectives, sources, metrics, optimizers and architectures it uses (`jaxft.plugins`).
+    """
 
     name: str
     model: ModelSection
@@ -253,6 +258,7 @@ class Recipe:
     mesh: MeshConfig = MeshConfig()
     data: DataSection = DataSection()
     reporting: ReportingSection = ReportingSection()
+    plugins: tuple[str, ...] | None = None
 
     def __post_init__(self):
         if not self.name.strip() or any(character in self.name for character in "/\\\0") or self.name in (".", ".."):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import optax
 import optax.contrib
 
 from jaxft.errors import InvalidField
+from jaxft.extension.table import OpenTable
 from jaxft.finetuning.naming import check_pattern, parameter_names
 from jaxft.finetuning.policy import Policy, add_decay, scale_by_policy
 from jaxft.training.matrices import is_table, matrix_shape, on_matrices
@@ -26,7 +27,7 @@ class OptimizerConfig:
 
     Attributes:
       name: `adamw`, `adafactor` (factored second moments, steps relative to the parameters' size), `lion`, `muon`
-        (orthogonalized momentum for matrices, AdamW for the rest) or `sgd`.
+        (orthogonalized momentum for matrices, AdamW for the rest), `sgd`, or one of a plug-in's.
       learning_rate: peak of the schedule.
       weight_decay: decoupled, multiplied by the learning rate.
       no_decay: regular expressions; parameters whose name one of them finds are not decayed.
@@ -35,7 +36,7 @@ class OptimizerConfig:
       epsilon: added to the root of the second moment.
     """
 
-    name: Literal["adamw", "adafactor", "lion", "muon", "sgd"] = "adamw"
+    name: str = dataclasses.field(default="adamw", metadata={"choices": lambda: OPTIMIZERS})
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     no_decay: tuple[str, ...] = NO_DECAY
@@ -112,7 +113,7 @@ def make_optimizer(
         axes = jax.tree.map(lambda own, spec: spec if own else None, policy.trained, axes)
         parameters = jax.tree.map(lambda own, leaf: leaf if own else None, policy.trained, parameters)
         mask = jax.tree.map(lambda own, leaf: leaf if own else None, policy.trained, mask)
-    scaling = _scaling(config, parameters, axes)
+    scaling = OPTIMIZERS[config.name](config, parameters, axes)
     decay = optax.add_decayed_weights(config.weight_decay, mask)
     if policy is not None and policy.has_decays:
         decay = add_decay(policy, jax.tree.map(lambda decayed: config.weight_decay * decayed, mask))
@@ -120,32 +121,23 @@ def make_optimizer(
     return optax.chain(scaling, decay, optax.scale_by_learning_rate(schedule), *anchors, *last)
 
 
-def _scaling(config: OptimizerConfig, parameters, axes) -> optax.GradientTransformation:
-    """From gradients to the direction of a step: an optimizer without decay and learning rate."""
-    if config.name == "muon":
-        # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
-        # mask for the matrices alone.
-        muon = optax.contrib.muon(
-            -1.0,
-            beta=config.b1,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            muon_weight_dimension_numbers=jax.tree.map(_muon_axes, parameters, axes),
-            # Updates as large as AdamW's, so that one learning rate serves both halves (Liu et al. 2025, arXiv
-            # 2502.16982).
-            consistent_rms=0.2,
-        )
-        return on_matrices(muon, axes)
-    if config.name == "adafactor":
-        return on_matrices(
-            optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()),
-            axes,
-        )
-    return {
-        "adamw": optax.scale_by_adam(config.b1, config.b2, config.epsilon),
-        "lion": optax.scale_by_lion(config.b1, config.b2),
-        "sgd": optax.trace(config.b1),
-    }[config.name]
+# --- What becomes of the gradients before weight decay and the learning rate ---
+
+
+def _muon(config: OptimizerConfig, parameters: Any, axes: Any) -> optax.GradientTransformation:
+    # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
+    # mask for the matrices alone.
+    muon = optax.contrib.muon(
+        -1.0,
+        beta=config.b1,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=jax.tree.map(_muon_axes, parameters, axes),
+        # Updates as large as AdamW's, so that one learning rate serves both halves (Liu et al. 2025, arXiv
+        # 2502.16982).
+        consistent_rms=0.2,
+    )
+    return on_matrices(muon, axes)
 
 
 def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:
@@ -154,3 +146,23 @@ def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:
     if is_table(spec) or len(matrix_shape(parameter.shape, spec)) - stacked != 2:
         return None
     return optax.contrib.MuonDimensionNumbers(int(stacked), 1 + int(stacked))
+
+
+def _adafactor(config: OptimizerConfig, parameters: Any, axes: Any) -> optax.GradientTransformation:
+    parts = optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+    return on_matrices(optax.chain(*parts), axes)
+
+
+# From the config, the parameters and their axes (see `make_optimizer`).
+Scaling = Callable[[OptimizerConfig, Any, Any], optax.GradientTransformation]
+
+OPTIMIZERS: OpenTable[Scaling] = OpenTable(
+    "optimizer",
+    {
+        "adamw": lambda config, parameters, axes: optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+        "adafactor": _adafactor,
+        "lion": lambda config, parameters, axes: optax.scale_by_lion(config.b1, config.b2),
+        "muon": _muon,
+        "sgd": lambda config, parameters, axes: optax.trace(config.b1),
+    },
+)

@@ -230,6 +230,6 @@ def carry_out(target: str, directory: pathlib.Path, launch: Launch) -> None:
         status = subprocess.run(command, check=False).returncode
         if status:
             short = shlex.join(word if len(word) <= 200 else f"{word[:60]}..." for word in command)
-            error = JaxftError(f"{short} ended with status {status}")
-            error.exit_status = status if status in (2, 3, 4, 5) else 1
-            raise error
+            ended = JaxftError(f"{short} ended with status {status}")
+            ended.exit_status = status if status in (2, 3, 4, 5) else 1
+            raise ended

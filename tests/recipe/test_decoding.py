@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.recipe.decoding import decode, encode
+from jaxft.objectives.registry import kinds
+from jaxft.recipe.decoding import check_annotations, decode, encode
 from jaxft.recipe.reading import override, parse_document
+from jaxft.recipe.schema import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,3 +130,27 @@ def test_a_choice_may_be_true_or_false_beside_words(value):
 def test_what_equals_a_choice_is_not_yet_one(value):
     with pytest.raises(RecipeError, match="expected one of True, False, never"):
         decode(parse_document(yaml.safe_dump({"ends": value}), "s.yaml"), Search)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unsayable:
+    numbers: tuple[int, ...] = ()
+    names: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    either: int | Circle = 1
+
+
+@pytest.mark.parametrize("config", [Recipe, Drawing, *kinds().values()])
+def test_a_recipe_can_say_every_field_of_our_own_configs(config):
+    check_annotations(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"), [(Unsayable, "names: a recipe cannot say list"), (Mixed, "either: a recipe")]
+)
+def test_a_field_that_no_recipe_can_say_is_named(config, said):
+    with pytest.raises(InvalidField, match=said):
+        check_annotations(config)

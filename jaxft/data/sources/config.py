@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NewType, cast, get_args
 
 from jaxft.data.embedded import Corpus, Split
+from jaxft.data.sources.added import SOURCES, AddedSource, name_of
 from jaxft.data.sources.compression import SUFFIXES
 from jaxft.errors import InvalidField
 
@@ -24,9 +25,9 @@ _OF_SUFFIX = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """Where rows come from. Exactly one of FORMATS is given.
+    """Where rows come from. Exactly one of FORMATS, or a source that a plug-in adds, is given.
 
     Files may lie anywhere: paths may be URLs that fsspec knows (``gs://``, ``s3://``) and hold the wildcards
     ``* ? [] **``. Files of text may be compressed (``.gz``, ``.xz``, ``.zst``).
@@ -45,6 +46,7 @@ class SourceConfig:
         ``$TFDS_DATA_DIR``.
       hf: a directory that Hugging Face's ``datasets`` saved, or the id of a dataset on its hub.
       embedded: a corpus that comes with Python, see :mod:`jaxft.data.embedded`.
+      added: a source of a plug-in, which a recipe has under its own name, see :mod:`jaxft.data.sources.added`.
       config_name: which configuration of a dataset on the hub.
       split: which part: of `tfds` and `hf` as their libraries write it (``train``, ``train[:10%]``), of `embedded`
         ``all`` (what None means), ``train`` or ``heldout``.
@@ -75,6 +77,7 @@ class SourceConfig:
     tfds: str | None = None
     hf: str | None = None
     embedded: Corpus | None = None
+    added: AddedSource | None = dataclasses.field(default=None, metadata={"keys": lambda: SOURCES})
     config_name: str | None = None
     split: str | None = None
     documents: Documents = "paragraphs"
@@ -86,11 +89,10 @@ class SourceConfig:
 
     def __post_init__(self):
         given = [name for name in FORMATS if getattr(self, name) is not None]
+        given += [] if self.added is None else [name_of(self.added)]
         if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise InvalidField(
-                given[1] if given else FORMATS[0], f"give exactly one of {', '.join(FORMATS)}; found {found}"
-            )
+            known, found = ", ".join((*FORMATS, *SOURCES)), " and ".join(given) or "none"
+            raise InvalidField(given[1] if given else FORMATS[0], f"give exactly one of {known}; found {found}")
         _check_format(self)
         _check_split(self)
         _check_options(self)
@@ -103,7 +105,9 @@ class SourceConfig:
 
     @property
     def format(self) -> str:
-        """The format that is given: one of FORMATS."""
+        """The format that is given: one of FORMATS, or the name of a source that a plug-in adds."""
+        if self.added is not None:
+            return name_of(self.added)
         return next(name for name in FORMATS if getattr(self, name) is not None)
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jaxft.data.cache import cache_directory
 from jaxft.data.embedded import embedded_rows
+from jaxft.data.sources.added import added_identity
 from jaxft.data.sources.config import FORMATS, SourceConfig
 from jaxft.data.sources.files import File, RemoteFile, WatchedFile, compression, open_file, size_of
 from jaxft.data.sources.hf_datasets import hf_identity
@@ -35,11 +36,13 @@ def source_fingerprint(config: SourceConfig, base_directory: Path) -> str:
     Raises:
       RecipeError: a file is missing or can't be read.
     """
-    options = {name: value for name, value in vars(config).items() if name not in FORMATS}
+    options = {name: value for name, value in vars(config).items() if name not in (*FORMATS, "added")}
     digest = hashlib.sha256(json.dumps([config.format, options], sort_keys=True).encode())
     if config.format == "embedded":
         for values in embedded_rows(*config.embedded_part, cache_directory()):
             digest.update(json.dumps(values).encode() + b"\n")
+    elif config.added is not None:
+        digest.update(added_identity(config.added, base_directory).encode())
     elif config.format == "tfds":
         digest.update(tfds_identity(config).encode())
     elif config.format == "hf":

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxft.data.cache import cache_directory
 from jaxft.data.embedded import embedded_rows
+from jaxft.data.sources.added import added_rows
 from jaxft.data.sources.arrays import array_rows
 from jaxft.data.sources.config import SourceConfig
 from jaxft.data.sources.conll import conll_rows
@@ -88,6 +89,8 @@ def _shown(config: SourceConfig, base_directory: Path) -> Iterator[Scanned]:
 
 
 def _label(config: SourceConfig) -> str:
+    if config.added is not None:
+        return config.format
     if not config.paths:
         return f"{config.format} {getattr(config, config.format)}"
     return config.paths[0] + (f" and {len(config.paths) - 1} more" if len(config.paths) > 1 else "")
@@ -99,6 +102,8 @@ def _all_rows(
     """All rows; `tell` is told how many further bytes of their files were read."""
     if config.format == "embedded":
         yield from _embedded_rows(config)
+    elif config.added is not None:
+        yield from added_rows(config.added, base_directory)
     elif config.format == "tfds":
         yield from tfds_rows(config)
     elif config.format == "hf":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from jaxft.errors import CheckpointError
+from jaxft.extension.loading import load_installed
+from jaxft.extension.table import OpenTable
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import (
     albert,
@@ -45,6 +47,8 @@ ARCHITECTURES: tuple[Architecture, ...] = tuple(
     )
 )  # fmt: skip
 
+MODEL_TYPES = OpenTable("architecture", {name: one for one in ARCHITECTURES for name in one.model_types})
+
 
 def architecture_of(config: HuggingFaceConfig) -> Architecture:
     """The architecture of a config.json.
@@ -53,8 +57,15 @@ def architecture_of(config: HuggingFaceConfig) -> Architecture:
       CheckpointError: its `model_type` is missing or none of those known.
     """
     name = config.get("model_type", kind=str)
-    for architecture in ARCHITECTURES:
-        if name in architecture.model_types:
-            return architecture
-    known = ", ".join(sorted(name for architecture in ARCHITECTURES for name in architecture.model_types))
-    raise CheckpointError(f"{config.source}: model_type {name!r} is not one of those known: {known}")
+    if name not in MODEL_TYPES:
+        load_installed()
+    if name not in MODEL_TYPES:
+        known = ", ".join(sorted(MODEL_TYPES))
+        raise CheckpointError(f"{config.source}: model_type {name!r} is not one of those known: {known}")
+    return MODEL_TYPES[name]
+
+
+def architectures() -> tuple[Architecture, ...]:
+    """All architectures, those of plug-ins last: a model made here is expressed by the first that can."""
+    added = {id(architecture): architecture for architecture in MODEL_TYPES.added().values()}
+    return (*ARCHITECTURES, *added.values())

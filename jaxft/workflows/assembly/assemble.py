@@ -42,7 +42,7 @@ def assemble(
     document: Document,
     run: RunDirectory | None = None,
     tokenizer: Tokenizer | None = None,
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Assembly:
     """Makes the parts of a run, checking what can be checked before its data is tokenized.
 
@@ -73,14 +73,16 @@ def assemble(
         tokenizer = make_tokenizer(recipe, directory, pretrained, run)
     config = _model_config(recipe, document, pretrained, tokenizer)
     recipe = with_preprocessing(_completed(recipe), pretrained.settings if pretrained is not None else None)
-    origin = (stored or pretrained).huggingface if stored or pretrained else None
+    # What the run has, where it was started before; else what it begins with.
+    owner = pretrained if stored is None else stored
+    origin = None if owner is None else owner.huggingface
     objectives = _objectives(recipe, document, tokenizer, config, origin)
     if stored is None:
         check_origin(recipe, document, objectives)
     check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh) if mesh is None else mesh
     check_batches(recipe, document, mesh)
-    known = (stored or pretrained).heads if stored or pretrained else {}
+    known = {} if owner is None else owner.heads
     heads = {
         name: _head(name, head, known.get(name), config, origin)
         for objective in objectives.values()
@@ -111,10 +113,11 @@ def _head(
 ) -> HeadConfig:
     """A head in the shape that its weights have, where there are any of the kind that is asked for; else in the one
     that the trunk's architecture gives it."""
-    fits = known is not None and (known.kind, known.num_labels) == (asked.kind, asked.num_labels)
-    if fits and (not asked.num_labels or asked.pooling in (None, known.pooling)):
-        return dataclasses.replace(known, dropout=asked.dropout)
-    return natural_head(name, asked, model, origin)
+    if known is None or (known.kind, known.num_labels) != (asked.kind, asked.num_labels):
+        return natural_head(name, asked, model, origin)
+    if asked.num_labels and asked.pooling not in (None, known.pooling):
+        return natural_head(name, asked, model, origin)
+    return dataclasses.replace(known, dropout=asked.dropout)
 
 
 def _fields(config: ModelConfig) -> dict[str, Any]:
@@ -150,15 +153,15 @@ def _completed(recipe: Recipe) -> Recipe:
         for name, stream in recipe.streams.items()
     }
     evaluation = {
-        name: dataclasses.replace(own, objective=_found(own.objective, own.source, recipe, f"evaluation.{name}"))
+        name: own
+        if own.objective is None
+        else dataclasses.replace(own, objective=_found(own.objective, own.source, recipe, f"evaluation.{name}"))
         for name, own in recipe.evaluation.items()
     }
     return dataclasses.replace(recipe, streams=streams, evaluation=evaluation)
 
 
-def _found(
-    config: ObjectiveConfig | None, sources: tuple[SourceConfig, ...], recipe: Recipe, said: str
-) -> ObjectiveConfig | None:
+def _found(config: ObjectiveConfig, sources: tuple[SourceConfig, ...], recipe: Recipe, said: str) -> ObjectiveConfig:
     if not isinstance(config, FoundInData) or config.is_complete:
         return config
     return config.completed(_targets(config, sources, recipe), said)

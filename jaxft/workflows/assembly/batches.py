@@ -18,7 +18,8 @@ from jaxft.errors import InvalidField, RecipeError
 from jaxft.parallel.mesh import batch_shards
 from jaxft.parallel.processes import process_count
 from jaxft.recipe.decoding import fail
-from jaxft.workflows.assembly.filled_stores import filled_source
+from jaxft.recipe.schema import StreamSection
+from jaxft.workflows.assembly.filled_stores import FilledSource, filled_source
 from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.assembly.stores import StoreSource, plan, store_source
 
@@ -66,7 +67,7 @@ def with_rows_of_shares(assembly: Assembly) -> Assembly:
     first = next(iter(streams))
     if (rest := 1 - sum(shared.values())) <= 0:
         fail(assembly.document, ("streams",), f"the shares leave nothing for {first}: {sum(shared.values()):g}")
-    whole = streams[first].batch_size / streams[first].every * _tokens_per_row(assembly, first) / rest
+    whole = _rows(streams[first]) / streams[first].every * _tokens_per_row(assembly, first) / rest
     fewest = batch_shards(assembly.mesh) * assembly.recipe.training.micro_batches
     for name, share in shared.items():
         rows = share * whole / _tokens_per_row(assembly, name)
@@ -74,6 +75,12 @@ def with_rows_of_shares(assembly: Assembly) -> Assembly:
         every = max(1, round(size / rows))
         streams[name] = dataclasses.replace(streams[name], share=None, batch_size=size, every=every)
     return dataclasses.replace(assembly, recipe=dataclasses.replace(assembly.recipe, streams=streams))
+
+
+def _rows(stream: StreamSection) -> int:
+    """Rows of a stream's batches, where it has no share any more."""
+    assert stream.batch_size is not None, "see `with_rows_of_shares`"
+    return stream.batch_size
 
 
 def _tokens_per_row(assembly: Assembly, name: str) -> float:
@@ -108,7 +115,7 @@ def _parts(assembly: Assembly, name: str) -> tuple[StreamBatches, ...]:
             store,
             rows,
             objective.make_row,
-            stream.batch_size,
+            _rows(stream),
             seed,
             partner=objective.partner,
             filled=_filled(assembly, name, source),
@@ -116,7 +123,7 @@ def _parts(assembly: Assembly, name: str) -> tuple[StreamBatches, ...]:
         )
         parts.append(made)
     total = sum(part.rows for part in parts)
-    if total < stream.batch_size:
+    if total < _rows(stream):
         what = "packed rows" if objective.pack else "examples"
         fail(
             assembly.document,
@@ -133,7 +140,7 @@ def _augment(assembly: Assembly, name: str) -> Callable[[Record, np.random.Gener
     return functools.partial(Augmenter(config, assembly.tokenizer), assembly.objectives[name].longest)
 
 
-def _filled_source(assembly: Assembly, name: str, source: StoreSource) -> StoreSource | None:
+def _filled_source(assembly: Assembly, name: str, source: StoreSource) -> FilledSource | None:
     stream = assembly.recipe.streams[name]
     if stream.augmentation is None or stream.augmentation.fill is None:
         return None
@@ -150,10 +157,7 @@ def _filled(assembly: Assembly, name: str, source: StoreSource) -> FilledCopies 
             f"{filled.where}: the words of augmentation.fill are filled in by one process; run it first with "
             "`jaxft prepare`, with data.cache on storage that all processes share"
         )
-    store = filled.open(preparation(assembly))
-    return FilledCopies(
-        store, assembly.recipe.streams[name].augmentation.fill.variants, assembly.objectives[name].longest
-    )
+    return FilledCopies(filled.open(preparation(assembly)), filled.config.variants, assembly.objectives[name].longest)
 
 
 def _mixed(assembly: Assembly, name: str, parts: tuple[StreamBatches, ...], steps: int) -> StreamBatches | MixedBatches:
@@ -161,10 +165,10 @@ def _mixed(assembly: Assembly, name: str, parts: tuple[StreamBatches, ...], step
     if stream.mixing is None:
         return parts[0]
     try:
-        mixture = make_mixture(stream.mixing, [part.rows for part in parts], stream.batch_size, steps)
+        mixture = make_mixture(stream.mixing, [part.rows for part in parts], _rows(stream), steps)
     except InvalidField as error:
         fail(assembly.document, ("streams", name, "mixing", error.field), error.problem)
-    return MixedBatches(parts, mixture, stream.batch_size)
+    return MixedBatches(parts, mixture, _rows(stream))
 
 
 def total_steps(assembly: Assembly, batches: Mapping[str, StreamBatches | MixedBatches]) -> int:
@@ -177,6 +181,7 @@ def _steps(assembly: Assembly, first: tuple[StreamBatches, ...]) -> int:
     training = assembly.recipe.training
     if training.steps is not None:
         return training.steps
+    assert training.epochs is not None, "the recipe's own check asks for one of them"
     return max(1, round(training.epochs * sum(part.rows for part in first) / first[0].batch_size))
 
 
@@ -190,7 +195,7 @@ def held_out_batches(assembly: Assembly, source: StoreSource, batch_size: int | 
     """
     objective, store = source.objective, source.open(preparation(assembly))
     rows, shards = plan(source.where, store, objective, EVALUATION_SEED), batch_shards(assembly.mesh)
-    size = batch_size or min(len(rows), max(s.batch_size for s in assembly.recipe.streams.values()))
+    size = batch_size or min(len(rows), max(_rows(stream) for stream in assembly.recipe.streams.values()))
     size = -(-size // shards) * shards
     return StreamBatches(
         store, rows, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner

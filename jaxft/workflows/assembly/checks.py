@@ -41,14 +41,13 @@ def check_origin(recipe: Recipe, document: Document, objectives: Mapping[str, Ob
 def check_stream(recipe: Recipe, document: Document, name: str, objective: Objective) -> None:
     """Whether the objective of a stream suits how the recipe trains it."""
     if not objective.trains:
-        path = ("streams", name, "objective", "kind")
-        fail(document, path, f"{objective.kind} only measures: use it in evaluation")
+        fail(document, ("streams", name, "objective", "kind"), f"{objective.kind} only measures: use it in evaluation")
     if objective.whole_batch and recipe.training.micro_batches > 1:
         problem = f"must be 1: {objective.kind} compares all rows of streams.{name} with each other"
         fail(document, ("training", "micro_batches"), problem)
     if recipe.streams[name].augmentation is not None and not objective.augmentable:
-        path = ("streams", name, "augmentation")
-        fail(document, path, f"is for tasks that read whole texts, not for {objective.kind}")
+        problem = f"is for tasks that read whole texts, not for {objective.kind}"
+        fail(document, ("streams", name, "augmentation"), problem)
 
 
 def check_metrics(recipe: Recipe, document: Document, objectives: Mapping[str, Objective]) -> None:

@@ -48,8 +48,9 @@ class FilledSource(StoreSource):
 
     def _lenient(self, how: Preparation) -> Preparation:
         """Bad rows were judged where the texts themselves were prepared."""
-        policy = "raise" if how.bad_rows.policy == "raise" else "skip"
-        return dataclasses.replace(how, bad_rows=BadRowsConfig(policy, limit=2**53))
+        if how.bad_rows.policy == "raise":
+            return dataclasses.replace(how, bad_rows=BadRowsConfig("raise", limit=2**53))
+        return dataclasses.replace(how, bad_rows=BadRowsConfig("skip", limit=2**53))
 
     def rows(self):
         """Copies of the usable rows, which are yet to be filled."""
@@ -115,6 +116,7 @@ def _filler(config: FillConfig) -> Filler:
     def predict(token_ids: np.ndarray, segment_ids: np.ndarray, places: np.ndarray) -> np.ndarray:
         return np.asarray(_logits(loaded.model, loaded.params, head, token_ids, segment_ids, places))
 
+    assert loaded.tokenizer is not None, "looked at before, see `_check`"
     return Filler(config, loaded.tokenizer, longest, predict)
 
 

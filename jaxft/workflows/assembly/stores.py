@@ -60,14 +60,13 @@ class StoreSource:
         """
         # Whether it is there is each process's own affair: they may not share a file system.
         with first_then_others():
-            return open_or_build(*self._arguments(), how, self.change)
+            return open_or_build(
+                self.directory, self.rows, self.objective.fields, self.tokenizer, self.where, how, self.change
+            )
 
     def build(self, how: Preparation) -> bool:
         """Makes a part of the store; whether it is whole then."""
-        return build(*self._arguments(), how, self.change)
-
-    def _arguments(self):
-        return self.directory, self.rows, self.objective.fields, self.tokenizer, self.where
+        return build(self.directory, self.rows, self.objective.fields, self.tokenizer, self.where, how, self.change)
 
     def rows(self) -> Iterator[Any]:
         """What it is made of, from the start: rows, and errors in place of those that cannot be read."""
@@ -82,7 +81,7 @@ def store_source(
     where: str, sources: tuple[SourceConfig, ...], objective: Objective, recipe: Recipe, tokenizer: Tokenizer
 ) -> StoreSource:
     """The store of these sources in the recipe's cache, named by all that its content depends on."""
-    base, policy = pathlib.Path(recipe.data.directory), recipe.data.bad_rows.policy
+    base, policy = base_of(recipe), recipe.data.bad_rows.policy
     name = fingerprint_of(
         source=fingerprint(sources, base),
         tokenizer=tokenizer.fingerprint,
@@ -91,6 +90,12 @@ def store_source(
         **({} if policy == "raise" else {"bad_rows": policy}),
     )
     return StoreSource(where, cache_of(recipe) / "stores" / name, sources, base, objective, tokenizer)
+
+
+def base_of(recipe: Recipe) -> pathlib.Path:
+    """Where relative paths of a resolved recipe's sources start."""
+    assert recipe.data.directory is not None
+    return pathlib.Path(recipe.data.directory)
 
 
 def cache_of(recipe: Recipe) -> pathlib.Path:
@@ -109,7 +114,7 @@ def good_rows(sources: Iterable[SourceConfig], recipe: Recipe) -> Iterator[Row]:
     Raises:
       DataError: a bad row under the policy `raise`.
     """
-    for row in _scanned(tuple(sources), pathlib.Path(recipe.data.directory)):
+    for row in _scanned(tuple(sources), base_of(recipe)):
         if isinstance(row, Row):
             yield row
         elif recipe.data.bad_rows.policy == "raise":

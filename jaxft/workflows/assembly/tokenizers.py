@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from jaxft.data.chat import texts_of
 from jaxft.data.sources import SourceConfig
 from jaxft.data.store import fingerprint_of
-from jaxft.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from jaxft.data.tokenizers import Tokenizer, TrainingConfig, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError
 from jaxft.parallel.processes import first_then_others
 from jaxft.recipe.schema import Recipe
@@ -34,24 +34,26 @@ def make_tokenizer(
     if run is not None and run.tokenizer.is_dir():
         return load_tokenizer(run.tokenizer)
     if recipe.tokenizer is None:
+        assert pretrained is not None, "the recipe's own check asks for one of them"
         return load_tokenizer(pretrained.tokenizer_directory)
     if recipe.tokenizer.path is not None:
         path = pathlib.Path(recipe.tokenizer.path)
         return load_tokenizer(path if path.exists() or path.is_absolute() else directory / path)
-    return _trained_tokenizer(recipe, directory)
+    assert recipe.tokenizer.training is not None
+    return _trained_tokenizer(recipe, recipe.tokenizer.training, directory)
 
 
-def _trained_tokenizer(recipe: Recipe, directory: pathlib.Path) -> Tokenizer:
+def _trained_tokenizer(recipe: Recipe, config: TrainingConfig, directory: pathlib.Path) -> Tokenizer:
     """Trains on the texts of all streams, or finds what an earlier start trained."""
     streams = [(s.source, column) for s in recipe.streams.values() for column in s.objective.text_columns()]
     sources = "+".join(f"{fingerprint(group, directory)}.{column}" for group, column in streams)
-    name = fingerprint_of(sources=sources, config=str(recipe.tokenizer.training))
+    name = fingerprint_of(sources=sources, config=str(config))
     target = cache_of(recipe) / "tokenizers" / name
     with first_then_others():
         if not target.is_dir():
             texts = _texts(recipe, streams)
             partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
-            train_tokenizer(texts, recipe.tokenizer.training, partial)
+            train_tokenizer(texts, config, partial)
             with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
                 partial.rename(target)
             shutil.rmtree(partial, ignore_errors=True)

@@ -63,12 +63,14 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     target = sharded_target(assembly.model, "float32", assembly.mesh)
     parameters, _ = run.checkpoints.restore(location.step, target)
     compared = (assembly.evaluated_objective(name) for name in recipe.evaluation)
+    origin = None
     # Only where it is needed, since what the run began with may be gone.
-    origin = _origin(run, began, adapter, target) if any(objective.needs_origin for objective in compared) else None
+    if began is not None and any(objective.needs_origin for objective in compared):
+        origin = _origin(run, began, adapter, target)
     return TrainedRun(run, assembly, location.step, parameters, origin)
 
 
-def _origin(run: RunDirectory, began: str | None, adapter: str | None, target) -> Any:
+def _origin(run: RunDirectory, began: str, adapter: str | None, target) -> Any:
     """The pretrained weights that a run began with.
 
     Raises:

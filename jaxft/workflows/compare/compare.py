@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jaxft.data.sources.config import Column
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
@@ -89,12 +90,12 @@ def compare(
       JaxftError: see `jaxft.errors`.
     """
     parsed, document = load_recipe(recipe, overrides)
-    check_comparison(parsed, document)
+    config = check_comparison(parsed, document)
     base = pathlib.Path(directory or pathlib.Path("runs") / f"{parsed.name}-compare")
     keep_compiled()  # what several runs share is compiled by the first
     planned = list(trials(parsed))
     assembly = assemble(*recipe_of(planned[0], document))
-    _check_metrics(assembly, parsed.compare)
+    _check_metrics(assembly, config)
     if jobs > 1:
         _share(recipe, overrides, base, part, jobs)
     # Those that are made of others come last; of shared work, they are what is left.
@@ -107,10 +108,10 @@ def compare(
         return state
     lower = {
         metric: lower_is_better(assembly.recipe, assembly.objectives, metric)
-        for metric in (parsed.compare.task, parsed.compare.retained, parsed.compare.select, parsed.compare.probe)
+        for metric in (config.task, config.retained, config.select, config.probe)
         if metric is not None
     }
-    finding = findings_of(parsed.compare, results, lower)
+    finding = findings_of(config, results, lower)
     write_comparison(finding, parsed, base)
     return dataclasses.replace(state, finding=finding)
 
@@ -172,7 +173,9 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
     start = open_pretrained(recipe.model.pretrained, recipe.model.adapter).parameters(
         sharded_target(opened.assembly.plain_model, "float32", opened.assembly.mesh)
     )
-    parameters, evaluation = opened.parameters, opened.run.summary()["evaluation"]
+    summary = opened.run.summary()
+    assert summary is not None, "trained above, or by the trial that this one is made of"
+    parameters, evaluation = opened.parameters, summary["evaluation"]
     if trial.share is not None:
         tuned = {name: interpolate(before, parameters[name], trial.share) for name, before in start.items()}
         parameters = {**parameters, **tuned}
@@ -211,7 +214,7 @@ def _divergence(assembly: Assembly, parameters, start) -> float | None:
     replay = assembly.recipe.streams[others[0]]
     (read,) = replay.objective.text_columns()[:1]
     sources = tuple(
-        dataclasses.replace(source, columns={read: (source.columns or {}).get(column, column)})
+        dataclasses.replace(source, columns={Column(read): (source.columns or {}).get(Column(column), column)})
         for source in section.source
     )
     objective = held_to_start(assembly.objectives[others[0]].for_evaluation(), 0.0)

@@ -115,9 +115,8 @@ def findings_of(
         for key, rates in groups.items()
         for rate, own in rates.items()
     )
-    return Finding(
-        arms, points, tuple(pareto), found and found.name, config.forgetting, config.confidence, len(results)
-    )
+    best = None if found is None else found.name
+    return Finding(arms, points, tuple(pareto), best, config.forgetting, config.confidence, len(results))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +171,8 @@ def _arm(key, rate: float, own: Mapping[int, _Measures], reference, config: Comp
     def versus(field: str) -> Estimate | None:
         if reference is None:
             return None
-        values = [{seed: getattr(one, field) for seed, one in side.items()} for side in (own, reference)]
-        return difference(*values, config.confidence)
+        ours, theirs = ({seed: getattr(one, field) for seed, one in side.items()} for side in (own, reference))
+        return difference(ours, theirs, config.confidence)
 
     spared = versus("forgetting")
     if spared is not None:

@@ -11,6 +11,7 @@ from jaxft.reporting.comparison_plots import ArmPoint, plot_frontier
 from jaxft.reporting.html_report import Figure, Report, Section, Table, Tile, write_report
 from jaxft.reporting.tables import text_table
 from jaxft.workflows.compare.findings import ArmFinding, Finding
+from jaxft.workflows.compare.trials import comparison_of
 
 _METHOD = (
     "Every arm starts from the same weights and is trained with every learning rate and seed; it is shown at the "
@@ -30,7 +31,7 @@ def comparison_text(finding: Finding, recipe: Recipe) -> str:
 def conclusions(finding: Finding, recipe: Recipe) -> tuple[str, ...]:
     """What the numbers say and what they do not, a paragraph each: forgetting, the task, the recommendation."""
     reference, *others = finding.arms
-    config = recipe.compare
+    config = comparison_of(recipe)
     forgetting = [f"Forgetting: {reference.name} makes {config.retained} worse by {reference.forgetting}."]
     forgetting += [_versus(arm, arm.spared, "less", "more", "forgets") for arm in others if arm.spared]
     task = [f"Task: {reference.name} reaches {reference.task} {config.task}."]
@@ -50,7 +51,7 @@ def _versus(arm: ArmFinding, difference: Estimate, more: str, less: str, verb: s
 
 
 def _recommendation(finding: Finding, recipe: Recipe) -> str:
-    bound = f"at most {finding.bound:g} of forgetting in {recipe.compare.retained}"
+    bound = f"at most {finding.bound:g} of forgetting in {comparison_of(recipe).retained}"
     if finding.recommended is None:
         shares = [arm for arm in finding.arms if arm.replay > 0]
         hint = "more replay, a lower learning rate" if shares else "arms with replay"
@@ -68,7 +69,7 @@ def _recommendation(finding: Finding, recipe: Recipe) -> str:
 
 
 def _table(finding: Finding, recipe: Recipe) -> tuple[tuple[str, ...], list[tuple]]:
-    config = recipe.compare
+    config = comparison_of(recipe)
     header = ["arm", "replay", "learning rate", config.task, "gain", "forgetting", "forgets less by"]
     probe = any(arm.probe for arm in finding.arms)
     divergence = any(arm.divergence for arm in finding.arms)
@@ -84,7 +85,7 @@ def _table(finding: Finding, recipe: Recipe) -> tuple[tuple[str, ...], list[tupl
 
 def write_comparison(finding: Finding, recipe: Recipe, directory: pathlib.Path) -> None:
     """Draws the comparison and writes `report.html` into its directory."""
-    config = recipe.compare
+    config = comparison_of(recipe)
     plots = directory / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     chosen = {(arm.name, arm.learning_rate) for arm in finding.arms}
@@ -141,8 +142,8 @@ def _tiles(finding: Finding, recipe: Recipe) -> tuple[Tile, ...]:
     reference = finding.arms[0]
     best = min(finding.arms, key=lambda arm: arm.forgetting.mean)
     tiles = [
-        Tile(f"{reference.name} {recipe.compare.task}", f"{reference.task.mean:.4g}"),
-        Tile(f"{reference.name} forgot", f"{reference.forgetting.mean:+.3g}", recipe.compare.retained),
+        Tile(f"{reference.name} {comparison_of(recipe).task}", f"{reference.task.mean:.4g}"),
+        Tile(f"{reference.name} forgot", f"{reference.forgetting.mean:+.3g}", comparison_of(recipe).retained),
         Tile("Least forgotten", f"{best.forgetting.mean:+.3g}", best.name),
     ]
     if finding.recommended is not None:

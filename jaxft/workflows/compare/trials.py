@@ -59,14 +59,23 @@ class Trial:
         return self if self.of is None else dataclasses.replace(self, arm=self.of, share=None, of=None)
 
 
+def comparison_of(recipe: Recipe) -> CompareConfig:
+    """What a recipe that `check_comparison` let pass says of its comparison."""
+    assert recipe.compare is not None
+    return recipe.compare
+
+
 def trials(recipe: Recipe) -> Iterator[Trial]:
     """All runs, those that train before those made of them."""
-    compare = recipe.compare
+    compare = comparison_of(recipe)
     rates = compare.learning_rates or (recipe.optimizer.learning_rate,)
-    named = [(name, arm, None, None) for name, arm in compare.arms.items() if arm.of is None]
+    named: list[tuple[str, ArmConfig, float | None, str | None]] = [
+        (name, arm, None, None) for name, arm in compare.arms.items() if arm.of is None
+    ]
     named += [
         (f"{name} {share:g}", compare.arms[arm.of], share, arm.of)
         for name, arm in compare.arms.items()
+        if arm.of is not None
         for share in arm.interpolate
     ]
     for name, arm, share, of in named:

@@ -62,7 +62,8 @@ class ChatSession:
 
     def __init__(self, text_generator: TextGenerator, form: ChatFormat, system: str | None, options: Mapping[str, Any]):
         self._text_generator, self._form = text_generator, form
-        self.system, self.note = system, None
+        self.system = system
+        self.note: str | None = None
         self._turns: list[tuple[str, str]] = []
         self._options = _DEFAULTS | dict(options)
         self._answers = 0

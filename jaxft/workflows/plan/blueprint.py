@@ -132,11 +132,12 @@ def _quiet() -> Iterator[None]:
 
 def _planned_tokenizer(recipe: Recipe) -> PlannedTokenizer | None:
     """One of the size of the vocabulary that the recipe trains; None where it names one that is there."""
-    training = recipe.tokenizer and recipe.tokenizer.training
+    section = recipe.tokenizer
+    training = None if section is None else section.training
     if training is not None:
         return PlannedTokenizer(training.vocab_size, training.sentinels, training.special_tokens)
     size = recipe.model.vocab_size
-    missing = recipe.tokenizer is not None and not pathlib.Path(recipe.tokenizer.path).exists()
+    missing = section is not None and section.path is not None and not pathlib.Path(section.path).exists()
     return PlannedTokenizer(size, sentinels=100) if missing and size is not None else None
 
 
@@ -153,7 +154,8 @@ def _with_specimens(recipe: Recipe, directory: pathlib.Path) -> Recipe:
         for name, one in recipe.streams.items()
     }
     objectives = {
-        name: one.objective or recipe.streams[one.stream].objective for name, one in recipe.evaluation.items()
+        name: one.objective or recipe.streams[recipe.objective_of(name)].objective
+        for name, one in recipe.evaluation.items()
     }
     evaluation = {
         name: dataclasses.replace(one, source=source(f"evaluation_{name}", objectives[name], one.source))

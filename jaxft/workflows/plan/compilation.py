@@ -113,10 +113,11 @@ def main() -> None:
         needed = needed_bytes(str(error))
         if needed is None:
             raise
-        found = {"fits": False, "peak_bytes": needed}
+        found: dict[str, Any] = {"fits": False, "peak_bytes": needed}
     else:
-        peak = program.memory_analysis().peak_memory_in_bytes
-        found = {"fits": True, "peak_bytes": peak, "cost": as_json(program_cost(program.as_text()))}
+        memory, text = program.memory_analysis(), program.as_text()
+        assert memory is not None and text is not None, "compilers of TPUs tell both"
+        found = {"fits": True, "peak_bytes": memory.peak_memory_in_bytes, "cost": as_json(program_cost(text))}
     found["compile_seconds"] = round(time.perf_counter() - start, 2)
     sys.stdout.write(json.dumps(found) + "\n")
 
@@ -125,7 +126,7 @@ def topology_devices(topology: Topology) -> list[jax.Device]:
     """The devices of TPUs that are not here, for the compiler alone."""
     chip = topology.chip.name
     # Both cores of these work as one device.
-    options = {"chip_config_name": "megacore"} if chip in ("v4", "v5p") else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if chip in ("v4", "v5p") else {}
     # A host has a block of 2x2 chips; a slice of one chip a part of one.
     if topology.shape == (1, 1):
         options["chips_per_host_bounds"] = (1, 1, 1)

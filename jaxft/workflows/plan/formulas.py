@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from jaxft.parallel.mesh import abstract_mesh
 from jaxft.parallel.platform import planned_for
@@ -62,7 +63,7 @@ def sketched(
     topology: Topology,
     passes: dict[str, tuple[Pass, ...]],
     micro_batches: int,
-    remat: str,
+    remat: Literal["none", "full", "attention", "dots"],
     loss_parts: int | None = None,
 ) -> Sketch:
     """As `make_sketch`, of a blueprint, with other parts of its batch and of its loss, and another policy."""

@@ -73,7 +73,8 @@ def rows_text(shown: list[dict[str, Any]], colour: bool) -> str:
 
 
 def _line(tokens: list[ShownToken], colour: bool) -> str:
-    words, segment, inside = [], 1, False
+    words: list[str] = []
+    segment, inside = 1, False
     for token in tokens:
         if inside and not (token.predicted and token.segment == segment):
             words[-1] += "" if colour else "»"

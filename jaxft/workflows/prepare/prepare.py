@@ -51,7 +51,7 @@ def prepare(
 def _prepared(source: StoreSource, how: Preparation) -> dict[str, Any]:
     started, there = time.time(), source.exists
     whole = there or source.build(how)
-    result = {
+    result: dict[str, Any] = {
         "source": source.where,
         "directory": str(source.directory),
         "status": "there already" if there else "prepared" if whole else "waiting for other parts",

@@ -34,7 +34,7 @@ def train_tokenizer(
       RecipeError: an option is impossible, or a file or the output cannot be used.
       DataError: a file is malformed, or too small for the vocabulary.
     """
-    kind = _KINDS.get(options.get("model_type"), SentencePieceConfig)
+    kind = _KINDS.get(options.get("model_type", ""), SentencePieceConfig)
     if kind is not SentencePieceConfig:
         del options["model_type"]
     if unknown := options.keys() - {field.name for field in dataclasses.fields(kind)}:

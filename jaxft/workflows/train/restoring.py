@@ -42,7 +42,7 @@ def begin(run: RunDirectory, setup: TrainSetup, batches: Mapping[str, StreamBatc
         return _restored(run, setup, step)
     assembly = setup.assembly
     plain = sharded_target(assembly.plain_model, "float32", assembly.mesh)
-    pretrained = assembly.pretrained and assembly.pretrained.parameters(plain)
+    pretrained = None if assembly.pretrained is None else assembly.pretrained.parameters(plain)
     state = create_state(
         setup.model,
         setup.optimizer,
@@ -62,4 +62,5 @@ def _restored(run: RunDirectory, setup: TrainSetup, step: int) -> Beginning:
     target = abstract_state(setup.model, setup.optimizer, assembly.mesh, setup.keeping)
     merged = sharded_target(assembly.model, "float32", assembly.mesh)
     parameters, rest = checkpoints.restore(step, merged, setup.training_items(target))
-    return Beginning(step, TrainState(**{"parameters": parameters, **rest}), tuple(history), tuple(saved))
+    items = {"parameters": parameters, **(rest or {})}
+    return Beginning(step, TrainState(**items), tuple(history), tuple(saved))

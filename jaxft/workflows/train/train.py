@@ -84,6 +84,9 @@ def _write_beginning(run: RunDirectory, assembly: Assembly) -> None:
     if not run.has_model():
         origin = assembly.pretrained
         run.write_model(
-            assembly.model.config, dict(assembly.model.heads), origin and origin.huggingface, origin and origin.settings
+            assembly.model.config,
+            dict(assembly.model.heads),
+            None if origin is None else origin.huggingface,
+            None if origin is None else origin.settings,
         )
     run.write_environment()

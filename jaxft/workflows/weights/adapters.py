@@ -58,7 +58,8 @@ def _saved_heads(
     architecture: Architecture, model: ModelConfig, values: Mapping[str, Any], adapter: Adapter, prefix: str
 ) -> tuple[tuple[Head, HeadConfig], ...]:
     """Heads that the adapter holds whole."""
-    found, claimed = [], set()
+    found: list[tuple[Head, HeadConfig]] = []
+    claimed: set[str] = set()
     declared = {head.name: head for heads in architecture.classes.values() for head in heads}
     for head in sorted(declared.values(), key=lambda head: -len(head.tensors_of(model))):
         tensors = {tensor.name.replace("{trunk}", prefix): tensor for tensor in head.tensors_of(model)}

@@ -47,7 +47,7 @@ def average_models(
       RecipeError: weights, a share or a start that make no sense.
       CheckpointError: a model cannot be read, they differ in shape, or the output holds a model already.
     """
-    weights = _checked(models, weights, share, start)
+    shares = _checked(models, weights, share, start)
     target = RunDirectory(output)
     if target.has_model():
         raise CheckpointError(f"{target.path} holds a model already; choose another directory")
@@ -55,17 +55,19 @@ def average_models(
     loaded = [one.loaded for one in opened]
     for model, other in zip(models[1:], loaded[1:], strict=True):
         _check_same(models[0], loaded[0], model, other)
-    parameters = soup([one.params for one in loaded], list(weights.values()))
+    parameters = soup([one.params for one in loaded], list(shares.values()))
     as_tuned: list[str] = []
     if share is not None:
         origin = load_pretrained(start) if start is not None else _start_of(opened[0])
         parameters, as_tuned = _towards(origin, loaded[0], parameters, share)
     _write(target, opened[0], parameters)
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
-    return {"output": str(target.path), "parameters": count, "weights": weights, "as_tuned": as_tuned}
+    return {"output": str(target.path), "parameters": count, "weights": shares, "as_tuned": as_tuned}
 
 
-def _checked(models, weights, share, start) -> dict[str, float]:
+def _checked(
+    models: Sequence[str], weights: Sequence[float] | None, share: float | None, start: str | None
+) -> dict[str, float]:
     """Weights by model, which sum up to 1."""
     if len(set(models)) != len(models):
         raise RecipeError("a model is named twice; give it more weight with --weights")

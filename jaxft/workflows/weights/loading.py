@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxft.huggingface.exporting import SHARD_BYTES
 from jaxft.huggingface.expressing import Form, form_for
 from jaxft.huggingface.loaded import LoadedModel, loaded_from, save_model, tokenizer_of
 from jaxft.huggingface.pooling import read_pooling
-from jaxft.models.config import ComputeConfig
+from jaxft.models.config import ComputeConfig, Precision
 from jaxft.models.model import Model, flat_paths, sharded_target
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.workflows.weights.adapters import AdaptedWeights, with_adapter
@@ -96,7 +97,7 @@ def load_checkpoint(location: ModelLocation, dtype: str, mesh: Mesh) -> LoadedMo
         )
     if dtype not in ("float32", "bfloat16"):
         raise CheckpointError(f"dtype must be float32 or bfloat16, found {dtype!r}")
-    model = Model(stored.config, tuple(stored.heads.items()), ComputeConfig(precision=dtype))
+    model = Model(stored.config, tuple(stored.heads.items()), ComputeConfig(precision=cast(Precision, dtype)))
     parameters, _ = run.checkpoints.restore(location.step, sharded_target(model, "float32", mesh))
     for name in stored.heads:
         objective = objective_of(location, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -46,8 +47,8 @@ def special_tokens(location: ModelLocation | None, model: ModelConfig, tokenizer
         ends = [tokenizer.separator_id]
     if is_ours and tokenizer is not None:
         ends += [end for end in _ends_of_turns(tokenizer) if end not in ends]
-    own = () if tokenizer is None or tokenizer.start_id is None else (tokenizer.start_id,)
-    before, after = own, () if tokenizer is None else (tokenizer.separator_id,)
+    before: tuple[int, ...] = () if tokenizer is None or tokenizer.start_id is None else (tokenizer.start_id,)
+    after: tuple[int, ...] = () if tokenizer is None else (tokenizer.separator_id,)
     if model.family == "encoder_decoder":
         before = ()
     if template is not None:
@@ -57,19 +58,19 @@ def special_tokens(location: ModelLocation | None, model: ModelConfig, tokenizer
         pad = tokenizer.pad_id if tokenizer is not None else next(iter(ends), 0)
     words = values.get("bad_words_ids") or []
     suppressed = {*(word[0] for word in words if len(word) == 1), *(values.get("suppress_tokens") or [])}
-    shared = {"end": tuple(ends), "pad": max(pad, 0), "suppressed": tuple(sorted(suppressed))}
+    shared = SpecialTokens(end=tuple(ends), pad=max(pad, 0), suppressed=tuple(sorted(suppressed)))
     if model.family != "encoder_decoder":
-        return SpecialTokens(start=before, **shared)
+        return dataclasses.replace(shared, start=before)
     start = values.get("decoder_start_token_id", values.get("bos_token_id"))
     if start is None and tokenizer is not None:
         start = decoder_start_id(tokenizer, model)
-    return SpecialTokens(
+    return dataclasses.replace(
+        shared,
         start=() if start is None else (start,),
         source_start=before,
         source_end=after,
         forced_first=values.get("forced_bos_token_id"),
         forced_last=values.get("forced_eos_token_id"),
-        **shared,
     )
 
 
