@@ -21,6 +21,7 @@ from jaxft.cli import main
 from jaxft.errors import JaxftError
 from jaxft.recipe import library
 from jaxft.recipe.decoding import decode
+from jaxft.recipe.plugins import load_plugins
 from jaxft.recipe.reading import Document, override, parse_document, read_document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.compare.trials import check_comparison
@@ -78,7 +79,8 @@ def check_recipe(block: Block, base: Document) -> None:
             value = {"streams": {name: _kept(first, part) | part for name, part in parts.items()}}
         streams = {**base.value["streams"], **value.get("streams", {})}
         value = base.value | value | {"streams": streams}
-    document = Document(block.place, value, {})
+    # Plug-ins lie in the working directory.
+    document = load_plugins(Document(block.place, value, {}))
     recipe = decode(document, Recipe)
     if recipe.compare is not None:
         check_comparison(recipe, document)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib
+import os
 import pathlib
 import re
+import shutil
+import sqlite3
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checks import WrongDocumentation, check_command, check_recipe, look_up, wrong_codes, wrong_links
-from pages import PAGES, Page, commands, read_page
+from huggingface import reference_models
+from huggingface.reference_models import CASES
+from pages import PAGES, ROOT, Block, Page, commands, read_page
+from safetensors.numpy import load_file
 from support import tiny_models
+from support.plugged import forget_plugins
 
+import jaxft
 from jaxft.cli.main import run
 from jaxft.errors import RecipeError
 from jaxft.huggingface.architectures import olmo2
@@ -20,7 +34,8 @@ from jaxft.recipe.reading import Document, override, parse_document
 
 READ = [read_page(path) for path in PAGES]
 SHELLS = ("sh", "console")
-LANGUAGES = {*SHELLS, "python", "yaml", "text", "mermaid"}
+LANGUAGES = {*SHELLS, "python", "yaml", "toml", "diff", "text"}
+SEED_OSS = dataclasses.replace(CASES["llama"], model="SeedOssForCausalLM", config="SeedOssConfig")
 
 
 def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
@@ -37,6 +52,16 @@ def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
             tiny_models.bert(directory / "path/to/bert", "BertForMaskedLM")
             tiny_models.bert(directory / "path/to/sentence-encoder", "BertModel")
             tiny_models.llama(directory / "runs/story")
+        case "plugins.md":
+            with contextlib.closing(sqlite3.connect(directory / "tickets.db")) as database, database:
+                database.execute("create table tickets (day integer, text text, label text)")
+                rows = [(day, f"the {('printer', 'screen')[day % 2]} is dark", "ab"[day % 2]) for day in range(96)]
+                database.executemany("insert into tickets values (?, ?, ?)", rows)
+        case "CONTRIBUTING.md":
+            texts = [path.read_text(encoding="utf-8").replace("\n## ", "\n# ") for path in PAGES]
+            (directory / "notes.md").write_text("\n".join([*texts, "# Nothing", ""]), encoding="utf-8")
+            reference_models.save(reference_models.make(SEED_OSS), directory / "path/to/seed-oss")
+            return {"input_ids": reference_models.inputs_of(SEED_OSS)["input_ids"]}
     return {}
 
 
@@ -49,22 +74,63 @@ def base() -> Document:
     return override(parse_document(recipe.text, recipe.place), words)
 
 
-def walk(page: Page, names: dict[str, Any]) -> None:
-    """Follows a page from its top to its end, in the working directory."""
+def write_files(page: Page) -> None:
+    """Writes the files that a page shows, into the working directory."""
     for block in page.blocks:
         if block.file:
+            pathlib.Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(block.file).write_text(block.text)
+
+
+def walk(page: Page, names: dict[str, Any]) -> None:
+    """Follows a page from its top to its end, in the working directory."""
+    write_files(page)
+    for block in page.blocks:
+        if block.file:
+            continue
+        if block.language == "diff":
+            patch(block)
         elif block.language == "python" and block.reason:
             look_up(block.text, block.place, names)
         elif block.language == "python":
             exec(compile(block.text, block.place, "exec"), names)
         elif block.runs:
             for words in commands(block):
-                assert run(words) == 0, f"{block.place}: jaxft {' '.join(words)}"
+                assert started(words) == 0, f"{block.place}: jaxft {' '.join(words)}"
 
 
-# Pages whose Python writes with models.
-SLOW = ("generation.md", "serving.md")
+def patch(block: Block) -> None:
+    """Changes a copy of the package, in the working directory, as a diff says."""
+    if not pathlib.Path("jaxft/__init__.py").exists():
+        for part in ("jaxft", "configs", "launch"):
+            shutil.copytree(ROOT / part, part, dirs_exist_ok=True)
+    done = subprocess.run(["git", "apply", "-"], input=block.text, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, f"{block.place}: {done.stderr}"
+
+
+def started(words: list[str]) -> int:
+    """The status of a command: of this package, or of the copy that a page has changed."""
+    if not pathlib.Path("jaxft/__init__.py").exists():
+        return run(words)
+    # The working directory, and so the copy, is what Python finds first.
+    own = {**os.environ, "PYTHONPATH": ""}
+    return subprocess.run([sys.executable, "-m", "jaxft", *words], env=own, check=False).returncode
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch, tmp_path):
+    """What plug-ins of a page add is gone after the test, and the modules that it wrote."""
+    forget_plugins(monkeypatch)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+# Pages that train, or write with models.
+SLOW = ("generation.md", "serving.md", "plugins.md", "CONTRIBUTING.md")
 FOLLOWED = [pytest.param(page, marks=[pytest.mark.slow] if page.path.name in SLOW else []) for page in READ]
 
 
@@ -74,12 +140,14 @@ def test_python_runs_from_the_top_of_a_page_to_its_end(page, tmp_path, monkeypat
     walk(page, places_for(page.path.name, tmp_path))
 
 
-RECIPES = [block for page in READ for block in page.blocks if block.language == "yaml"]
-COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS]
+RECIPES = [(page, block) for page in READ for block in page.blocks if block.language == "yaml"]
+COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS and not block.runs]
 
 
-@pytest.mark.parametrize("block", RECIPES, ids=lambda block: block.place)
-def test_recipes_decode(block, base):
+@pytest.mark.parametrize(("page", "block"), RECIPES, ids=lambda shown: getattr(shown, "place", ""))
+def test_recipes_decode(page, block, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(page)
     check_recipe(block, base)
 
 
@@ -187,3 +255,23 @@ def test_a_wrong_line_is_found(text, told, tmp_path):
     page = read_page(tmp_path / "page.md")
     (line,) = [*wrong_codes(page), *wrong_links(page)]
     assert told in line
+
+
+def test_the_architecture_that_is_added_is_that_of_torch(tmp_path, monkeypatch):
+    """As `tests/huggingface/test_parity.py` has it of ours, in values."""
+    monkeypatch.chdir(tmp_path)
+    (page,) = (page for page in READ if page.path.name == "CONTRIBUTING.md")
+    write_files(page)
+    importlib.import_module("seed_oss")
+    theirs = reference_models.make(SEED_OSS)
+    reference_models.save(theirs, tmp_path / "model")
+    inputs = reference_models.inputs_of(SEED_OSS)
+    with torch.no_grad():
+        wanted = theirs(**{name: torch.tensor(value) for name, value in inputs.items()}).logits.numpy()
+    ours = jaxft.load_pretrained(tmp_path / "model")
+    seen = inputs["attention_mask"] > 0
+    found = np.asarray(ours(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits)
+    np.testing.assert_allclose(found[seen], wanted[seen], atol=1e-4)
+    jaxft.save_pretrained(ours, tmp_path / "copy")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "copy"))
+    assert before.keys() == after.keys() and all(before[name].tobytes() == after[name].tobytes() for name in before)

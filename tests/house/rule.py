@@ -15,14 +15,14 @@ from collections.abc import Iterator
 # Bottom to top. What stands on one floor does not know of the others there.
 FLOORS = (
     ("errors",),
-    ("parallel", "reporting"),
+    ("parallel", "reporting", "extension"),
     ("data", "kernels", "checkpoint"),
     ("models",),
     ("objectives", "generation", "finetuning", "huggingface"),
     ("training", "serving"),
     ("evaluation", "compression", "insight", "planning"),
     ("recipe",),
-    ("launching", "board"),
+    ("launching", "board", "plugins"),
     ("workflows",),
     ("cli",),
     ("__main__",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plugged import forget_plugins
+from support.plugged import forget_plugins
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 import yaml
-from plugged import PLUGIN, RECIPE, write
+from support.plugged import PLUGIN, RECIPE, write
 
 from jaxft.data.processes import mapped_in_order
 from jaxft.data.sources import SourceConfig, read_rows, source_fingerprint
