@@ -12,8 +12,7 @@ import numpy as np
 
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model
-
-Parameters = Any
+from jaxft.parallel.trees import Parameters
 
 
 class SeparateLayers(flax.struct.PyTreeNode):
@@ -28,7 +27,7 @@ class SeparateLayers(flax.struct.PyTreeNode):
       projection: the transposed token embedding where it also is the projection onto the vocabulary, or None.
     """
 
-    params: Any
+    params: Parameters
     projection: jax.Array | None
 
     def variables(self) -> dict[str, Any]:
@@ -39,6 +38,10 @@ class SeparateLayers(flax.struct.PyTreeNode):
         if self.projection is None:
             return {"params": params}
         return {"params": params, "layout": {"trunk": {"embeddings": {"tokens": {"transposed": self.projection}}}}}
+
+
+# Parameters as a model's own, or laid out by `Layout`.
+LaidOutParameters = Parameters | SeparateLayers
 
 
 class Layout:
@@ -52,7 +55,7 @@ class Layout:
         self._config, self._stacks = model.config, _stack_names(model.config)
         self._known: tuple[weakref.ref, jax.Array] | None = None
 
-    def __call__(self, parameters: Parameters) -> Parameters:
+    def __call__(self, parameters: Parameters) -> LaidOutParameters:
         """The parameters themselves but where they lie on one CPU; there what was stacked is not copied, but seen."""
         leaves = jax.tree.leaves(parameters)
         if not all(isinstance(leaf, jax.Array) for leaf in leaves):

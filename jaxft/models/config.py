@@ -208,7 +208,7 @@ class ModelConfig:
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _positive(
             self, "vocab_size", "embed_dim", "num_layers", "num_heads", "mlp_dim", "max_length", "relative_buckets"
         )
@@ -328,7 +328,7 @@ class ComputeConfig:
     loss_parts: int = 1
     reduce_dtype: Precision = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _positive(self, "loss_parts")
         if self.reduce_dtype == "bfloat16" and self.precision != "bfloat16":
             raise InvalidField("reduce_dtype", f"bfloat16 needs precision bfloat16, found {self.precision}")

@@ -47,7 +47,7 @@ class Model(nn.Module):
     heads: tuple[tuple[str, HeadConfig], ...] = ()
     compute: ComputeConfig = ComputeConfig()
 
-    def setup(self):
+    def setup(self) -> None:
         self.trunk = Transformer(self.config, self.compute)
         self.head = {name: self._make_head(head) for name, head in self.heads}
 

@@ -21,6 +21,7 @@ from jaxft.models.model import (
     read_by_vocabulary_head,
 )
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
+from jaxft.parallel.trees import Flags, Parameters
 from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
 from jaxft.training.loss_parts import sums_in_parts
 from jaxft.training.state import TrainState, joined, split
@@ -28,10 +29,10 @@ from jaxft.training.state import TrainState, joined, split
 Batches = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, Any]
 # From parameters, those at the start and a random key to the parameters that a training step computes with.
-Vary = Callable[[Any, Any, jax.Array], Any]
+Vary = Callable[[Parameters, Parameters | None, jax.Array], Parameters]
 
 
-def bind(model: Model, parameters, key: jax.Array | None = None, origin=None) -> Apply:
+def bind(model: Model, parameters: Parameters, key: jax.Array | None = None, origin: Parameters | None = None) -> Apply:
     """A model as an objective calls it; without a key it is deterministic.
 
     Args:
@@ -56,7 +57,7 @@ class _Bound(Apply):
     """
 
     model: Model
-    parameters: Any
+    parameters: Parameters
     key: jax.Array | None = None
     origin: Apply | None = None
 
@@ -90,7 +91,7 @@ def make_train_step(
     micro_batches: int = 1,
     *,
     balance: BalanceConfig | None = None,
-    trained=None,
+    trained: Flags | None = None,
     vary: Vary | None = None,
 ) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
     """The step as a function of state and batches, to be compiled with the state donated.

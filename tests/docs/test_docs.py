@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,7 @@ def test_what_is_named_is_there(page):
 def test_every_block_says_what_it_is(page):
     """A block in no language that is known here, or a command that is only indented, nothing would check."""
     assert [block.place for block in page.blocks if block.language not in LANGUAGES] == []
+    assert all(tomllib.loads(block.text) for block in page.blocks if block.language == "toml")
     assert [line for line in page.prose.splitlines() if line.startswith(("    jaxft ", "    $ jaxft "))] == []
     # A comment that is not in the line before its block would say nothing.
     assert "<!--" not in page.prose.replace(" -->\n\n\n", "")

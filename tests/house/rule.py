@@ -15,13 +15,15 @@ from collections.abc import Iterator
 # Bottom to top. What stands on one floor does not know of the others there.
 FLOORS = (
     ("errors",),
-    ("parallel", "reporting", "extension"),
+    ("extension",),
+    ("parallel", "reporting"),
     ("data", "kernels", "checkpoint"),
     ("models",),
     ("objectives", "generation", "finetuning", "huggingface"),
     ("training", "serving"),
     ("evaluation", "compression", "insight", "planning"),
     ("recipe",),
+    # What plug-ins register themselves by: it reaches into the rooms that are open to them.
     ("launching", "board", "plugins"),
     ("workflows",),
     ("cli",),
