@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import pkgutil
 import re
 import shutil
 import sqlite3
@@ -277,3 +278,12 @@ def test_the_architecture_that_is_added_is_that_of_torch(tmp_path, monkeypatch):
     jaxft.save_pretrained(ours, tmp_path / "copy")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "copy"))
     assert before.keys() == after.keys() and all(before[name].tobytes() == after[name].tobytes() for name in before)
+
+
+def test_what_has_moved_is_where_the_changelog_says():
+    _, _, rest = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Moved")
+    rows = re.findall(r"^\| (`.+) \| (`.+) \|$", rest.partition("###")[0], re.MULTILINE)
+    places = [name for _, now in rows for name in re.findall(r"`([\w.]+)`", now) if name != "Objective.shown"]
+    assert len(places) > 50
+    for place in places:
+        pkgutil.resolve_name(place if place.startswith("jaxft.") else f"jaxft.workflows.{place}")
