@@ -37,6 +37,14 @@ from jaxft.recipe.reading import Document, override, parse_document
 READ = [read_page(path) for path in PAGES]
 SHELLS = ("sh", "console")
 LANGUAGES = {*SHELLS, "python", "yaml", "toml", "diff", "text"}
+TINY = """
+name: tiny
+model: {preset: encoder-tiny, embed_dim: 16, num_heads: 2, mlp_dim: 32, num_layers: 1, max_length: 32}
+tokenizer: {byte_bpe: {vocab_size: 300}}
+streams: {text: {source: {text: text.txt}, objective: {kind: masked_lm}, batch_size: 4}}
+evaluation: {same: {stream: text, source: {text: text.txt}}}
+training: {steps: 4, log_every: 2}
+"""
 SEED_OSS = dataclasses.replace(CASES["llama"], model="SeedOssForCausalLM", config="SeedOssConfig")
 
 
@@ -45,6 +53,8 @@ def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
     match page:
         case "README.md":
             tiny_models.bert(directory / "path/to/model", "BertForMaskedLM")
+            shutil.copy(ROOT / "LICENSE", directory / "text.txt")
+            (directory / "recipe.yaml").write_text(TINY)
             return {"input_ids": np.array([[2, 5, 7, 3]]), "mask": np.array([[1, 1, 1, 1]])}
         case "generation.md":
             for run_directory in ("runs/story", "runs/linker"):
@@ -146,7 +156,7 @@ RECIPES = [(page, block) for page in READ for block in page.blocks if block.lang
 COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS and not block.runs]
 
 
-@pytest.mark.parametrize(("page", "block"), RECIPES, ids=lambda shown: getattr(shown, "place", ""))
+@pytest.mark.parametrize(("page", "block"), RECIPES, ids=[block.place for _, block in RECIPES])
 def test_recipes_decode(page, block, base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_files(page)
