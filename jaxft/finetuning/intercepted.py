@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 
 InterceptorContext = nn.module.InterceptorContext
 # The method that is intercepted, which takes what it was called with.
@@ -26,7 +26,7 @@ class InterceptedModel(abc.ABC):
       base: the model.
     """
 
-    base: Model
+    base: AnyModel
 
     @property
     def config(self) -> ModelConfig:
@@ -52,6 +52,10 @@ class InterceptedModel(abc.ABC):
         """As `Model.apply`."""
         with nn.intercept_methods(self.intercept):
             return self.base.apply(*arguments, **keywords)
+
+    def clone(self, *, compute: ComputeConfig) -> Self:
+        """As `Model.clone`."""
+        return dataclasses.replace(self, base=self.base.clone(compute=compute))
 
     @abc.abstractmethod
     def intercept(

@@ -26,7 +26,7 @@ from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project
 from jaxft.kernels.quantization import Quantized, dequantize, quantize, shapes_of
 from jaxft.models.layers import Linear, partitioned
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import AnyModel, abstract_parameters
 from jaxft.parallel.trees import Axes, Parameters, Shapes
 
 _ADDED = ("lora_a", "lora_b", "dora_magnitude")
@@ -91,7 +91,7 @@ class LoraModel(InterceptedModel):
         return _adapted(module, self.lora, layer, *arguments)
 
 
-def check_targets(model: Model, config: LoraConfig) -> None:
+def check_targets(model: AnyModel, config: LoraConfig) -> None:
     """Makes sure that each pattern finds a linear layer.
 
     Raises:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxft.errors import RecipeError
 from jaxft.generation.cache import Cache, Layers, append, fill_cache
 from jaxft.generation.layout import LaidOutParameters, SeparateLayers
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 from jaxft.models.transformer import Sequences
 
 
@@ -64,7 +64,7 @@ class Decoder:
       head: name of its vocabulary head.
     """
 
-    model: Model
+    model: AnyModel
     head: str
 
     @property
@@ -142,7 +142,7 @@ class Decoder:
         return logits, append(cache, step.kept, moves.astype(jnp.int32), late)
 
 
-def decoder_of(model: Model) -> Decoder:
+def decoder_of(model: AnyModel) -> Decoder:
     """A model with the head that it writes with.
 
     Raises:

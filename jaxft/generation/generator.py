@@ -26,7 +26,7 @@ from jaxft.generation.speculative import check_drafting
 from jaxft.generation.texts import Generated, GrowingText, TextDelta, generated, read_rows
 from jaxft.generation.transcript import Transcript
 from jaxft.generation.writing_loop import begin_loop, decoding_of, random_keys, with_finished
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel, Model
 from jaxft.parallel.sharding import host_copies
 from jaxft.parallel.trees import Parameters
 
@@ -60,7 +60,7 @@ class Generator:
 
     def __init__(
         self,
-        model: Model,
+        model: AnyModel,
         special: SpecialTokens,
         tokenizer: Tokenizer | None = None,
         mesh: jax.sharding.Mesh | None = None,

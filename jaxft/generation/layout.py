@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.models.config import ModelConfig
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 from jaxft.parallel.trees import Parameters
 
 
@@ -51,7 +51,7 @@ class Layout:
       model: whose parameters.
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: AnyModel):
         self._config, self._stacks = model.config, _stack_names(model.config)
         self._known: tuple[weakref.ref, jax.Array] | None = None
 

@@ -11,6 +11,8 @@ from jaxft.errors import InvalidField
 ScalingKind = Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 Precision = Literal["float32", "bfloat16"]
+# What the backward pass computes again.
+Remat = Literal["none", "full", "attention", "dots"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +326,7 @@ class ComputeConfig:
     precision: Precision = "float32"
     attention: Literal["auto", "reference", "xla", "local", "cudnn", "splash"] = "auto"
     scan_layers: bool = False
-    remat: Literal["none", "full", "attention", "dots"] = "none"
+    remat: Remat = "none"
     loss_parts: int = 1
     reduce_dtype: Precision = "float32"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 from jaxft.models.transformer import Images
 from jaxft.objectives.objective import Apply, Objective
 from jaxft.parallel.trees import Parameters, Shapes
@@ -29,7 +29,7 @@ class _Recording(Apply):
       trained: whether gradients flow back through its passes.
     """
 
-    model: Model
+    model: AnyModel
     bound: Apply
     passes: list[Pass]
     key: jax.Array
@@ -71,7 +71,7 @@ def _pass(config, heads: list[HeadConfig], inputs, targets, gather, trained: boo
 
 
 def passes_of(
-    objective: Objective, model: Model, parameters: Shapes, batch: Mapping[str, jax.ShapeDtypeStruct]
+    objective: Objective, model: AnyModel, parameters: Shapes, batch: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[Pass, ...]:
     """The passes that a loss makes on a batch; nothing is computed.
 

@@ -13,7 +13,7 @@ import optax
 
 from jaxft.kernels.cross_entropy import weighted_sums
 from jaxft.models.model import (
-    Model,
+    AnyModel,
     ModelOutput,
     apply_model,
     apply_vocabulary_head,
@@ -32,7 +32,9 @@ Metrics = dict[str, Any]
 Vary = Callable[[Parameters, Parameters | None, jax.Array], Parameters]
 
 
-def bind(model: Model, parameters: Parameters, key: jax.Array | None = None, origin: Parameters | None = None) -> Apply:
+def bind(
+    model: AnyModel, parameters: Parameters, key: jax.Array | None = None, origin: Parameters | None = None
+) -> Apply:
     """A model as an objective calls it; without a key it is deterministic.
 
     Args:
@@ -56,7 +58,7 @@ class _Bound(Apply):
       origin: the model at the start of the run, or None.
     """
 
-    model: Model
+    model: AnyModel
     parameters: Parameters
     key: jax.Array | None = None
     origin: Apply | None = None
@@ -82,7 +84,7 @@ class _Bound(Apply):
 
 
 def make_train_step(
-    model: Model,
+    model: AnyModel,
     objectives: Mapping[str, Objective],
     weights: Mapping[str, float | optax.Schedule],
     optimizer: optax.GradientTransformation,
@@ -141,7 +143,7 @@ def make_train_step(
     return train_step
 
 
-def _applier(model: Model, state: TrainState, rest, vary: Vary | None):
+def _applier(model: AnyModel, state: TrainState, rest, vary: Vary | None):
     """From the trained parameters and a random key to the model as an objective calls it."""
 
     def applied(parameters, key) -> Apply:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from support.drawn import draw_parameters
-from support.two_heads import make_batches, objectives, small_model
+from support.two_heads import MaskedLMWithoutText, make_batches, objectives, small_model
 
 from jaxft.errors import RecipeError
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import StreamLoss
-from jaxft.training.start_divergence import divergence, held_to_start
+from jaxft.training.start_divergence import HeldToStart, divergence
 from jaxft.training.step import bind
 
 NAMES = ("task", "replay")
@@ -40,7 +40,7 @@ def losses(model):
 
     def of(name):
         def loss(parameters, origin, weight):
-            part = held_to_start(objectives()[name], weight).loss(
+            part = HeldToStart(objectives()[name], weight).loss(
                 bind(model, parameters, origin=origin), make_batches(0)[name]
             )
             return part.loss, part
@@ -109,11 +109,11 @@ def test_predicted_tokens_are_compared_once_each_and_not_at_padding(model, losse
 
 
 def test_an_objective_without_predictions_is_refused(model, start):
-    class Silent:
+    class Silent(MaskedLMWithoutText):
         kind = "silent"
 
         def loss(self, apply, batch):
             return StreamLoss(jnp.float32(0), jnp.float32(1), jnp.float32(0), {})
 
     with pytest.raises(RecipeError, match="silent makes no prediction"):
-        held_to_start(Silent(), 1.0).loss(bind(model, start, origin=start), make_batches(0)["task"])
+        HeldToStart(Silent(), 1.0).loss(bind(model, start, origin=start), make_batches(0)["task"])
