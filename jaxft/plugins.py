@@ -61,7 +61,7 @@ def objective(config: type[ObjectiveConfig]) -> Callable[[Maker], Maker]:
       RecipeError: the config is no such class, or its name is taken.
     """
     _check_config(config, ObjectiveConfig)
-    kind = {field.name: field.default for field in dataclasses.fields(config)}.get("kind")
+    kind = getattr(config, "kind", None)
     if not isinstance(kind, str):
         raise RecipeError(f'{config.__name__} has no name; give it one as in `kind: Literal["mine"] = "mine"`')
 

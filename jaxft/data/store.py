@@ -33,6 +33,9 @@ LEARNED = "learned"
 SPAN_STARTS, SPAN_ENDS = "span_starts", "span_ends"
 _OPEN_SHARDS = 64
 
+# What a record keeps beside its tokens.
+Value = int | float | str | list | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
@@ -49,7 +52,7 @@ class Fields:
     """
 
     texts: Mapping[str, str | tuple[str, ...]]
-    values: Mapping[str, int | float | str | list | np.ndarray] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, Value] = dataclasses.field(default_factory=dict)
     spans: bool = False
     parts: tuple[Part, ...] | None = None
     check: Callable[[Record], None] | None = None

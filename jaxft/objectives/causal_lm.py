@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -50,10 +50,10 @@ class CausalLM(Objective):
     """
 
     families = frozenset({"encoder", "decoder"})
-    metrics = ("loss", "perplexity", "accuracy", "bits_per_byte")
+    metrics: tuple[str, ...] = ("loss", "perplexity", "accuracy", "bits_per_byte")
     default_metrics = metrics
 
-    def __init__(self, config, context: ObjectiveContext):
+    def __init__(self, config: Any, context: ObjectiveContext):
         super().__init__(config.kind, context, config.length, {"causal_lm": HeadConfig("causal_lm")})
         self._config = config
         self.overhead = int(context.tokenizer.start_id is not None)
@@ -86,7 +86,7 @@ class CausalLM(Objective):
             **lay_out([piece[:-1] for piece in whole], self.length, tokenizer.pad_id),
             "labels": lay([piece[1:] for piece in whole], self.length),
             "label_weights": lay(weights, self.length, dtype=np.float32),
-            "bytes": np.float32(sum(record.get(BYTES, 0) for record in records)),
+            "bytes": np.array(sum(record.get(BYTES, 0) for record in records), np.float32),
         }
 
     def _weights(self, record: Record, key: np.random.Generator) -> np.ndarray:

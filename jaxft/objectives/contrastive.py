@@ -79,7 +79,7 @@ class SentenceVectors(Objective):
     truncate = True
     predicts = True
 
-    def __init__(self, config, context: ObjectiveContext, heads: Mapping[str, HeadConfig]):
+    def __init__(self, config: SentenceConfig, context: ObjectiveContext, heads: Mapping[str, HeadConfig]):
         super().__init__(config.kind, context, config.length, heads)
         self._config = config
 
@@ -106,17 +106,17 @@ class SentenceVectors(Objective):
 
     def vectors(self, apply: Apply, batch: Mapping[str, jax.Array], head: str | None = None) -> jax.Array:
         """Unit vectors, float32 `(batch, sentences, embed)`."""
-        rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids")}
-        output = apply(Sequences(**rows, padded=True), head=head)
-        pooled = output.pooled
-        if head is None:
-            pooled = pool(output.hidden, rows["segment_ids"], self._config.pooling)
+        ids, segments = (batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids"))
+        output = apply(Sequences(ids, segments, padded=True), head=head)
+        pooled = pool(output.hidden, segments, self._config.pooling) if head is None else output.pooled
+        assert pooled is not None  # as the head is one that pools
         return unit(pooled.astype(jnp.float32)).reshape(-1, batch["token_ids"].shape[1], pooled.shape[-1])
 
 
 class Contrastive(SentenceVectors):
     """Each sentence must find its own second view among those of all sentences of the global batch."""
 
+    _config: ContrastiveConfig
     augmentable = True
     # The last ones find the second sentence of each pair among those of all pairs.
     metrics = (

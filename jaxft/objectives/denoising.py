@@ -36,9 +36,8 @@ class SequenceToSequence(Objective):
 
     def __init__(self, kind: str, context: ObjectiveContext, length: int | None):
         super().__init__(kind, context, length, {"seq2seq_lm": HeadConfig("causal_lm")})
-        self._decoder_start_id = context.decoder_start_id
-        if self._decoder_start_id is None:
-            self._decoder_start_id = decoder_start_id(context.tokenizer, context.model)
+        start_id = context.decoder_start_id
+        self._decoder_start_id = decoder_start_id(context.tokenizer, context.model) if start_id is None else start_id
 
     @abc.abstractmethod
     def example(self, record: Record, key: np.random.Generator) -> Pair:
@@ -60,7 +59,7 @@ class SequenceToSequence(Objective):
             **lay_out(shifted, self.target_length, pad_id, "target_"),
             "labels": lay(targets, self.target_length),
             "label_weights": lay([np.ones(len(target)) for target in targets], self.target_length, dtype=np.float32),
-            "bytes": np.float32(sum(record.get(BYTES, 0) for record in records)),
+            "bytes": np.array(sum(record.get(BYTES, 0) for record in records), np.float32),
         }
 
     def shown(self, row: Batch) -> ShownRow:

@@ -85,7 +85,8 @@ class ImageClassificationConfig(FoundInData, LabelConfig):
             raise InvalidField("mixup", f"must not be negative, found {self.mixup}")
         if (self.mean is None) != (self.deviation is None):
             raise InvalidField("mean", "give both mean and deviation, or neither")
-        if self.deviation is not None and (len(self.deviation) != len(self.mean) or min(self.deviation) <= 0):
+        mean = self.mean or ()
+        if self.deviation is not None and (len(self.deviation) != len(mean) or min(self.deviation) <= 0):
             raise InvalidField("deviation", f"must be one positive number for each channel, found {self.deviation}")
 
     @property
@@ -134,10 +135,11 @@ class ImageClassification(Objective):
     lower_is_better = LOWER_IS_BETTER
 
     def __init__(self, config: ImageClassificationConfig, context: ObjectiveContext):
-        head = HeadConfig("sequence_classification", len(config.labels), None, dropout=config.dropout)
+        labels = config.label_names()
+        head = HeadConfig("sequence_classification", len(labels), None, dropout=config.dropout)
         super().__init__(config.kind, context, None, {context.stream: head})
         model, self.length = context.model, 1
-        self._config, self._context, self.labels = config, context, config.labels
+        self._config, self._context, self.labels = config, context, labels
         self._ids = {label: number for number, label in enumerate(self.labels)}
         self._shape = (model.channels, model.image_size, model.image_size)
         self._mean, self._deviation = (
@@ -167,8 +169,8 @@ class ImageClassification(Objective):
 
     def for_evaluation(self) -> ImageClassification:
         """Whole images and the plain cross entropy."""
-        plain = {"flip": False, "crop": 1.0, "erase": 0.0, "mixup": 0.0, "label_smoothing": 0.0}
-        return ImageClassification(dataclasses.replace(self._config, **plain), self._context)
+        plain = dataclasses.replace(self._config, flip=False, crop=1.0, erase=0.0, mixup=0.0, label_smoothing=0.0)
+        return ImageClassification(plain, self._context)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One image: `pixels` uint8 `(channels, height, width)` and `label` int32 `()`."""

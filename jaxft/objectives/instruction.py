@@ -174,7 +174,7 @@ class Conversation(CausalLM, WritesAnswers):
             **lay_out([piece[:-1] for piece in pieces], self.length, self.tokenizer.pad_id),
             "labels": lay([piece[1:] for piece in pieces], self.length),
             "label_weights": lay([_learned(record)[1:] for record in records], self.length, dtype=np.float32),
-            "bytes": np.float32(0),
+            "bytes": np.zeros((), np.float32),
         }
 
 

@@ -69,7 +69,7 @@ def restored(batch: Mapping[str, jax.Array]) -> jax.Array:
 def put_tokens(ids: jax.Array, batch: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
     """Rows `(batch, length)` with tokens `(batch, budget)` in the predicted places."""
 
-    def one(row, places, new, weights):
+    def one(row: jax.Array, places: jax.Array, new: jax.Array, weights: jax.Array) -> jax.Array:
         # Unused entries of the budget are sent out of the row, where they change nothing.
         return row.at[jnp.where(weights > 0, places, len(row))].set(new, mode="drop")
 

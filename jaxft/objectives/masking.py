@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxft.data.store import TOKENS, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.config import TextConfig
-from jaxft.objectives.objective import Objective, ReadsText
+from jaxft.objectives.objective import Objective, ObjectiveContext, ReadsText
 from jaxft.objectives.rows import enclose, lay_out, starts_of
 from jaxft.objectives.shown import ShownRow, gathered_targets, shown_tokens
 
@@ -52,7 +53,7 @@ class MaskingConfig(TextConfig):
         if self.span_length is not None and self.whole_words:
             raise InvalidField("span_length", "give either span_length or whole_words")
 
-    def for_evaluation(self) -> MaskingConfig:
+    def for_evaluation(self) -> Self:
         """With the mask rate of evaluation."""
         return dataclasses.replace(self, mask_rate=self.evaluation_mask_rate)
 
@@ -63,9 +64,14 @@ LONGEST_SPAN = 10
 class MaskedObjective(ReadsText, Objective):
     """An objective on packed texts with masked tokens; its class sets `_config`, `_context` and `_masking`."""
 
+    _config: MaskingConfig
+    _context: ObjectiveContext
+    _masking: Masking
+
     def for_evaluation(self) -> Self:
         """With the mask rate of evaluation."""
-        return type(self)(self._config.for_evaluation(), self._context)
+        make: Callable[[MaskingConfig, ObjectiveContext], Self] = type(self)
+        return make(self._config.for_evaluation(), self._context)
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A packed row: `token_ids`, `segment_ids`, `positions` `(length,)`, and what `Masking.apply` adds."""
@@ -98,10 +104,10 @@ class Masking:
         Raises:
           RecipeError: there is no mask token.
         """
-        self.mask_id = tokenizer.mask_id if mask_id is None else mask_id
-        if self.mask_id is None:
+        mask_id = tokenizer.mask_id if mask_id is None else mask_id
+        if mask_id is None:
             raise RecipeError(f"objective {kind}: this tokenizer has no mask token; use one that has, such as BERT's")
-        self._config = config
+        self._config, self.mask_id = config, mask_id
         self._continues = tokenizer.is_continuation() if config.whole_words else None
         self._span_shares = None if config.span_length is None else _span_shares(config.span_length)
         self._ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), sorted(tokenizer.special_ids)).astype(np.int32)

@@ -17,7 +17,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy
-from jaxft.models.heads import HeadConfig
+from jaxft.models.heads import HeadConfig, HeadKind
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.masked_lm import is_special
@@ -58,10 +58,12 @@ class MinimalPairs(Objective):
     default_metrics = metrics
 
     def __init__(self, config: MinimalPairsConfig, context: ObjectiveContext):
-        self._masked = context.model.family == "encoder"
-        name = "masked_lm" if self._masked else "causal_lm"
+        is_encoder = context.model.family == "encoder"
+        name: HeadKind = "masked_lm" if is_encoder else "causal_lm"
         super().__init__(config.kind, context, config.length, {name: HeadConfig(name)})
-        if self._masked and context.tokenizer.mask_id is None:
+        # None for a decoder, which needs no mask.
+        self._mask_id = context.tokenizer.mask_id if is_encoder else None
+        if is_encoder and self._mask_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no mask token, which an encoder needs")
         self._config = config
 
@@ -85,20 +87,19 @@ class MinimalPairs(Objective):
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """Negative log-likelihood of the good sentences, in nats per sentence; `accuracy`: how many are likelier."""
-        rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids")}
-        score = self._pseudo_scores if self._masked else self._scores
-        good, bad = score(apply, Sequences(**rows, padded=True)).reshape(-1, 2).T
+        ids, segments = (batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids"))
+        good, bad = self._scores(apply, ids, segments).reshape(-1, 2).T
         weights = batch["row_weight"]
         accuracy = Ratio(((good > bad) * weights).sum(), weights.sum())
         tokens = count_tokens(batch["segment_ids"])
         return StreamLoss((-good * weights).sum(), weights.sum(), tokens, {"accuracy": accuracy})
 
-    def _scores(self, apply: Apply, sequences: Sequences) -> jax.Array:
+    def _scores(self, apply: Apply, ids: jax.Array, segments: jax.Array) -> jax.Array:
+        """Log-likelihoods `(rows,)` of rows `(rows, length)`."""
+        sequences = Sequences(ids, segments, padded=True)
+        if self._mask_id is not None:
+            text = (segments > 0) & ~is_special(ids, self.tokenizer.special_ids)
+            return pseudo_log_likelihood(apply, sequences, text, self.head_name, self._mask_id)
         logits = apply(sequences, head=self.head_name).logits[:, :-1]
-        losses = cross_entropy(logits, sequences.token_ids[:, 1:])
-        return -(losses * (sequences.segment_ids[:, 1:] > 0)).sum(1)
-
-    def _pseudo_scores(self, apply: Apply, sequences: Sequences) -> jax.Array:
-        ids = sequences.token_ids
-        text = (sequences.segment_ids > 0) & ~is_special(ids, self.tokenizer.special_ids)
-        return pseudo_log_likelihood(apply, sequences, text, self.head_name, self.tokenizer.mask_id)
+        losses = cross_entropy(logits, ids[:, 1:])
+        return -(losses * (segments[:, 1:] > 0)).sum(1)

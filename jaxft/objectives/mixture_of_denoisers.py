@@ -65,7 +65,9 @@ class MixtureOfDenoisers(ReadsText, SequenceToSequence):
         super().__init__(config.kind, context, config.length)
         self._config, self._sentinels = config, sentinels_of(config.kind, context)
         self.target_length = config.target_length or self.length
-        self._noises, self._modes, weights = [], [], []
+        self._noises: list[Noise] = []
+        self._modes: list[np.ndarray] = []
+        weights: list[float] = []
         for name, noises in _DENOISERS.items():
             mode = getattr(config, f"{name}_mode")
             tokens = np.zeros(0, np.int32) if mode is None else context.tokenizer.encode([mode])[0]

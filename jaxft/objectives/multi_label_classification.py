@@ -123,8 +123,8 @@ class MultiLabelClassification(TextTask):
     lower_is_better = frozenset({"loss", "hamming_loss"})
 
     def __init__(self, config: MultiLabelClassificationConfig, context: ObjectiveContext):
-        super().__init__(config, context, len(config.labels))
-        self.labels = config.labels
+        self.labels = config.label_names()
+        super().__init__(config, context, len(self.labels))
         self._ids = {label: number for number, label in enumerate(self.labels)}
 
     @property
@@ -170,7 +170,7 @@ class MultiLabelClassification(TextTask):
         `accuracy` is the share of all labels that are guessed right.
         """
         config, weights = self._config, batch["row_weight"]
-        positive = 1.0
+        positive: jax.Array | float = 1.0
         if config.positive_weights is not None:
             positive = jnp.array([config.positive_weights[name] for name in self.labels], jnp.float32)
         logits, label = self.logits(apply, batch, views=2 if config.r_drop else 1), batch["label"]

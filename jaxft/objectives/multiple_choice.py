@@ -163,8 +163,9 @@ class MultipleChoice(TextTask):
             lay_pair(record[TOKENS], record[f"choice_{number}"], self.length, self.tokenizer)
             for number in range(self._config.most)
         ]
+        numbers = {name: np.array(record[name], np.int32) for name in ("choices", "label")}
         stacked = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
-        return {**stacked, "choices": np.int32(record["choices"]), "label": np.int32(record["label"])}
+        return {**stacked, **numbers}
 
     def shown(self, row: Batch) -> ShownRow:
         """The text with each of its choices, and the number of the right one, counted from 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class SentencePairs(Objective):
         """The column."""
         return f"text={self._config.text} sentences"
 
-    def for_evaluation(self):
+    def for_evaluation(self) -> Self:
         """With the mask rate of evaluation."""
         return type(self)(self._config.for_evaluation(), self._context)
 
@@ -108,7 +108,7 @@ class SentencePairs(Objective):
         texts = [{TOKENS: segment} for _, segment in segments]
         row = self._masking.apply(row, np.array([start for start, _ in segments]), texts, [key] * len(segments))
         types = lay([np.zeros(len(opening)), np.ones(len(closing))], self.length)
-        return {**row, "token_types": types, "label": np.int32(label)}
+        return {**row, "token_types": types, "label": np.array(label, np.int32)}
 
     def shown(self, row: Batch) -> ShownRow:
         """The pair with the tokens that have to be predicted, and the number of its label."""
@@ -137,7 +137,8 @@ class SentencePairs(Objective):
             "pair_loss": Ratio((losses * rows).sum(), rows.sum()),
             "pair_accuracy": Ratio((hits * rows).sum(), rows.sum()),
         }
-        return tokens.replace(loss=tokens.loss + (losses * batch["pair_weight"]).sum(), ratios=ratios)
+        loss = tokens.loss + (losses * batch["pair_weight"]).sum()
+        return StreamLoss(loss, tokens.weight, tokens.tokens, ratios)
 
     def total(self, means: Mapping[str, float]) -> float:
         """Both means."""

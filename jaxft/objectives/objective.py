@@ -22,7 +22,8 @@ from jaxft.kernels.cross_entropy import weighted_sums
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import ModelOutput
-from jaxft.models.transformer import Sequences
+from jaxft.models.transformer import Images, Sequences
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.shown import ShownRow, shown_tokens
 
 
@@ -112,7 +113,7 @@ class Apply(abc.ABC):
     @abc.abstractmethod
     def __call__(
         self,
-        sequences: Sequences,
+        sequences: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
         gather: jax.Array | None = None,
@@ -292,6 +293,8 @@ class Objective(abc.ABC):
 class ReadsText:
     """What objectives on a column of text keep of a row; for classes that set `_config`."""
 
+    _config: TextConfig
+
     def fields(self, row: Row) -> Fields:
         """The text alone."""
         return Fields({TOKENS: text_column(row, self._config.text)})
@@ -303,4 +306,5 @@ class ReadsText:
 
 def count_tokens(*segment_ids: jax.Array) -> jax.Array:
     """Tokens that are not padding, float32 scalar."""
-    return sum((ids > 0).sum(dtype=jnp.float32) for ids in segment_ids)
+    first, *others = ((ids > 0).sum(dtype=jnp.float32) for ids in segment_ids)
+    return sum(others, first)

@@ -51,6 +51,7 @@ class PermutationLMConfig(TextConfig):
 class PermutationLM(ReadsText, Objective):
     """Predicts some tokens in a random order, each from all that are not predicted and those that came before it."""
 
+    _config: PermutationLMConfig
     families = frozenset({"encoder"})
 
     def __init__(self, config: PermutationLMConfig, context: ObjectiveContext):

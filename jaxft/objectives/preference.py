@@ -125,6 +125,7 @@ class Preference(Objective):
         `accuracy` is how many of the better answers have the larger reward, `margin` by how much.
         """
         config, weights = self._config, batch["row_weight"]
+        assert apply.origin is not None  # as for all that `needs_origin`
         gained = self.log_probabilities(apply, batch) - self.log_probabilities(apply.origin, batch)
         difference = gained[:, 0] - gained[:, 1]
         losses = preference_loss(difference, config.beta, config.loss)

@@ -12,15 +12,23 @@ import numpy as np
 from jaxft.data.batches import Batch
 from jaxft.data.store import TOKENS, Record
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.causal_lm import CausalLM, CausalLMConfig
+from jaxft.objectives.causal_lm import CausalLM
+from jaxft.objectives.config import TextConfig
 from jaxft.objectives.rows import lay
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLMConfig(CausalLMConfig):
-    """Prefix language modelling in a recipe; the fields of `CausalLMConfig`."""
+class PrefixLMConfig(TextConfig):
+    """Prefix language modelling in a recipe.
+
+    Attributes:
+      text: column with the text; long texts are split, short ones packed.
+      length: tokens of a row; the model's `max_length` where None.
+    """
 
     kind: Literal["prefix_lm"] = "prefix_lm"
+    text: str = "text"
+    length: int | None = None
 
 
 class PrefixLM(CausalLM):

@@ -14,7 +14,7 @@ from scipy import special
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column, text_column
-from jaxft.data.store import SPAN_ENDS, SPAN_STARTS, TOKENS, Fields, Record
+from jaxft.data.store import SPAN_ENDS, SPAN_STARTS, TOKENS, Fields, Record, Value
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
 from jaxft.models.heads import HeadConfig
@@ -87,7 +87,7 @@ class QuestionAnswering(Objective):
     families = frozenset({"encoder", "decoder"})
     pack = False
     predicts = True
-    metrics = ("loss", "exact_match", "answer_f1", "accuracy")
+    metrics: tuple[str, ...] = ("loss", "exact_match", "answer_f1", "accuracy")
     default_metrics = metrics
     lower_is_better = frozenset({"loss"})
 
@@ -131,7 +131,7 @@ class QuestionAnswering(Objective):
         return self._fields(row, text_column(row, self._config.context), [], -1, -1)
 
     def _fields(self, row: Row, context: str, answers: list[str], start: int, end: int) -> Fields:
-        values = {_CONTEXT: context, _ANSWERS: list(dict.fromkeys(answers)), _START: start, _END: end}
+        values: dict[str, Value] = {_CONTEXT: context, _ANSWERS: list(dict.fromkeys(answers)), _START: start, _END: end}
         texts = {TOKENS: context, _QUESTION: text_column(row, self._config.question)}
         check = functools.partial(_check, self._config, row.location, start, end)
         return Fields(texts, values, spans=True, check=check)
@@ -160,9 +160,9 @@ class QuestionAnswering(Objective):
         return {
             **row,
             "token_types": lay([np.zeros(len(question)), np.ones(len(context))], self.length),
-            "eligible": lay([[1], np.zeros(len(question) - 1), written], self.length, dtype=np.float32),
-            "start": np.int32(max(first, 0) + offset),
-            "end": np.int32(max(last, 0) + offset),
+            "eligible": lay([np.ones(1), np.zeros(len(question) - 1), written], self.length, dtype=np.float32),
+            "start": np.array(max(first, 0) + offset, np.int32),
+            "end": np.array(max(last, 0) + offset, np.int32),
         }
 
     def shown(self, row: Batch) -> ShownRow:
@@ -218,17 +218,16 @@ class QuestionAnswering(Objective):
         found = _different(found)[: config.n_best]
         for one in found:
             one["score"] = round(float(np.exp(one["logit"] - special.logsumexp(totals))), 6)
-        best = found[0] if found else {"answer": "", "answer_start": -1, "score": 0.0, "logit": _IMPOSSIBLE}
+        nothing: dict[str, Any] = {"answer": "", "answer_start": -1, "score": 0.0, "logit": _IMPOSSIBLE}
+        best, told = found[0] if found else nothing, ("answer", "answer_start", "score")
         difference = min(nulls) - best["logit"]
-        prediction: dict[str, Any] = {name: best[name] for name in ("answer", "answer_start", "score")}
+        prediction: dict[str, Any] = {name: best[name] for name in told}
         if config.unanswerable:
             if difference > config.null_threshold:
                 prediction |= {"answer": "", "answer_start": -1}
             prediction |= {"null_difference": round(difference, 6), "best_answer": best["answer"]}
         if config.n_best > 1:
-            prediction["candidates"] = [
-                {name: one[name] for name in ("answer", "answer_start", "score")} for one in found
-            ]
+            prediction["candidates"] = [{name: one[name] for name in told} for one in found]
         return prediction
 
     def references(self, records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ class ReplacedToken(MaskedObjective):
     Both share the embeddings. No gradient passes through the samples.
     """
 
+    _config: ReplacedTokenConfig
     families = frozenset({"encoder"})
     # `replaced` is the share of tokens that are not the original ones, which tells what a constant guess is worth.
     metrics = ("loss", "f1", "accuracy", "replaced", "discriminator_loss", "generator_loss", "generator_accuracy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxft.data.batches import Batch
 from jaxft.data.store import Record
@@ -16,7 +17,7 @@ def enclose(start_id: int | None, tokens: np.ndarray, *end_ids: int) -> np.ndarr
     return np.concatenate([[] if start_id is None else [start_id], tokens, end_ids]).astype(np.int32)
 
 
-def lay(pieces: Sequence[np.ndarray], length: int, fill: float = 0, dtype=np.int32) -> np.ndarray:
+def lay(pieces: Sequence[np.ndarray], length: int, fill: float = 0, dtype: DTypeLike = np.int32) -> np.ndarray:
     """Pieces one after the other in a row, `(length,)`, the rest filled."""
     row = np.full(length, fill, dtype)
     joined = np.concatenate(pieces)

@@ -77,6 +77,7 @@ class SentenceSimilarityConfig(FoundInData, SentenceConfig):
 class SentenceSimilarity(SentenceVectors):
     """Compares the cosine similarity of two sentences with a score."""
 
+    _config: SentenceSimilarityConfig
     metrics = ("spearman", "pearson", "loss")
     default_metrics = metrics
     lower_is_better = frozenset({"loss"})
@@ -99,7 +100,7 @@ class SentenceSimilarity(SentenceVectors):
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """Two sentences, and `score` float32 `()`."""
-        return {**super().make_row(records, keys), "score": np.float32(records[0]["score"])}
+        return {**super().make_row(records, keys), "score": np.array(records[0]["score"], np.float32)}
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
         """The loss that the config names, one weight for each pair."""
@@ -107,6 +108,7 @@ class SentenceSimilarity(SentenceVectors):
         if self._config.loss == "cosent":
             loss = cosent(similarity, batch["score"], weights, self._config.scale) * weights.sum()
         else:
+            assert self._config.highest is not None  # as it is complete
             loss = (jnp.square(similarity - batch["score"] / self._config.highest) * weights).sum()
         return StreamLoss(loss, weights.sum(), count_tokens(batch["segment_ids"]), {})
 

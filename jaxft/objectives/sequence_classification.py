@@ -120,8 +120,8 @@ class SequenceClassification(TextTask):
     lower_is_better = LOWER_IS_BETTER
 
     def __init__(self, config: SequenceClassificationConfig, context: ObjectiveContext):
-        super().__init__(config, context, len(config.labels))
-        self.labels = config.labels
+        self.labels = config.label_names()
+        super().__init__(config, context, len(self.labels))
         self._ids = {label: number for number, label in enumerate(self.labels)}
 
     def fields(self, row: Row) -> Fields:
@@ -145,7 +145,7 @@ class SequenceClassification(TextTask):
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)` and `label` int32 `()`."""
         (record,) = records
-        return {**self.text_row(record), "label": np.int32(record["label"])}
+        return {**self.text_row(record), "label": np.array(record["label"], np.int32)}
 
     def shown(self, row: Batch) -> ShownRow:
         """The text and the label's name."""

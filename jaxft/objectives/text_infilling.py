@@ -50,8 +50,10 @@ class TextInfilling(SequenceToSequence):
 
     def __init__(self, config: TextInfillingConfig, context: ObjectiveContext):
         super().__init__(config.kind, context, config.length)
-        if context.tokenizer.mask_id is None:
+        mask_id = context.tokenizer.mask_id
+        if mask_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no mask token")
+        self._mask_id = mask_id
         self._config, self.target_length = config, self.length
         self._continues = context.tokenizer.is_continuation()
 
@@ -84,11 +86,11 @@ class TextInfilling(SequenceToSequence):
         first_words = hidden & ~np.concatenate([[False], hidden[:-1]])
         masked = hidden[words]
         keep = ~masked | (starts & first_words[words])
-        source = np.where(masked, self.tokenizer.mask_id, tokens)[keep]
+        source = np.where(masked, self._mask_id, tokens)[keep]
         # Insertions lengthen the source, which must not outgrow the target.
         insertions = min(int((lengths == 0).sum()), len(tokens) - len(source))
         places = key.integers(len(source) + 1, size=insertions)
-        return np.insert(source, places, self.tokenizer.mask_id)
+        return np.insert(source, places, self._mask_id)
 
 
 def draw_spans(budget: int, mean: float, key: np.random.Generator) -> np.ndarray:

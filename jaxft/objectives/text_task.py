@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
-from jaxft.models.heads import HeadConfig
+from jaxft.models.heads import HeadConfig, HeadKind
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext
 from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
@@ -21,7 +22,7 @@ from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
 _PAIR = "pair"
 
 
-def check_shares(config, *names: str) -> None:
+def check_shares(config: object, *names: str) -> None:
     """Makes sure that fields of a config lie in [0, 1).
 
     Raises:
@@ -45,7 +46,9 @@ class TextTask(Objective):
     predicts = True
     lower_is_better = frozenset({"loss"})
 
-    def __init__(self, config, context: ObjectiveContext, outputs: int, head_kind: str = "sequence_classification"):
+    def __init__(
+        self, config: Any, context: ObjectiveContext, outputs: int, head_kind: HeadKind = "sequence_classification"
+    ):
         """
         Args:
           config: see there.
@@ -83,8 +86,10 @@ class TextTask(Objective):
           views: how often each row is read, every time under another dropout mask.
         """
         # The views of a row stand side by side, so that they lie on the device that holds the row.
-        rows = {name: jnp.repeat(batch[name], views, axis=0) for name in ("token_ids", "segment_ids", "token_types")}
-        logits = apply(Sequences(**rows, padded=True), head=self.head_name).logits
+        ids, segments, types = (
+            jnp.repeat(batch[name], views, axis=0) for name in ("token_ids", "segment_ids", "token_types")
+        )
+        logits = apply(Sequences(ids, segments, token_types=types, padded=True), head=self.head_name).logits
         return logits.reshape(-1, views, logits.shape[-1])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column
-from jaxft.data.store import SPAN_ENDS, SPAN_STARTS, TOKENS, Fields, Record
+from jaxft.data.store import SPAN_ENDS, SPAN_STARTS, TOKENS, Fields, Record, Value
 from jaxft.data.tags import OUTSIDE, TagSet
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
@@ -143,9 +143,10 @@ class TokenClassification(Objective):
     lower_is_better = frozenset({"loss", "repaired_tags"})
 
     def __init__(self, config: TokenClassificationConfig, context: ObjectiveContext):
-        head = HeadConfig("token_classification", len(config.labels), None, "none", dropout=config.dropout)
+        labels = config.label_names()
+        head = HeadConfig("token_classification", len(labels), None, "none", dropout=config.dropout)
         super().__init__(config.kind, context, config.length, {context.stream: head})
-        self._config, self.labels, self.tag_set = config, config.labels, TagSet(config.labels)
+        self._config, self.labels, self.tag_set = config, labels, TagSet(labels)
         self._start = int(context.tokenizer.start_id is not None)
         self.overhead = 1 + self._start
         self._ids = {label: number for number, label in enumerate(self.labels)}
@@ -173,7 +174,7 @@ class TokenClassification(Objective):
     def _fields(self, words: list[str], tags: np.ndarray) -> Fields:
         text = " ".join(words)
         starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
-        values = {_TEXT: text, _WORD_STARTS: starts.astype(np.int32), _TAGS: tags.astype(np.int32)}
+        values: dict[str, Value] = {_TEXT: text, _WORD_STARTS: starts.astype(np.int32), _TAGS: tags.astype(np.int32)}
         return Fields({TOKENS: text}, values, spans=True)
 
     def record_options(self) -> str:
@@ -241,12 +242,13 @@ class TokenClassification(Objective):
 
     def _prediction(self, records: Sequence[Record], probabilities: np.ndarray, rows: range) -> dict[str, Any]:
         record = records[rows[0]]
-        totals, counts = np.zeros((len(record[_WORD_STARTS]), len(self.labels))), 0.0
+        totals = np.zeros((len(record[_WORD_STARTS]), len(self.labels)))
+        counts = np.zeros(len(totals), np.int64)
         for row in rows:
             words, labelled = self._labelled(records[row])
             own = probabilities[row, self._start : self._start + len(words)]
             np.add.at(totals, words[labelled], own[labelled])
-            counts = counts + np.bincount(words[labelled], minlength=len(totals))
+            counts += np.bincount(words[labelled], minlength=len(totals))
         # A word that the tokenizer drops (an invisible character) is outside.
         totals[counts == 0, self._ids.get(OUTSIDE, 0)] = 1.0
         tags = totals.argmax(-1)

@@ -20,7 +20,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
 from jaxft.errors import InvalidField, RecipeError
@@ -86,13 +86,14 @@ def _can_decode(hint: Any) -> bool:
         return all(_can_decode(one) for one in arguments if one is not Ellipsis)
     if origin is dict:
         return _can_decode(arguments[1])
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return not _unsayable(hint)
     return origin is Literal or hint in _KINDS
 
 
 def _has_kind(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint) and typing.get_origin(_annotations(hint).get("kind")) is Literal
+    is_config = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+    return is_config and typing.get_origin(_annotations(hint).get("kind")) is Literal
 
 
 def fail(document: Document, path: Path, problem: str) -> typing.NoReturn:
@@ -183,7 +184,7 @@ def _value(document: Document, hint: Any, value: Any, path: Path) -> Any:
         return tuple(_value(document, arguments[0], item, (*path, str(i))) for i, item in enumerate(items))
     if origin is dict:
         return _mapping(document, arguments, value, path)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _dataclass(document, hint, value, path)
     return _scalar(document, hint, value, path)
 
@@ -250,5 +251,5 @@ def _found(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names))

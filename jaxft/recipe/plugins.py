@@ -14,7 +14,7 @@ from jaxft.extension.table import OpenTable
 from jaxft.objectives.registry import METRICS, OBJECTIVES
 from jaxft.recipe.decoding import fail
 from jaxft.recipe.reading import Document
-from jaxft.recipe.schema import Recipe
+from jaxft.recipe.schema import EvaluationSection, Recipe, StreamSection
 from jaxft.training.optimizer import OPTIMIZERS
 
 _KEY = ("plugins",)
@@ -83,7 +83,8 @@ def check_plugins_unchanged(before: Mapping[str, str], now: Mapping[str, str], w
 def _used(recipe: Recipe) -> Iterator[tuple[OpenTable[Any], str]]:
     """The names of a recipe that may be a plug-in's."""
     yield OPTIMIZERS, recipe.optimizer.name
-    for section in (*recipe.streams.values(), *recipe.evaluation.values()):
+    sections: list[StreamSection | EvaluationSection] = [*recipe.streams.values(), *recipe.evaluation.values()]
+    for section in sections:
         if section.objective is not None:
             yield OBJECTIVES, section.objective.kind
         yield from ((SOURCES, name_of(source.added)) for source in section.source if source.added is not None)

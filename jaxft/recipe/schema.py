@@ -132,14 +132,11 @@ class StreamSection:
         if not self.source:
             raise InvalidField("source", "needs at least one source")
         if self.mixing is not None:
-            for field, weights in self._weights():
+            stages = {f"stages.{i}.weights": stage.weights for i, stage in enumerate(self.mixing.stages)}
+            for field, weights in {"weights": self.mixing.weights, **stages}.items():
                 if weights is not None and len(weights) != len(self.source):
                     found = f"must be one for each of {len(self.source)} sources, found {len(weights)}"
                     raise InvalidField(f"mixing.{field}", found)
-
-    def _weights(self):
-        yield "weights", self.mixing.weights
-        yield from ((f"stages.{i}.weights", stage.weights) for i, stage in enumerate(self.mixing.stages))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +304,7 @@ class Recipe:
     @property
     def model_family(self) -> str | None:
         """Family of the model by the recipe's own words; None where a pretrained model decides."""
-        return self.model.family or PRESETS.get(self.model.preset, {}).get("family")
+        return self.model.family or PRESETS.get(self.model.preset or "", {}).get("family")
 
     def model_config(self, inherited: ModelConfig | None, vocab_size: int) -> ModelConfig:
         """The model's shape: preset or inherited fields, the recipe's own over them, and a vocabulary for the
@@ -317,7 +314,7 @@ class Recipe:
           InvalidField: an impossible value.
         """
         names = [field.name for field in dataclasses.fields(ModelConfig)]
-        base = dict(PRESETS.get(self.model.preset, {}))
+        base = dict(PRESETS.get(self.model.preset or "", {}))
         if inherited is not None:
             base = {name: getattr(inherited, name) for name in names}
         fields = {name: getattr(self.model, name) for name in names}

@@ -11,8 +11,12 @@ from support.drawn import draw_parameters
 from support.two_heads import MaskedLMWithoutText, make_batches, objectives, small_model
 
 from jaxft.errors import RecipeError
+from jaxft.models.config import ModelConfig
+from jaxft.models.model import Model
 from jaxft.models.transformer import Sequences
-from jaxft.objectives.objective import StreamLoss
+from jaxft.objectives.image_classification import ImageClassificationConfig
+from jaxft.objectives.objective import ObjectiveContext, StreamLoss
+from jaxft.objectives.registry import make_objective
 from jaxft.training.start_divergence import HeldToStart, divergence
 from jaxft.training.step import bind
 
@@ -117,3 +121,20 @@ def test_an_objective_without_predictions_is_refused(model, start):
 
     with pytest.raises(RecipeError, match="silent makes no prediction"):
         HeldToStart(Silent(), 1.0).loss(bind(model, start, origin=start), make_batches(0)["task"])
+
+
+def test_images_are_held_by_what_is_said_of_each():
+    """Their rows have no tokens: the divergence is over whole images, those of padding left out."""
+    config = ModelConfig(family="vision", image_size=8, patch_size=4, channels=1, embed_dim=16, num_heads=2, mlp_dim=32)
+    objective = make_objective(
+        ImageClassificationConfig(labels=("a", "b", "c")), ObjectiveContext(None, config, "task")
+    )
+    vision = Model(config, tuple(objective.heads.items()))
+    start, now = (draw_parameters(vision, seed) for seed in (0, 1))
+    generator = np.random.default_rng(0)
+    pixels, label = generator.integers(0, 256, (3, 1, 8, 8), np.uint8), np.array([0, 2, 1], np.int32)
+    batch = {"pixels": pixels, "label": label, "row_weight": np.array([1, 1, 0], np.float32)}
+    part = HeldToStart(objective, 2.0).loss(bind(vision, now, origin=start), batch)
+    logits = [objective.outputs(bind(vision, one), batch)["logits"] for one in (start, now)]
+    assert float(part.ratios["divergence"].sum) == pytest.approx(kl(*logits)[:2].sum(), rel=1e-4)
+    assert float(part.ratios["divergence"].weight) == 2
