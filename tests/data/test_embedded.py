@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from jaxft.data import embedded
+from jaxft.data.cache import cache_directory
 from jaxft.errors import DataError
 
 SPLITS = [(corpus, split) for corpus in ("documentation", "packages") for split in ("train", "heldout")]
@@ -228,6 +229,6 @@ def test_a_cache_that_cannot_be_written_costs_only_time(small_library, tmp_path)
 
 def test_cache_directory_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXFT_CACHE", str(tmp_path))
-    assert embedded.cache_directory() == tmp_path
+    assert cache_directory() == tmp_path
     monkeypatch.delenv("JAXFT_CACHE")
-    assert embedded.cache_directory() == Path.home() / ".cache" / "jaxft"
+    assert cache_directory() == Path.home() / ".cache" / "jaxft"
