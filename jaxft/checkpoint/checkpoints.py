@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jaxft.checkpoint.manifest import defect, write_manifest
 from jaxft.errors import CheckpointError, InvalidField
 from jaxft.parallel.processes import from_first, is_first, wait_for_all
+from jaxft.parallel.trees import Parameters, Shapes, Tree
 
 _logger = logging.getLogger("jaxft")
 
@@ -36,7 +37,7 @@ class CheckpointConfig:
     keep: int = 2
     best: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("every", "keep"):
             if getattr(self, field) < 1:
                 raise InvalidField(field, f"must be at least 1, found {getattr(self, field)}")
@@ -65,7 +66,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        parameters,
+        parameters: Parameters,
         training: Mapping[str, Any],
         progress: Mapping[str, Any],
         kept: set[int],
@@ -181,8 +182,8 @@ class Checkpoints:
         return self._restore(step, progress=ocp.args.JsonRestore())["progress"]
 
     def restore(
-        self, step: int, parameters, training: Mapping[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any] | None]:
+        self, step: int, parameters: Shapes, training: Mapping[str, Any] | None = None
+    ) -> tuple[Parameters, dict[str, Any] | None]:
         """Reads a step into the shapes, dtypes and shardings asked for.
 
         Args:
@@ -202,7 +203,7 @@ class Checkpoints:
         restored = self._restore(step, **items)
         return restored["parameters"], restored["training"] if training is not None else None
 
-    def restore_training(self, step: int, name: str, target) -> Any:
+    def restore_training(self, step: int, name: str, target: Tree) -> Tree:
         """Reads one of the trees that `save` was given as `training`.
 
         Args:
@@ -221,14 +222,14 @@ class Checkpoints:
         part = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
         return self._restore(step, training=part)["training"][name]
 
-    def _restore(self, step: int, **items):
+    def _restore(self, step: int, **items: Any) -> Any:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             try:
                 return reader.restore((self.directory / str(step)).absolute(), ocp.args.Composite(**items))
             except (OSError, ValueError, KeyError) as error:
                 raise CheckpointError(f"checkpoint {self.directory / str(step)} cannot be read: {error}") from error
 
-    def _check(self, step: int, saved: Mapping[str, list], wanted) -> None:
+    def _check(self, step: int, saved: Mapping[str, list], wanted: Tree) -> None:
         asked = _described(wanted)
         where = self.directory / str(step)
         if missing := sorted(set(asked) - set(saved)):
@@ -244,7 +245,7 @@ class Checkpoints:
                 )
 
 
-def described_arrays(arrays: Mapping[str, list], sharding=None) -> dict:
+def described_arrays(arrays: Mapping[str, list], sharding: jax.sharding.Sharding | None = None) -> Shapes:
     """A nested dict of ShapeDtypeStruct from the `parameters` that a checkpoint's progress describes.
 
     Args:
@@ -261,7 +262,7 @@ def described_arrays(arrays: Mapping[str, list], sharding=None) -> dict:
     return tree
 
 
-def _described(tree) -> dict[str, list]:
+def _described(tree: Tree) -> dict[str, list]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]

@@ -36,7 +36,7 @@ class AugmentationConfig:
     share: float = 0.5
     fill: FillConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("delete", "swap", "insert", "mask"):
             if not 0 <= getattr(self, field) < 1:
                 raise InvalidField(field, f"must be in [0, 1), found {getattr(self, field)}")

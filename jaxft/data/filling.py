@@ -39,7 +39,7 @@ class FillConfig:
     rate: float = 0.15
     variants: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.rate <= 0.5:
             raise InvalidField("rate", f"must be more than 0 and at most 0.5, found {self.rate}")
         if not 1 <= self.variants <= 100:

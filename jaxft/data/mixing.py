@@ -25,7 +25,7 @@ class StageConfig:
     start: float
     weights: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.start <= 0 or (self.start >= 1 and self.start != int(self.start)):
             raise InvalidField("start", f"must be a share below 1 or a whole number of steps, found {self.start}")
         _check_weights(self.weights)
@@ -46,7 +46,7 @@ class MixingConfig:
     temperature: float = 1.0
     stages: tuple[StageConfig, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise InvalidField("temperature", f"must be positive, found {self.temperature}")
         if self.weights is not None:

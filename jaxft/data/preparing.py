@@ -61,7 +61,7 @@ class BadRowsConfig:
     policy: Literal["raise", "skip", "quarantine"] = "raise"
     limit: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.limit < 0 or (self.limit >= 1 and self.limit != int(self.limit)):
             raise InvalidField("limit", f"must be a share below 1 or a whole number of rows, found {self.limit}")
 

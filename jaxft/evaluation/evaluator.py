@@ -15,14 +15,15 @@ from jaxft.errors import DataError
 from jaxft.evaluation.bootstrap import Interval, intervals
 from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 from jaxft.objectives.objective import Objective, Ratio, StreamLoss
 from jaxft.objectives.writing import WRITTEN, WritesAnswers
 from jaxft.parallel.sharding import own_rows, put_batch, replicated
+from jaxft.parallel.trees import Parameters
 from jaxft.training.step import bind
 
 # From parameters and prompts, int32 `(tokens,)` each, to what the model writes for them, likewise.
-WriteAnswers = Callable[[Any, Sequence[np.ndarray]], Sequence[np.ndarray]]
+WriteAnswers = Callable[[Parameters, Sequence[np.ndarray]], Sequence[np.ndarray]]
 
 # What a model says of the rows of a batch, by name.
 Outputs = Mapping[str, np.ndarray]
@@ -43,25 +44,31 @@ class Evaluator:
     def __init__(
         self,
         name: str,
-        model: Model,
+        model: AnyModel,
         objective: Objective,
         batches: StreamBatches,
         metrics: tuple[str, ...],
-        mesh,
+        mesh: jax.sharding.Mesh,
         write: WriteAnswers | None = None,
     ):
         self.name, self.objective, self.metrics, self._write = name, objective, metrics, write
         self.batches, self._mesh = batches, mesh
         self._needs_outputs = any(name in MEASURES for name in metrics if name != "accuracy")
 
-        def outputs(parameters, origin, batch):
+        def outputs(
+            parameters: Parameters, origin: Parameters | None, batch: Mapping[str, jax.Array]
+        ) -> dict[str, jax.Array]:
             return objective.outputs(bind(model, parameters, origin=origin), batch)
 
-        def evaluate(parameters, origin, batch):
+        def evaluate(
+            parameters: Parameters, origin: Parameters | None, batch: Mapping[str, jax.Array]
+        ) -> tuple[StreamLoss, dict[str, jax.Array]]:
             sums = objective.loss(bind(model, parameters, origin=origin), objective.balance(batch))
             return sums, outputs(parameters, origin, batch) if self._needs_outputs else {}
 
-        def evaluate_rows(parameters, origin, batch):
+        def evaluate_rows(
+            parameters: Parameters, origin: Parameters | None, batch: Mapping[str, jax.Array]
+        ) -> tuple[StreamLoss, dict[str, jax.Array]]:
             apply, balanced = bind(model, parameters, origin=origin), objective.balance(batch)
             rows = jax.tree.map(lambda x: x[:, None], dict(balanced))
             sums = jax.vmap(lambda row: objective.loss(apply, row))(rows)
@@ -72,7 +79,7 @@ class Evaluator:
         self._evaluate_rows = jax.jit(evaluate_rows, out_shardings=replicated(mesh))
         self._outputs = jax.jit(outputs, out_shardings=replicated(mesh))
 
-    def __call__(self, parameters, origin=None) -> dict[str, Any]:
+    def __call__(self, parameters: Parameters, origin: Parameters | None = None) -> dict[str, Any]:
         """The metrics of these parameters: floats, and nested lists for a confusion matrix.
 
         Args:
@@ -88,7 +95,11 @@ class Evaluator:
         return self._metrics(sums, self._evaluated(parameters, outputs))
 
     def intervals(
-        self, parameters, confidence: float = 0.95, resamples: int = 1000, origin=None
+        self,
+        parameters: Parameters,
+        confidence: float = 0.95,
+        resamples: int = 1000,
+        origin: Parameters | None = None,
     ) -> dict[str, Interval]:
         """The metrics that are numbers, with bootstrap intervals over the examples, or over rows that are packed.
 
@@ -140,7 +151,7 @@ class Evaluator:
         wanted = self.metrics if names is None else names
         return {name: known[name] if name in known else MEASURES[name](evaluated) for name in wanted}
 
-    def predictions(self, parameters) -> list[dict[str, Any]]:
+    def predictions(self, parameters: Parameters) -> list[dict[str, Any]]:
         """What the objective says of each example, in their order; labels are not needed."""
         outputs = [_real(own, are_real) for are_real, own in self._computed(self._outputs, parameters, None)]
         return self._evaluated(parameters, outputs).predictions
@@ -155,7 +166,7 @@ class Evaluator:
             joined[WRITTEN] = self._written(parameters, records)
         return Evaluated(self.objective, records, joined, _joined(sums or [{}]))
 
-    def _written(self, parameters, records: Sequence[Record]) -> np.ndarray:
+    def _written(self, parameters: Parameters, records: Sequence[Record]) -> np.ndarray:
         """What the model answers each record, int32 `(records, tokens)`, with -1 after the end."""
         objective, write = cast(WritesAnswers, self.objective), self._write
         assert write is not None  # given for objectives that write
@@ -165,7 +176,9 @@ class Evaluator:
             row[: len(answer)] = answer
         return rows
 
-    def _computed(self, compute, parameters, origin) -> Iterator[tuple[np.ndarray, Any]]:
+    def _computed(
+        self, compute: Callable[..., Any], parameters: Parameters, origin: Parameters | None
+    ) -> Iterator[tuple[np.ndarray, Any]]:
         """Which rows of each batch are real, and what the devices made of it, one batch behind, so that both work."""
         previous, batches = None, self.batches
         own = own_rows(self._mesh, batches.batch_size)

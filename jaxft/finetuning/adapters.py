@@ -7,13 +7,15 @@ what it was. They cannot be merged into the model.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField
-from jaxft.finetuning.intercepted import InterceptedModel
+from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, Layer
 from jaxft.kernels.projection import add_bias, project
 from jaxft.models.blocks import Attention, FeedForward
 from jaxft.models.layers import activate, partitioned
@@ -29,7 +31,7 @@ class AdapterConfig:
 
     size: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size < 1:
             raise InvalidField("size", f"must be at least 1, found {self.size}")
 
@@ -44,7 +46,9 @@ class AdapterModel(InterceptedModel):
 
     adapters: AdapterConfig
 
-    def intercept(self, layer, arguments, keywords, context):
+    def intercept(
+        self, layer: Layer, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
+    ) -> Any:
         """Adds the bottleneck to what a sub-layer gives."""
         module, y = context.module, layer(*arguments, **keywords)
         if not isinstance(module, (Attention, FeedForward)) or context.method_name != "__call__":
@@ -58,7 +62,9 @@ TRAINED = ("/adapter_(down|up)_(kernel|bias)$",)
 def _bottleneck(module: nn.Module, x: jax.Array, size: int) -> jax.Array:
     width = module.config.embed_dim
 
-    def parameter(name: str, initializer, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
+    def parameter(
+        name: str, initializer: Callable[..., jax.Array], axes: tuple[str, ...], shape: tuple[int, ...]
+    ) -> jax.Array:
         return module.param(f"adapter_{name}", partitioned(initializer, axes), shape, jnp.float32)
 
     normal, zeros = nn.initializers.normal(module.config.initializer_range), nn.initializers.zeros

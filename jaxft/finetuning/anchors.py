@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.errors import InvalidField
+from jaxft.parallel.trees import Flags, Numbers, Parameters, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EwcConfig:
     stream: str
     examples: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_positive(self, "strength", "examples")
 
 
@@ -50,13 +51,13 @@ class RecAdamConfig:
     steepness: float = 0.1
     middle: float = 0.25
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_positive(self, "strength", "steepness")
         if self.middle < 0:
             raise InvalidField("middle", f"must not be negative, found {self.middle}")
 
 
-def _check_positive(config, *fields: str) -> None:
+def _check_positive(config: Any, *fields: str) -> None:
     for field in fields:
         if getattr(config, field) <= 0:
             raise InvalidField(field, f"must be positive, found {getattr(config, field)}")
@@ -70,20 +71,20 @@ class EwcState(NamedTuple):
     """Attributes: count of updates; importance, a tree of float32 arrays like the parameters."""
 
     count: jax.Array  # type: ignore[assignment]  # likewise
-    importance: Any
+    importance: Numbers
 
 
-def _proximal(updates, parameters, origin, strengths):
+def _proximal(updates: Parameters, parameters: Parameters, origin: Parameters, strengths: Numbers) -> Parameters:
     """Updates whose end is pulled to the origin; `strengths` is a tree of numbers or arrays."""
 
-    def pulled(update, parameter, start, strength):
+    def pulled(update: jax.Array, parameter: jax.Array, start: jax.Array, strength: jax.Array) -> jax.Array:
         share = jnp.where(jnp.isinf(strength), 1.0, strength / (1.0 + strength))
         return (1.0 - share) * update + share * (start - parameter)
 
     return jax.tree.map(pulled, updates, parameters, origin, strengths)
 
 
-def l2_sp(strength: float, schedule: optax.Schedule, anchored) -> optax.GradientTransformationExtraArgs:
+def l2_sp(strength: float, schedule: optax.Schedule, anchored: Flags) -> optax.GradientTransformationExtraArgs:
     """Pulls parameters to their start (L2-SP, Li et al. 2018, arXiv 1802.01483).
 
     Args:
@@ -101,7 +102,7 @@ def l2_sp(strength: float, schedule: optax.Schedule, anchored) -> optax.Gradient
     return optax.GradientTransformationExtraArgs(lambda parameters: _Count(jnp.zeros((), jnp.int32)), update)
 
 
-def ewc(strength: float, schedule: optax.Schedule, anchored) -> optax.GradientTransformationExtraArgs:
+def ewc(strength: float, schedule: optax.Schedule, anchored: Flags) -> optax.GradientTransformationExtraArgs:
     """Pulls each parameter to its start as strongly as its importance says; see `set_importance`.
 
     Args:
@@ -124,7 +125,7 @@ def ewc(strength: float, schedule: optax.Schedule, anchored) -> optax.GradientTr
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def set_importance(optimizer_state, importance):
+def set_importance(optimizer_state: Tree, importance: Numbers) -> Tree:
     """The state of an optimizer with `ewc` in it, which then knows how important each parameter is."""
     return jax.tree.map(
         lambda own: EwcState(own.count, importance) if isinstance(own, EwcState) else own,
@@ -133,7 +134,9 @@ def set_importance(optimizer_state, importance):
     )
 
 
-def recadam(config: RecAdamConfig, schedule: optax.Schedule, anchored, total_steps: int):
+def recadam(
+    config: RecAdamConfig, schedule: optax.Schedule, anchored: Flags, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
     """`p <- p + l(t) * update - rate * (1 - l(t)) * strength * (p - p0)` with `l(t) = sigmoid(k * (t - t0))`.
 
     Args:
@@ -157,11 +160,11 @@ def recadam(config: RecAdamConfig, schedule: optax.Schedule, anchored, total_ste
     return optax.GradientTransformationExtraArgs(lambda parameters: _Count(jnp.zeros((), jnp.int32)), update)
 
 
-def _strength(rate, strength: float, importance):
+def _strength(rate: jax.Array, strength: float, importance: jax.Array | float) -> jax.Array:
     """Their product, which is 0 where the importance or the rate is, whatever the strength."""
     return jnp.where((rate > 0) & (importance > 0), rate * strength * importance, 0.0)
 
 
-def _floats(flags, updates):
+def _floats(flags: Flags, updates: Parameters) -> Numbers:
     """Booleans as numbers, without the leaves that are None in `updates`."""
     return jax.tree.map(lambda flag, leaf: None if leaf is None else float(flag), flags, updates)

@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField
+from jaxft.parallel.trees import Parameters
+
+# From a train state, whose `average` is kept, and batches to the next state and metrics.
+Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,7 @@ class AveragingConfig:
     start: float = 0.0
     every: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.decay < 1:
             raise InvalidField("decay", f"must lie between 0 and 1, found {self.decay}")
         if self.start < 0:
@@ -39,11 +43,11 @@ class AveragingConfig:
             raise InvalidField("every", f"must be at least 1, found {self.every}")
 
 
-def with_average(train_step: Callable, config: AveragingConfig, total_steps: int) -> Callable:
+def with_average(train_step: Step, config: AveragingConfig, total_steps: int) -> Step:
     """A train step that also keeps the average of its state's parameters."""
     start = round(config.start * total_steps) if config.start < 1 else int(config.start)
 
-    def averaged(state, batches):
+    def averaged(state: Any, batches: Any) -> tuple[Any, Any]:
         state, metrics = train_step(state, batches)
         # Steps averaged so far, this one among them.
         count = jnp.maximum(state.step - start, 0)
@@ -61,20 +65,20 @@ def with_average(train_step: Callable, config: AveragingConfig, total_steps: int
     return averaged
 
 
-def _between(old: jax.Array, new: jax.Array, share) -> jax.Array:
+def _between(old: jax.Array, new: jax.Array, share: jax.Array | float) -> jax.Array:
     """`(1 - share) * old + share * new`; what does not move stays the same bit by bit, integers are the new ones."""
     if not jnp.issubdtype(new.dtype, jnp.floating):
         return new
     return jnp.where(old == new, new, (1 - share) * old + share * new)
 
 
-def interpolate(start: Any, tuned: Any, share: float) -> Any:
+def interpolate(start: Parameters, tuned: Parameters, share: float) -> Parameters:
     """`(1 - share) * start + share * tuned` (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903); exact at 0 and 1, and
     where the two are equal."""
     return jax.tree.map(lambda a, b: _between(a, b, share), start, tuned)
 
 
-def soup(trees: Sequence[Any], weights: Sequence[float] | None = None) -> Any:
+def soup(trees: Sequence[Parameters], weights: Sequence[float] | None = None) -> Parameters:
     """The weighted mean of the parameters of several runs from one start (Wortsman et al. 2022, arXiv 2203.05482).
 
     Args:

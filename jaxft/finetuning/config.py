@@ -38,7 +38,7 @@ class FinetuningConfig(PolicyConfig):
     mixout: float = 0.0
     averaging: AveragingConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.lora is not None and self.adapters is not None:
             raise InvalidField("adapters", "give either lora or adapters")

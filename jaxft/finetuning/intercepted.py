@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
 
 import flax.linen as nn
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
+
+InterceptorContext = nn.module.InterceptorContext
+# The method that is intercepted, which takes what it was called with.
+Layer = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +26,7 @@ class InterceptedModel(abc.ABC):
       base: the model.
     """
 
-    base: Model
+    base: AnyModel
 
     @property
     def config(self) -> ModelConfig:
@@ -37,16 +43,22 @@ class InterceptedModel(abc.ABC):
         """Of the base."""
         return self.base.compute
 
-    def init(self, *arguments, **keywords):
+    def init(self, *arguments: Any, **keywords: Any) -> Any:
         """As `Model.init`, with the parameters that the interception adds."""
         with nn.intercept_methods(self.intercept):
             return self.base.init(*arguments, **keywords)
 
-    def apply(self, *arguments, **keywords):
+    def apply(self, *arguments: Any, **keywords: Any) -> Any:
         """As `Model.apply`."""
         with nn.intercept_methods(self.intercept):
             return self.base.apply(*arguments, **keywords)
 
+    def clone(self, *, compute: ComputeConfig) -> Self:
+        """As `Model.clone`."""
+        return dataclasses.replace(self, base=self.base.clone(compute=compute))
+
     @abc.abstractmethod
-    def intercept(self, layer, arguments, keywords, context: nn.module.InterceptorContext):
+    def intercept(
+        self, layer: Layer, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
+    ) -> Any:
         """Called in place of every method of every layer (see `flax.linen.intercept_methods`)."""

@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField
-from jaxft.finetuning.intercepted import InterceptedModel
+from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, Layer
 from jaxft.finetuning.naming import check_pattern
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project
 from jaxft.kernels.quantization import Quantized, dequantize, quantize, shapes_of
 from jaxft.models.layers import Linear, partitioned
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import AnyModel, abstract_parameters
+from jaxft.parallel.trees import Axes, Parameters, Shapes
 
 _ADDED = ("lora_a", "lora_b", "dora_magnitude")
 
@@ -52,7 +53,7 @@ class LoraConfig:
     dora: bool = False
     quantize: Literal["none", "int8", "nf4"] = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise InvalidField("rank", f"must be at least 1, found {self.rank}")
         if self.alpha is not None and self.alpha <= 0:
@@ -78,7 +79,9 @@ class LoraModel(InterceptedModel):
 
     lora: LoraConfig
 
-    def intercept(self, layer, arguments, keywords, context):
+    def intercept(
+        self, layer: Layer, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
+    ) -> Any:
         """Adds the update of an adapted layer."""
         module = context.module
         if not (isinstance(module, Linear) and context.method_name == "__call__"):
@@ -88,7 +91,7 @@ class LoraModel(InterceptedModel):
         return _adapted(module, self.lora, layer, *arguments)
 
 
-def check_targets(model: Model, config: LoraConfig) -> None:
+def check_targets(model: AnyModel, config: LoraConfig) -> None:
     """Makes sure that each pattern finds a linear layer.
 
     Raises:
@@ -100,16 +103,16 @@ def check_targets(model: Model, config: LoraConfig) -> None:
         check_pattern(pattern, paths, "finetuning.lora.targets")
 
 
-def _linear_layers(parameters: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _linear_layers(parameters: Parameters | Shapes, path: str = "") -> Iterator[str]:
     """Paths of the layers that have a kernel."""
     if "kernel" in parameters:
         yield path
     for name, value in parameters.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             yield from _linear_layers(value, f"{path}/{name}" if path else name)
 
 
-def _adapted(module: Linear, config: LoraConfig, layer, x: jax.Array) -> jax.Array:
+def _adapted(module: Linear, config: LoraConfig, layer: Layer, x: jax.Array) -> jax.Array:
     """What an adapted layer gives; in initialization it makes its parameters."""
     inputs = x.shape[x.ndim - len(module.input_axes) :]
     quantized = config.quantize != "none"
@@ -122,7 +125,9 @@ def _adapted(module: Linear, config: LoraConfig, layer, x: jax.Array) -> jax.Arr
     update = project(project(dropped, a, len(inputs), module.dtype), b, 1, module.dtype) * config.scale
     if plain is not None and not config.dora:
         return plain + update
-    kernel = _quantized_kernel(module, config.quantize, inputs) if quantized else _made(module, "kernel")
+    kernel = (
+        _made(module, "kernel") if config.quantize == "none" else _quantized_kernel(module, config.quantize, inputs)
+    )
     kernel = jax.lax.stop_gradient(kernel)
     y = project(x, kernel, len(inputs), module.dtype) + update
     if config.dora:
@@ -148,7 +153,7 @@ def _pair(module: Linear, rank: int, inputs: tuple[int, ...]) -> tuple[jax.Array
     # As wide as PEFT's: Kaiming's uniform with a slope of sqrt(5).
     bound = 1 / math.sqrt(math.prod(inputs))
 
-    def uniform(key, shape, dtype):
+    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     made = partitioned(uniform, (*module.input_axes, "rank"))
@@ -157,11 +162,11 @@ def _pair(module: Linear, rank: int, inputs: tuple[int, ...]) -> tuple[jax.Array
     return a, module.param("lora_b", zeros, (rank, *module.features), jnp.float32)
 
 
-def _quantized_kernel(module: Linear, form, inputs: tuple[int, ...]) -> jax.Array:
+def _quantized_kernel(module: Linear, form: Literal["int8", "nf4"], inputs: tuple[int, ...]) -> jax.Array:
     shape = (*inputs, *module.features)
     codes, scales = shapes_of(math.prod(shape), form)
 
-    def zeros(key, shape, dtype):
+    def zeros(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         return jnp.zeros(shape, dtype)
 
     found = Quantized(
@@ -179,7 +184,7 @@ def _lengths(kernel: jax.Array, contracted: int) -> jax.Array:
 # --- Between the parameters of a plain model and those of an adapted one ---
 
 
-def begun(plain: Mapping[str, Any], fresh: Mapping[str, Any], axes: Mapping[str, Any], config: LoraConfig):
+def begun(plain: Parameters, fresh: Parameters, axes: Axes, config: LoraConfig) -> Parameters:
     """The start of an adapted model from a plain one; where nothing is quantized, it computes the same.
 
     Args:
@@ -190,7 +195,7 @@ def begun(plain: Mapping[str, Any], fresh: Mapping[str, Any], axes: Mapping[str,
     """
     out = {}
     for name, value in fresh.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             out[name] = begun(plain.get(name, {}), value, axes[name], config)
         else:
             out[name] = jax.device_put(plain[name], value.sharding) if name in plain else value
@@ -200,7 +205,7 @@ def begun(plain: Mapping[str, Any], fresh: Mapping[str, Any], axes: Mapping[str,
     return out
 
 
-def merged(parameters: Mapping[str, Any], axes: Mapping[str, Any], config: LoraConfig):
+def merged(parameters: Parameters, axes: Axes, config: LoraConfig) -> Parameters:
     """The parameters of the plain model that computes the same; float32 kernels.
 
     Args:
@@ -213,17 +218,17 @@ def merged(parameters: Mapping[str, Any], axes: Mapping[str, Any], config: LoraC
         plain = {"kernel": _merged_kernel(layer, config, _is_stacked(axes))}
         return plain | ({"bias": parameters["bias"]} if "bias" in parameters else {})
     return {
-        name: merged(value, axes[name], config) if isinstance(value, Mapping) else value
+        name: merged(value, axes[name], config) if isinstance(value, dict) else value
         for name, value in parameters.items()
     }
 
 
-def _inputs(axes: Mapping[str, Any]) -> tuple[str, ...]:
+def _inputs(axes: Axes) -> tuple[str, ...]:
     """Logical axes that an adapted layer contracts."""
     return tuple(axis for axis in axes["lora_a"] if axis not in ("layers", "rank"))
 
 
-def _is_stacked(axes: Mapping[str, Any]) -> bool:
+def _is_stacked(axes: Axes) -> bool:
     """Whether like layers lie in one array."""
     return tuple(axes["lora_a"])[:1] == ("layers",)
 

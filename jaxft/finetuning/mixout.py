@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from jaxft.parallel.trees import Flags, Parameters
 
-def mixout(rate: float, anchored):
+
+def mixout(rate: float, anchored: Flags) -> Callable[[Parameters, Parameters | None, jax.Array], Parameters]:
     """What a step's parameters become: each number with probability `rate` that of the start, the mean kept.
 
     Args:
@@ -21,7 +24,9 @@ def mixout(rate: float, anchored):
     return functools.partial(_mixed, rate, anchored)
 
 
-def _mixed(rate: float, anchored, parameters, origin, key: jax.Array):
+def _mixed(
+    rate: float, anchored: Flags, parameters: Parameters, origin: Parameters | None, key: jax.Array
+) -> Parameters:
     leaves, structure = jax.tree.flatten(parameters)
     others = zip(leaves, jax.tree.leaves(origin), jax.tree.leaves(anchored), strict=True)
 

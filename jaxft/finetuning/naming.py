@@ -12,21 +12,23 @@ from collections.abc import Iterable
 
 import jax
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxft.errors import RecipeError
 from jaxft.models.config import ModelConfig
+from jaxft.parallel.trees import Axes, Numbers, Parameters, Shapes
 
 _STACKED = re.compile(r"(?P<side>.*)/stack/(?P<group>[a-z_]+)/block_(?P<block>\d+)/(?P<rest>.*)")
 _LAYER = re.compile(r"(?P<side>trunk/\w+)/layer_(?P<number>\d+)/")
 
 
-def parameter_names(parameters) -> list[str]:
+def parameter_names(parameters: Parameters | Shapes) -> list[str]:
     """Names like `trunk/embeddings/tokens/table`, in the order of the tree's leaves."""
     paths = jax.tree_util.tree_leaves_with_path(parameters)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
-def layer_names(shapes, axes, config: ModelConfig) -> list[tuple[str, ...]]:
+def layer_names(shapes: Parameters | Shapes, axes: Axes, config: ModelConfig) -> list[tuple[str, ...]]:
     """Names of each array, in the order of the tree's leaves: one, or one for each layer that it holds.
 
     Args:
@@ -99,10 +101,10 @@ def _nearest(pattern: str, names: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(pattern, pieces, 2, 0.0)
 
 
-def by_layer(values: list[np.ndarray], shapes, dtype=np.float32):
+def by_layer(values: list[np.ndarray], shapes: Parameters | Shapes, dtype: DTypeLike = np.float32) -> Numbers:
     """A tree of arrays that broadcast against the parameters, from one value for each name of each array."""
 
-    def shaped(own: np.ndarray, leaf) -> np.ndarray:
+    def shaped(own: np.ndarray, leaf: jax.Array | jax.ShapeDtypeStruct) -> np.ndarray:
         own = np.asarray(own, dtype)
         return own[0] if len(own) == 1 else own.reshape(-1, *[1] * (len(leaf.shape) - 1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import optax
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.finetuning.naming import by_layer, check_pattern, depth, layer_names
 from jaxft.models.config import ModelConfig
+from jaxft.parallel.trees import Axes, Flags, Numbers, Parameters, Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PolicyConfig:
     heads_first: float = 0.0
     unfreeze_every: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise InvalidField("layer_decay", f"must be in (0, 1], found {self.layer_decay}")
         for field in ("rates", "weight_decay"):
@@ -69,10 +70,10 @@ class Policy:
         neighbours together.
     """
 
-    trained: Any
-    rates: Any
-    begins: Any
-    decays: Any
+    trained: Flags
+    rates: Numbers
+    begins: Numbers
+    decays: Numbers
     table: tuple[tuple[str, int, float, int, float | None], ...]
 
     @property
@@ -98,7 +99,12 @@ class _Share:
 
 
 def make_policy(
-    config: PolicyConfig, shapes, axes, model: ModelConfig, trained_heads: frozenset[str], total_steps: int
+    config: PolicyConfig,
+    shapes: Shapes,
+    axes: Axes,
+    model: ModelConfig,
+    trained_heads: frozenset[str],
+    total_steps: int,
 ) -> Policy:
     """The policy of a run.
 
@@ -165,7 +171,9 @@ def _steps(amount: float, total_steps: int) -> int:
     return round(amount * total_steps) if amount < 1 else int(amount)
 
 
-def _table(names, leaves, shares) -> tuple[tuple[str, int, float, int, float | None], ...]:
+def _table(
+    names: Sequence[Sequence[str]], leaves: Sequence[Any], shares: Sequence[Sequence[_Share]]
+) -> tuple[tuple[str, int, float, int, float | None], ...]:
     """Rows by the parts of the model that are alike, in the order of first occurrence."""
     sizes: dict[tuple, int] = {}
     for own, leaf, of_layers in zip(names, leaves, shares, strict=True):
@@ -204,7 +212,7 @@ def scale_by_policy(policy: Policy) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def add_decay(policy: Policy, usual) -> optax.GradientTransformation:
+def add_decay(policy: Policy, usual: Numbers) -> optax.GradientTransformation:
     """Decoupled weight decay by pattern, and as `usual`, a tree of numbers, where no pattern says otherwise."""
 
     def update(updates, state, parameters):
@@ -217,6 +225,6 @@ def add_decay(policy: Policy, usual) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda parameters: optax.EmptyState(), update)
 
 
-def _of_trained(tree, updates):
+def _of_trained(tree: Numbers, updates: Parameters) -> Numbers:
     """`tree` without the leaves that are None in `updates`."""
     return jax.tree.map(lambda own, leaf: None if leaf is None else own, tree, updates)

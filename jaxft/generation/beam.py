@@ -13,7 +13,7 @@ from jaxft.generation.cache import Cache, take_rows
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
-from jaxft.generation.layout import Parameters
+from jaxft.generation.layout import LaidOutParameters
 from jaxft.generation.loop import begin_written
 
 # Below any sum of log-probabilities, but not infinite: a difference of two of these must be a number.
@@ -188,7 +188,7 @@ def _judged(search: Search, rules: BeamRules) -> Search:
 @functools.partial(jax.jit, static_argnames=("decoder", "slots"))
 def beam_search(
     decoder: Decoder,
-    parameters: Parameters,
+    parameters: LaidOutParameters,
     prompts: Prompts,
     controls: Controls,
     limits: jax.Array,

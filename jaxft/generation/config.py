@@ -76,7 +76,7 @@ class GenerationConfig:
     prefix: str = ""
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("max_new_tokens", "beams", "beam_groups", "num_return_sequences", "draft_tokens"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxft.generation.cache import append
 from jaxft.generation.controls import Controls
 from jaxft.generation.decoder import Decoder, Prompts
-from jaxft.generation.layout import Parameters
+from jaxft.generation.layout import LaidOutParameters
 from jaxft.generation.loop import Decoding, begin_written
 
 
@@ -31,7 +31,7 @@ class Contrasting(flax.struct.PyTreeNode):
 
 @functools.partial(jax.jit, static_argnames=("decoder", "slots"))
 def begin_contrasting(
-    decoder: Decoder, parameters: Parameters, prompts: Prompts, limits: jax.Array, keys: jax.Array, *, slots: int
+    decoder: Decoder, parameters: LaidOutParameters, prompts: Prompts, limits: jax.Array, keys: jax.Array, *, slots: int
 ) -> Contrasting:
     """Reads prompts; see `jaxft.generation.loop.begin`. No token is written yet."""
     step, cache = decoder.start(parameters, prompts, slots)
@@ -44,7 +44,12 @@ def begin_contrasting(
 
 @functools.partial(jax.jit, static_argnames="decoder", donate_argnames="state")
 def go_on_contrasting(
-    decoder: Decoder, parameters: Parameters, state: Contrasting, controls: Controls, alpha: jax.Array, until: jax.Array
+    decoder: Decoder,
+    parameters: LaidOutParameters,
+    state: Contrasting,
+    controls: Controls,
+    alpha: jax.Array,
+    until: jax.Array,
 ) -> Contrasting:
     """Writes on until every row is finished or has written `until` tokens; `controls.top_k` tokens are compared."""
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jaxft.errors import RecipeError
 from jaxft.generation.cache import Cache, Layers, append, fill_cache
-from jaxft.generation.layout import Parameters, SeparateLayers
-from jaxft.models.model import Model
+from jaxft.generation.layout import LaidOutParameters, SeparateLayers
+from jaxft.models.model import AnyModel
 from jaxft.models.transformer import Sequences
 
 
@@ -64,7 +64,7 @@ class Decoder:
       head: name of its vocabulary head.
     """
 
-    model: Model
+    model: AnyModel
     head: str
 
     @property
@@ -72,7 +72,7 @@ class Decoder:
         """Whether prompts are read by an encoder."""
         return self.model.config.family == "encoder_decoder"
 
-    def read(self, parameters: Parameters, prompts: Prompts) -> Step:
+    def read(self, parameters: LaidOutParameters, prompts: Prompts) -> Step:
         """A pass over whole prompts, `(batch, length)`, without a cache; the logits are those after each prompt's end.
 
         Returns:
@@ -87,14 +87,14 @@ class Decoder:
         inputs, targets = (read, None) if source is None else (source, read)
         return self._run(parameters, {}, inputs, targets, (prompts.lengths - 1)[:, None])
 
-    def start(self, parameters: Parameters, prompts: Prompts, slots: int, undone: int = 0) -> tuple[Step, Cache]:
+    def start(self, parameters: LaidOutParameters, prompts: Prompts, slots: int, undone: int = 0) -> tuple[Step, Cache]:
         """Reads prompts into a cache with room for `slots` tokens; see `read` and `fill_cache`."""
         step = self.read(parameters, prompts)
         source = prompts.sources()
         segments = None if source is None else source.segment_ids
         return step, fill_cache(self.model.config, step.kept, prompts.lengths, segments, slots, undone)
 
-    def step(self, parameters: Parameters, cache: Cache, token_ids: jax.Array) -> Step:
+    def step(self, parameters: LaidOutParameters, cache: Cache, token_ids: jax.Array) -> Step:
         """A pass over new tokens, int32 `(batch, new)`, that come after those in the cache; see `append`."""
         if self.has_encoder:
             assert cache.source_segments is not None
@@ -107,17 +107,23 @@ class Decoder:
             targets = None
         return self._run(parameters, {"cache": cache.layers}, inputs, targets)
 
-    def _run(self, parameters: Parameters, cache: dict, inputs, targets, gather: jax.Array | None = None) -> Step:
+    def _run(
+        self, parameters: LaidOutParameters, cache: dict, inputs, targets, gather: jax.Array | None = None
+    ) -> Step:
         """A pass of the model that keeps keys and values."""
-        model, variables = self.model, {"params": parameters}
+        model = self.model
         if isinstance(parameters, SeparateLayers):
             # A loop over the layers would stack them.
             model = model.clone(compute=dataclasses.replace(model.compute, scan_layers=False))
             variables = parameters.variables()
+        else:
+            variables = {"params": parameters}
         output, kept = model.apply({**variables, **cache}, inputs, targets, self.head, gather, mutable=["keys_values"])
         return Step(output.logits, output.hidden, kept["keys_values"])
 
-    def advance(self, parameters: Parameters, cache: Cache, token_ids: jax.Array, moves: jax.Array):
+    def advance(
+        self, parameters: LaidOutParameters, cache: Cache, token_ids: jax.Array, moves: jax.Array
+    ) -> tuple[jax.Array, Cache]:
         """Reads one token of each row, int32 `(batch,)`.
 
         Args:
@@ -136,7 +142,7 @@ class Decoder:
         return logits, append(cache, step.kept, moves.astype(jnp.int32), late)
 
 
-def decoder_of(model: Model) -> Decoder:
+def decoder_of(model: AnyModel) -> Decoder:
     """A model with the head that it writes with.
 
     Raises:

@@ -19,15 +19,16 @@ from jaxft.generation.config import GenerationConfig, PromptOptions, SpecialToke
 from jaxft.generation.constraints.tokens import check_length, compile_constraint
 from jaxft.generation.controls import Controls, make_controls
 from jaxft.generation.decoder import decoder_of
-from jaxft.generation.layout import Layout, Parameters
+from jaxft.generation.layout import LaidOutParameters, Layout
 from jaxft.generation.prompts import PromptBatch, batches_of, check_prompts, check_room
 from jaxft.generation.scoring import Score, score_pairs
 from jaxft.generation.speculative import check_drafting
 from jaxft.generation.texts import Generated, GrowingText, TextDelta, generated, read_rows
 from jaxft.generation.transcript import Transcript
 from jaxft.generation.writing_loop import begin_loop, decoding_of, random_keys, with_finished
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel, Model
 from jaxft.parallel.sharding import host_copies
+from jaxft.parallel.trees import Parameters
 
 _AUTOMATA = 8
 # Steps between two looks at the texts, where their characters decide when they end.
@@ -59,7 +60,7 @@ class Generator:
 
     def __init__(
         self,
-        model: Model,
+        model: AnyModel,
         special: SpecialTokens,
         tokenizer: Tokenizer | None = None,
         mesh: jax.sharding.Mesh | None = None,
@@ -183,7 +184,7 @@ class Generator:
 
     def _written(
         self,
-        parameters: Parameters,
+        parameters: LaidOutParameters,
         batch: PromptBatch,
         controls: Controls,
         config: GenerationConfig,
@@ -220,7 +221,7 @@ class Generator:
             until += every
 
     def _searched(
-        self, parameters: Parameters, batch: PromptBatch, controls: Controls, config: GenerationConfig
+        self, parameters: LaidOutParameters, batch: PromptBatch, controls: Controls, config: GenerationConfig
     ) -> list[Generated]:
         """The best sequences of beam search."""
         with self._on_mesh():

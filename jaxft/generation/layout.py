@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxft.models.config import ModelConfig
-from jaxft.models.model import Model
-
-Parameters = Any
+from jaxft.models.model import AnyModel
+from jaxft.parallel.trees import Parameters
 
 
 class SeparateLayers(flax.struct.PyTreeNode):
@@ -28,7 +27,7 @@ class SeparateLayers(flax.struct.PyTreeNode):
       projection: the transposed token embedding where it also is the projection onto the vocabulary, or None.
     """
 
-    params: Any
+    params: Parameters
     projection: jax.Array | None
 
     def variables(self) -> dict[str, Any]:
@@ -41,6 +40,10 @@ class SeparateLayers(flax.struct.PyTreeNode):
         return {"params": params, "layout": {"trunk": {"embeddings": {"tokens": {"transposed": self.projection}}}}}
 
 
+# Parameters as a model's own, or laid out by `Layout`.
+LaidOutParameters = Parameters | SeparateLayers
+
+
 class Layout:
     """Lays a model's parameters out for writing on the device where they lie.
 
@@ -48,11 +51,11 @@ class Layout:
       model: whose parameters.
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: AnyModel):
         self._config, self._stacks = model.config, _stack_names(model.config)
         self._known: tuple[weakref.ref, jax.Array] | None = None
 
-    def __call__(self, parameters: Parameters) -> Parameters:
+    def __call__(self, parameters: Parameters) -> LaidOutParameters:
         """The parameters themselves but where they lie on one CPU; there what was stacked is not copied, but seen."""
         leaves = jax.tree.leaves(parameters)
         if not all(isinstance(leaf, jax.Array) for leaf in leaves):

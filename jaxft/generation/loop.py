@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxft.generation.cache import Cache, take_rows
 from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
-from jaxft.generation.layout import Parameters
+from jaxft.generation.layout import LaidOutParameters
 
 
 class Decoding(flax.struct.PyTreeNode):
@@ -67,7 +67,7 @@ def begin_written(prompts: Prompts, limits: jax.Array, width: int) -> DecodedRow
 @functools.partial(jax.jit, static_argnames=("decoder", "slots", "copies", "undone"))
 def begin(
     decoder: Decoder,
-    parameters: Parameters,
+    parameters: LaidOutParameters,
     prompts: Prompts,
     controls: Controls,
     limits: jax.Array,
@@ -101,7 +101,9 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnames="decoder", donate_argnames="decoding")
-def go_on(decoder: Decoder, parameters: Parameters, decoding: Decoding, controls: Controls, until: jax.Array):
+def go_on(
+    decoder: Decoder, parameters: LaidOutParameters, decoding: Decoding, controls: Controls, until: jax.Array
+) -> Decoding:
     """Writes on until every row is finished or has written `until` tokens. The state that is given is used up."""
 
     def unfinished(decoding: Decoding) -> jax.Array:

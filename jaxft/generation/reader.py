@@ -120,7 +120,7 @@ class Reader:
     def __init__(
         self,
         model: Model,
-        parameters: Any,
+        parameters: Parameters,
         tokenizer: Tokenizer,
         layout: TextLayout,
         *,

@@ -14,12 +14,12 @@ import numpy as np
 from jaxft.errors import DataError
 from jaxft.generation.config import SpecialTokens
 from jaxft.generation.decoder import Decoder
-from jaxft.generation.layout import Parameters
 from jaxft.generation.prompts import bucket, context_of, padded
 from jaxft.models.model import apply_model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import batch_shards
 from jaxft.parallel.sharding import host_copies, put_whole_batch
+from jaxft.parallel.trees import Parameters
 
 
 @dataclasses.dataclass(frozen=True)

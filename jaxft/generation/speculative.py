@@ -14,7 +14,7 @@ from jaxft.generation.cache import Cache, append, take_rows
 from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.controls import Controls, DecodedRows
 from jaxft.generation.decoder import Decoder, Prompts
-from jaxft.generation.layout import Parameters
+from jaxft.generation.layout import LaidOutParameters
 from jaxft.generation.loop import Decoding
 
 
@@ -75,7 +75,14 @@ def accept(drafted: jax.Array, theirs: jax.Array, ours: jax.Array, keys: jax.Arr
 
 @functools.partial(jax.jit, static_argnames=("draft", "slots", "copies", "ahead"))
 def begin_drafting(
-    draft: Decoder, parameters: Parameters, prompts: Prompts, decoding: Decoding, *, slots: int, copies: int, ahead: int
+    draft: Decoder,
+    parameters: LaidOutParameters,
+    prompts: Prompts,
+    decoding: Decoding,
+    *,
+    slots: int,
+    copies: int,
+    ahead: int,
 ) -> Drafting:
     """The state after `jaxft.generation.loop.begin` with `undone = ahead + 1`, for the model that writes ahead too."""
     _, cache = draft.start(parameters, prompts, slots, ahead + 1)
@@ -87,9 +94,9 @@ def begin_drafting(
 @functools.partial(jax.jit, static_argnames=("decoder", "draft", "ahead"), donate_argnames="drafting")
 def go_on_drafting(
     decoder: Decoder,
-    parameters: Parameters,
+    parameters: LaidOutParameters,
     draft: Decoder,
-    draft_parameters: Parameters,
+    draft_parameters: LaidOutParameters,
     drafting: Drafting,
     controls: Controls,
     rounds: jax.Array,
@@ -122,7 +129,9 @@ def go_on_drafting(
     return jax.lax.while_loop(unfinished, one_round, drafting)
 
 
-def _write_ahead(draft: Decoder, parameters: Parameters, drafting: Drafting, controls: Controls, keys, ahead: int):
+def _write_ahead(
+    draft: Decoder, parameters: LaidOutParameters, drafting: Drafting, controls: Controls, keys, ahead: int
+):
     """Tokens drawn from the draft model, int32 `(batch, ahead)`, what they were drawn from, and its cache with them."""
     token_ids, cache = drafting.decoding.newest(), drafting.draft
     everyone = jnp.ones(token_ids.shape, bool)

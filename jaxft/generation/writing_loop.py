@@ -13,7 +13,7 @@ from jaxft.generation.config import GenerationConfig
 from jaxft.generation.contrastive import Contrasting, begin_contrasting, go_on_contrasting
 from jaxft.generation.controls import Controls
 from jaxft.generation.decoder import Decoder
-from jaxft.generation.layout import Parameters
+from jaxft.generation.layout import LaidOutParameters
 from jaxft.generation.loop import Decoding, begin, go_on
 from jaxft.generation.prompts import PromptBatch, bucket
 from jaxft.generation.speculative import Drafting, begin_drafting, go_on_drafting
@@ -25,8 +25,8 @@ GoOn = Callable[[Any, jax.Array], LoopState]
 
 def begin_loop(
     decoder: Decoder,
-    parameters: Parameters,
-    draft: tuple[Decoder, Parameters] | None,
+    parameters: LaidOutParameters,
+    draft: tuple[Decoder, LaidOutParameters] | None,
     batch: PromptBatch,
     controls: Controls,
     config: GenerationConfig,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from jaxft.errors import CheckpointError
@@ -119,7 +119,7 @@ class HuggingFaceConfig:
             raise self.unsupported(key, value, supported)
         return value
 
-    def unsupported(self, key: str, value: Any, supported) -> CheckpointError:
+    def unsupported(self, key: str, value: Any, supported: Iterable[Any]) -> CheckpointError:
         """The error for a value that no block expresses."""
         names = ", ".join(json.dumps(value) for value in supported)
         return CheckpointError(f"{self.source}: {key} = {json.dumps(value)} is not supported; supported: {names}")

@@ -11,7 +11,16 @@ from jaxft.kernels.masks import AttentionMask
 _HIDDEN = -1e30
 
 
-def reference(query, key, value, mask, scale, soft_cap, dropout_rate, dropout_key):
+def reference(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
+    scale: float,
+    soft_cap: float | None,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
     """The formula as it is written in papers, which every other implementation is tested against."""
     batch, query_length, heads, head_dim = query.shape
     key_length, kv_heads = key.shape[1:3]
@@ -40,7 +49,7 @@ def masked_softmax(scores: jax.Array, mask: AttentionMask, soft_cap: float | Non
     return jnp.where(visible.any(-1, keepdims=True), probabilities, 0.0)
 
 
-def xla(query, key, value, mask, scale):
+def xla(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float) -> jax.Array:
     """`jax.nn.dot_product_attention`, which averages over all keys where a query sees none: zeroed here."""
     visible = mask.dense(query.shape[1], key.shape[1])
     # The bias stays float32, as the scores are: in bfloat16 neighbours at a long distance would share one value.

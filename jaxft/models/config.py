@@ -11,6 +11,8 @@ from jaxft.errors import InvalidField
 ScalingKind = Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 Precision = Literal["float32", "bfloat16"]
+# What the backward pass computes again.
+Remat = Literal["none", "full", "attention", "dots"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +210,7 @@ class ModelConfig:
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _positive(
             self, "vocab_size", "embed_dim", "num_layers", "num_heads", "mlp_dim", "max_length", "relative_buckets"
         )
@@ -324,11 +326,11 @@ class ComputeConfig:
     precision: Precision = "float32"
     attention: Literal["auto", "reference", "xla", "local", "cudnn", "splash"] = "auto"
     scan_layers: bool = False
-    remat: Literal["none", "full", "attention", "dots"] = "none"
+    remat: Remat = "none"
     loss_parts: int = 1
     reduce_dtype: Precision = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _positive(self, "loss_parts")
         if self.reduce_dtype == "bfloat16" and self.precision != "bfloat16":
             raise InvalidField("reduce_dtype", f"bfloat16 needs precision bfloat16, found {self.precision}")

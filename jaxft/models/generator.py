@@ -42,7 +42,7 @@ class ReplacementGenerator(nn.Module):
     compute: ComputeConfig
     head: HeadConfig
 
-    def setup(self):
+    def setup(self) -> None:
         config = generator_config(self.config, self.head.size)
         self.projection = Linear(
             (config.embed_dim,),

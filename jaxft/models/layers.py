@@ -69,7 +69,7 @@ class Embedding(nn.Module):
     row_axis: str
     initializer_range: float = 0.02
 
-    def setup(self):
+    def setup(self) -> None:
         initializer = partitioned(nn.initializers.normal(self.initializer_range), (self.row_axis, "embed"))
         self.table = self.param("table", initializer, (self.rows, self.features), jnp.float32)
 

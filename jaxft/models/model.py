@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import flax.linen as nn
 import flax.struct
@@ -47,7 +47,7 @@ class Model(nn.Module):
     heads: tuple[tuple[str, HeadConfig], ...] = ()
     compute: ComputeConfig = ComputeConfig()
 
-    def setup(self):
+    def setup(self) -> None:
         self.trunk = Transformer(self.config, self.compute)
         self.head = {name: self._make_head(head) for name, head in self.heads}
 
@@ -111,8 +111,41 @@ class Model(nn.Module):
             self(inputs, targets, head=name)
 
 
+class AnyModel(Protocol):
+    """What is initialized and applied as a `Model`: one, or one whose layers do more than they say.
+
+    Attributes:
+      config: the trunk.
+      heads: pairs of a head's name and its config.
+      compute: how it is computed.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def heads(self) -> tuple[tuple[str, HeadConfig], ...]: ...
+
+    @property
+    def compute(self) -> ComputeConfig: ...
+
+    def init(self, *arguments: Any, **keywords: Any) -> Any:
+        """As `flax.linen.Module.init`."""
+        ...
+
+    def apply(self, *arguments: Any, **keywords: Any) -> Any:
+        """As `flax.linen.Module.apply`."""
+        ...
+
+    def clone(self, *, compute: ComputeConfig) -> AnyModel:
+        """The same model, computed in another way."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
 def apply_model(
-    model: Model,
+    model: AnyModel,
     parameters: Parameters,
     inputs: Sequences | Images,
     targets: Sequences | None = None,
@@ -132,7 +165,7 @@ def apply_model(
     return cast(ModelOutput, model.apply({"params": parameters}, inputs, targets, head, gather, rngs=rngs))
 
 
-def apply_vocabulary_head(model: Model, parameters: Parameters, hidden: jax.Array, head: str) -> jax.Array:
+def apply_vocabulary_head(model: AnyModel, parameters: Parameters, hidden: jax.Array, head: str) -> jax.Array:
     """What `Model.vocabulary_logits` gives with these parameters."""
     return cast(jax.Array, model.apply({"params": parameters}, hidden, head, method="vocabulary_logits"))
 
@@ -157,7 +190,7 @@ def read_by_vocabulary_head(parameters: Parameters, head: str, config: ModelConf
     return read
 
 
-def abstract_parameters(model: Model) -> tuple[Shapes, Axes]:
+def abstract_parameters(model: AnyModel) -> tuple[Shapes, Axes]:
     """Shapes and logical axes of all parameters, without computing anything.
 
     Returns:
@@ -168,17 +201,17 @@ def abstract_parameters(model: Model) -> tuple[Shapes, Axes]:
 
 
 @functools.lru_cache(maxsize=32)
-def _boxed(model: Model) -> Any:
+def _boxed(model: AnyModel) -> Any:
     """Every part of a run asks for them, and a model is traced for a second or several each time."""
     return jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
 
 
-def initialize(model: Model, key: jax.Array) -> Parameters:
+def initialize(model: AnyModel, key: jax.Array) -> Parameters:
     """Fresh float32 parameters, a nested dict; to be run under `jit` with shardings and outside `jax.set_mesh`."""
     return nn.unbox(_initialize(model, key))
 
 
-def _initialize(model: Model, key: jax.Array) -> Any:
+def _initialize(model: AnyModel, key: jax.Array) -> Any:
     config = model.config
     tokens = jnp.zeros((1, 2), jnp.int32)
     sequences = Sequences(tokens, token_types=tokens)
@@ -188,7 +221,7 @@ def _initialize(model: Model, key: jax.Array) -> Any:
     return model.init(key, inputs, targets, method="touch_all")["params"]
 
 
-def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> Shapes:
+def sharded_target(model: AnyModel, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> Shapes:
     """Shapes, dtypes and shardings of a model's parameters."""
     if not isinstance(mesh, jax.sharding.Mesh):
         mesh = make_mesh(mesh or MeshConfig())

@@ -94,7 +94,7 @@ class TokenEmbeddings(nn.Module):
     config: ModelConfig
     compute: ComputeConfig
 
-    def setup(self):
+    def setup(self) -> None:
         config = self.config
         scale, width = config.initializer_range, config.width_of_embedding
         self.tokens = Embedding(config.vocab_size, width, "vocab", scale)
@@ -139,7 +139,7 @@ class TargetEmbeddings(nn.Module):
     config: ModelConfig
     compute: ComputeConfig
 
-    def setup(self):
+    def setup(self) -> None:
         _set_up_positions(self, self.config.embed_dim)
 
     def __call__(self, vectors: jax.Array, targets: Sequences) -> jax.Array:
@@ -306,7 +306,7 @@ class Transformer(nn.Module):
     config: ModelConfig
     compute: ComputeConfig = ComputeConfig()
 
-    def setup(self):
+    def setup(self) -> None:
         config, compute = self.config, self.compute
         # Of images or of tokens: each model is called with its own kind of input.
         self.embeddings: Any = (PatchEmbeddings if config.family == "vision" else TokenEmbeddings)(config, compute)

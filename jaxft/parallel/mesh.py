@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ class MeshConfig:
     tensor: int = 1
     context: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for axis in AXES:
             if (size := getattr(self, axis)) < 1 and size != -1:
                 raise InvalidField(axis, f"must be a positive number of devices or -1 (the rest), found {size}")
@@ -56,7 +57,7 @@ class MeshConfig:
         return tuple(sizes)
 
 
-def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
+def make_mesh(config: MeshConfig, devices: Iterable[jax.Device] | None = None) -> jax.sharding.Mesh:
     """A mesh with axes `data, fsdp, tensor, context` over `devices` (all of them by default), with Auto axis types.
 
     Devices of several slices are laid out so that only the axis `data` crosses the network between the slices.
@@ -64,14 +65,14 @@ def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     Raises:
       RecipeError: the sizes do not multiply to the number of devices, or `data` does not divide over the slices.
     """
-    devices = jax.devices() if devices is None else list(devices)
-    sizes = config.sizes(len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    used = jax.devices() if devices is None else list(devices)
+    sizes = config.sizes(len(used))
+    slices = len({getattr(device, "slice_index", 0) for device in used})
     inner, outer = split_over_slices(sizes, slices)
     if slices > 1:
-        laid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+        laid = mesh_utils.create_hybrid_device_mesh(inner, outer, used, allow_split_physical_axes=True)
     else:
-        laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        laid = mesh_utils.create_device_mesh(sizes, used, allow_split_physical_axes=True)
     return jax.sharding.Mesh(laid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxft.errors import RecipeError
 from jaxft.parallel.mesh import batch_shards
+from jaxft.parallel.trees import Axes, Parameters, Shapes, Shardings, Tree
 
 # The name of a logical axis, None where nothing splits it, or `UNCONSTRAINED`, whose type JAX keeps to itself.
 LogicalAxis = Any
@@ -91,7 +92,7 @@ def constrain(x: jax.Array, *axes: LogicalAxis) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec_of(axes))
 
 
-def parameter_shardings(axes, shapes, mesh: jax.sharding.Mesh):
+def parameter_shardings(axes: Axes, shapes: Parameters | Shapes, mesh: jax.sharding.Mesh) -> Shardings:
     """Shardings of a tree of parameters.
 
     Args:
@@ -107,7 +108,7 @@ def parameter_shardings(axes, shapes, mesh: jax.sharding.Mesh):
         or a large array that no axis of a mesh with parameter sharding splits; it names parameter, shape and rule.
     """
 
-    def of(path, spec, shape):
+    def of(path: tuple[Any, ...], spec: PartitionSpec, shape: jax.ShapeDtypeStruct) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, _audited(name, tuple(spec), shape.shape, mesh))
 
@@ -166,7 +167,7 @@ def own_rows(mesh: jax.sharding.Mesh, rows: int) -> slice | np.ndarray:
     return np.concatenate([np.arange(*block) for block in _own_blocks(mesh, rows)])
 
 
-def put_batch(batch, mesh: jax.sharding.Mesh):
+def put_batch(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
     """A tree of host arrays as global arrays, their leading axis split over `data` and `fsdp`.
 
     Args:
@@ -182,7 +183,8 @@ def put_batch(batch, mesh: jax.sharding.Mesh):
         rows = len(x) // own * parts
         held = {start: i * (rows // parts) for i, (start, _) in enumerate(_own_blocks(mesh, rows))}
 
-        def block(index) -> np.ndarray:
+        def block(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # of devices of this process
             begin = held[index[0].indices(rows)[0]]
             return x[begin : begin + rows // parts]
 
@@ -191,15 +193,15 @@ def put_batch(batch, mesh: jax.sharding.Mesh):
     return jax.tree.map(put, batch)
 
 
-def put_whole_batch(batch, mesh: jax.sharding.Mesh):
+def put_whole_batch(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
     """As `put_batch`, of arrays with all rows of the batch in every process."""
     return put_batch(jax.tree.map(lambda x: x[own_rows(mesh, len(x))], batch), mesh)
 
 
-def host_copies(tree):
+def host_copies(tree: Tree) -> Tree:
     """Arrays of the whole mesh as numpy arrays, also what only devices of other processes hold; all processes ask."""
 
-    def copied(x):
+    def copied(x: Any) -> Any:
         if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
             return x
         return multihost_utils.process_allgather(x, tiled=True)

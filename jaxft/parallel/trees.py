@@ -1,17 +1,23 @@
-"""Trees of one structure: a model's parameters, and what is known of each of them."""
+"""Trees of one structure: a model's parameters, and what is known of each of them.
+
+All but the first are nested dicts, by the names of modules, whose leaves are what the alias says.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Nested dicts with a leaf for each parameter:
-# its array;
+# Anything that `jax.tree` knows.
+Tree = Any
+# Arrays.
 Parameters = dict[str, Any]
-# a PartitionSpec over its logical axes;
+# PartitionSpec over logical axes.
 Axes = dict[str, Any]
-# its shape and dtype, a ShapeDtypeStruct;
+# ShapeDtypeStruct, some with a sharding.
 Shapes = dict[str, Any]
-# its NamedSharding;
+# NamedSharding.
 Shardings = dict[str, Any]
-# whether it belongs to some part of all, a bool.
+# Booleans: whether the parameter belongs to some part of all.
 Flags = dict[str, Any]
+# Numbers, or arrays of them that broadcast against the parameter.
+Numbers = dict[str, Any]

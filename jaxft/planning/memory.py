@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxft.models.config import ComputeConfig, ModelConfig
+from jaxft.parallel.trees import Axes, Flags, Shapes, Tree
 from jaxft.planning.attention import attention_uses
 from jaxft.planning.flops import Pass
 from jaxft.training.state import TrainState
@@ -43,7 +43,7 @@ class ParameterRow:
         return math.prod(self.shape)
 
 
-def parameter_table(parameters, axes) -> list[ParameterRow]:
+def parameter_table(parameters: Shapes, axes: Axes) -> list[ParameterRow]:
     """A row for each parameter.
 
     Args:
@@ -71,7 +71,7 @@ def by_part(rows: Iterable[ParameterRow]) -> dict[str, int]:
     return found
 
 
-def device_bytes(tree: Any) -> int:
+def device_bytes(tree: Tree) -> int:
     """Bytes that a device holds of a tree of ShapeDtypeStruct with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
@@ -104,7 +104,7 @@ class Memory:
 
 def memory_of(
     state: TrainState,
-    trained: Any,
+    trained: Flags | None,
     passes: Mapping[str, Iterable[Pass]],
     config: ModelConfig,
     compute: ComputeConfig,

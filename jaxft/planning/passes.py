@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
 from jaxft.models.heads import HeadConfig
+from jaxft.models.model import AnyModel
 from jaxft.models.transformer import Images
 from jaxft.objectives.objective import Apply, Objective
+from jaxft.parallel.trees import Parameters, Shapes
 from jaxft.planning.flops import Pass
 from jaxft.training.step import bind
 
@@ -28,7 +29,7 @@ class _Recording(Apply):
       trained: whether gradients flow back through its passes.
     """
 
-    model: Any
+    model: AnyModel
     bound: Apply
     passes: list[Pass]
     key: jax.Array
@@ -69,7 +70,9 @@ def _pass(config, heads: list[HeadConfig], inputs, targets, gather, trained: boo
     )
 
 
-def passes_of(objective: Objective, model, parameters, batch: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Pass, ...]:
+def passes_of(
+    objective: Objective, model: AnyModel, parameters: Shapes, batch: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[Pass, ...]:
     """The passes that a loss makes on a batch; nothing is computed.
 
     Args:
@@ -80,7 +83,7 @@ def passes_of(objective: Objective, model, parameters, batch: Mapping[str, jax.S
     """
     passes: list[Pass] = []
 
-    def loss(parameters, batch):
+    def loss(parameters: Parameters, batch: Mapping[str, jax.Array]) -> jax.Array:
         key = jax.random.key(0)
         origin = _Recording(model, bind(model, parameters), passes, key, trained=False)
         bound = bind(model, parameters, key)

@@ -75,8 +75,8 @@ def check_plugins_unchanged(before: Mapping[str, str], now: Mapping[str, str], w
     problems += [f"{name} is there no more" for name in before if name not in now]
     if problems:
         raise RecipeError(
-            f"{where} began with other plug-ins: {', '.join(problems)}; start this one in another directory with "
-            "--run-dir, or under another name"
+            f"{where} began with other plug-ins: {', '.join(problems)}; put them back, or start anew in another "
+            "directory with --run-dir, or under another name"
         )
 
 

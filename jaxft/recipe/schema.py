@@ -28,38 +28,40 @@ from jaxft.training.schedule import ScheduleConfig
 from jaxft.training.stream_weights import WeightScheduleConfig
 
 
-def _check_model(section: Any) -> None:
-    if section.preset is not None and section.preset not in PRESETS:
-        raise InvalidField("preset", f"{section.preset!r} is not one of {', '.join(PRESETS)}")
-    if section.preset is not None and section.pretrained is not None:
-        raise InvalidField("preset", "give either preset or pretrained: a pretrained model brings its shape with it")
-    if section.adapter is not None and section.pretrained is None:
-        raise InvalidField("adapter", "is merged into a pretrained model: name that too, by pretrained")
-
-
 def _optional_model_fields() -> list[tuple]:
     hints = typing.get_type_hints(ModelConfig)
     return [(field.name, hints[field.name] | None, None) for field in dataclasses.fields(ModelConfig)]
 
 
-if typing.TYPE_CHECKING:
+_ORIGINS = ("preset", "pretrained", "adapter")
+# Any, as no type checker reads fields that are made of others.
+_ModelFields: Any = dataclasses.make_dataclass(
+    "_ModelFields", [(name, str | None, None) for name in _ORIGINS] + _optional_model_fields(), frozen=True
+)
 
-    class ModelSection(ModelConfig):
-        """As below; what a recipe leaves out is None."""
 
-        preset: str | None
-        pretrained: str | None
-        adapter: str | None
+@dataclasses.dataclass(frozen=True)
+class ModelSection(_ModelFields):
+    """A model by preset or pretrained weights, and any field of ModelConfig over it.
 
-else:
-    # `model:` of a recipe: a preset, or a pretrained model with a low-rank update in PEFT's format merged into it, and
-    # any field of ModelConfig over it.
-    ModelSection = dataclasses.make_dataclass(
-        "ModelSection",
-        [(name, str | None, None) for name in ("preset", "pretrained", "adapter")] + _optional_model_fields(),
-        frozen=True,
-        namespace={"__post_init__": _check_model, "__doc__": "A model by preset or weights, with overrides."},
-    )
+    Attributes:
+      preset: the name of a shape that comes with jaxft.
+      pretrained: weights to start from: a directory in Hugging Face layout, the id of one on the hub, or a run.
+      adapter: a low-rank update in PEFT's format that is merged into them.
+    """
+
+    preset: str | None = None
+    pretrained: str | None = None
+    adapter: str | None = None
+
+    def __post_init__(self):
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InvalidField("preset", f"{self.preset!r} is not one of {', '.join(PRESETS)}")
+        if self.preset is not None and self.pretrained is not None:
+            problem = "give either preset or pretrained: a pretrained model brings its shape with it"
+            raise InvalidField("preset", problem)
+        if self.adapter is not None and self.pretrained is None:
+            raise InvalidField("adapter", "is merged into a pretrained model: name that too, by pretrained")
 
 
 @dataclasses.dataclass(frozen=True)

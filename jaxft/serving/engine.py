@@ -16,6 +16,7 @@ import numpy as np
 from jaxft.generation.config import GenerationConfig, PromptOptions
 from jaxft.generation.generator import Generator
 from jaxft.generation.texts import TextDelta
+from jaxft.parallel.trees import Parameters
 from jaxft.serving.errors import ApiError
 from jaxft.serving.limits import Limits
 from jaxft.serving.metrics import Metrics
@@ -207,7 +208,7 @@ class GenerationRequest:
     config: GenerationConfig
 
 
-def writes(generator: Generator, parameters: Any) -> Runner:
+def writes(generator: Generator, parameters: Parameters) -> Runner:
     """What writes; it tells `TextDelta`s whose prompts are numbered as in their own request."""
 
     def run(jobs: Sequence[Job]) -> Iterator[None]:
@@ -228,7 +229,7 @@ def writes(generator: Generator, parameters: Any) -> Runner:
     return run
 
 
-def searches(generator: Generator, parameters: Any) -> Runner:
+def searches(generator: Generator, parameters: Parameters) -> Runner:
     """What searches with beams; it tells one `TextDelta` for each text."""
 
     def run(jobs: Sequence[Job]) -> Iterator[None]:

@@ -33,7 +33,7 @@ class Limits:
     batch_size: int = 16
     batches: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) > 0:
                 raise InvalidField(field.name, f"must be above 0, found {getattr(self, field.name)}")

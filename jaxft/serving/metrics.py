@@ -10,7 +10,7 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """The numbers of one server."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
 
         def named(kind, name: str, about: str, labels: tuple[str, ...] = (), **options):

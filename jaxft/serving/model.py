@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from jaxft.data.chat import ChatFormat
 from jaxft.generation.generator import Generator
 from jaxft.generation.reader import Reader
+from jaxft.parallel.trees import Parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ServedModel:
 
     name: str
     generator: Generator | None = None
-    parameters: Any = None
+    parameters: Parameters | None = None
     form: ChatFormat | None = None
     reader: Reader | None = None
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -47,6 +47,7 @@ class Service:
         self._encoder = ThreadPoolExecutor(1, "jaxft-tokenizer")
         self._runners: dict[str, Runner] = {}
         if model.generator is not None:
+            assert model.parameters is not None
             self._runners["write"] = writes(model.generator, model.parameters)
             self._runners["search"] = searches(model.generator, model.parameters)
         if model.reader is not None:

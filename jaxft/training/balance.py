@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField
+from jaxft.parallel.trees import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ClipConfig:
     norm: float = 1.0
     scope: Literal["stream", "total"] = "stream"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.norm < 0:
             raise InvalidField("norm", f"must not be negative (0 clips nothing), found {self.norm}")
 
@@ -112,12 +113,12 @@ def clip_factor(norm: jax.Array, largest: float) -> jax.Array | float:
     return jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-9)) if largest else 1.0
 
 
-def global_norm(tree: Any) -> jax.Array:
-    """Euclidean norm of all leaves of any tree of arrays together, float32."""
+def global_norm(tree: Tree) -> jax.Array:
+    """Euclidean norm of all leaves together, float32."""
     return jnp.sqrt(_dot(tree, tree))
 
 
-def _dot(one: Any, other: Any) -> jax.Array:
+def _dot(one: Tree, other: Tree) -> jax.Array:
     leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     products = [_product(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in leaves]
     return functools.reduce(jnp.add, products, jnp.float32(0))

@@ -25,7 +25,7 @@ class EarlyStoppingConfig:
     patience: int = 3
     minimum_change: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patience < 1:
             raise InvalidField("patience", f"must be at least 1, found {self.patience}")
         if self.minimum_change < 0:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from jaxft.objectives.objective import Apply, Objective
+from jaxft.parallel.trees import Numbers, Parameters
 
 
-def fisher_information(bind, objective: Objective, parameters, batches: Iterable[Mapping[str, jax.Array]]):
+def fisher_information(
+    bind: Callable[[Parameters], Apply],
+    objective: Objective,
+    parameters: Parameters,
+    batches: Iterable[Mapping[str, jax.Array]],
+) -> Numbers:
     """Mean over rows of the squared gradient of each row's mean loss.
 
     Args:
@@ -24,14 +30,13 @@ def fisher_information(bind, objective: Objective, parameters, batches: Iterable
       means the same for every model and objective.
     """
 
-    def loss_of(parameters, row) -> jax.Array:
-        apply: Apply = bind(parameters)
-        sums = objective.loss(apply, objective.balance(jax.tree.map(lambda x: x[None], row)))
+    def loss_of(parameters: Parameters, row: Mapping[str, jax.Array]) -> jax.Array:
+        sums = objective.loss(bind(parameters), objective.balance(jax.tree.map(lambda x: x[None], row)))
         return sums.loss / jnp.maximum(sums.weight, 1e-9)
 
     @jax.jit
-    def added(total, parameters, batch):
-        def add(total, row):
+    def added(total: Numbers, parameters: Parameters, batch: Mapping[str, jax.Array]) -> Numbers:
+        def add(total: Numbers, row: Mapping[str, jax.Array]) -> tuple[Numbers, None]:
             gradient = jax.grad(loss_of)(parameters, row)
             return jax.tree.map(lambda t, g: t + g * g, total, gradient), None
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxft.parallel.sharding import UNCONSTRAINED, constrain, parts_of
+from jaxft.parallel.trees import Parameters
 from jaxft.training.state import joined, split
 
 Sums = tuple[jax.Array, jax.Array]
 # From parameters, hidden states `(tokens, embed)`, labels and weights `(tokens,)` to two float32 scalars.
-SumsOfTokens = Callable[[Any, jax.Array, jax.Array, jax.Array], Sums]
+SumsOfTokens = Callable[[Parameters, jax.Array, jax.Array, jax.Array], Sums]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -22,7 +22,7 @@ def sums_in_parts(
     function: SumsOfTokens,
     parts: int,
     reduce_dtype: jnp.dtype,
-    parameters,
+    parameters: Parameters,
     hidden: jax.Array,
     labels: jax.Array,
     weights: jax.Array,

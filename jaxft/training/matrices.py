@@ -12,6 +12,8 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
+from jaxft.parallel.trees import Axes, Parameters
+
 _TABLE_AXES = {"vocab", "position", "token_type", "buckets", "labels"}
 
 
@@ -48,7 +50,7 @@ def matrix_spec(laid: PartitionSpec, spec: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(*(laid[group.start] for group in _groups(spec)))
 
 
-def on_matrices(inner: optax.GradientTransformation, axes) -> optax.GradientTransformation:
+def on_matrices(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
     """`inner`, which sees every kernel as a matrix or a stack of matrices.
 
     Args:
@@ -56,7 +58,7 @@ def on_matrices(inner: optax.GradientTransformation, axes) -> optax.GradientTran
       axes: tree of PartitionSpec over logical axes, of the structure of the parameters.
     """
 
-    def view(tree):
+    def view(tree: Parameters) -> Parameters:
         return jax.tree.map(lambda x, spec: x.reshape(matrix_shape(x.shape, spec)), tree, axes)
 
     def init(parameters):

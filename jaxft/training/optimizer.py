@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import optax
 import optax.contrib
+from jax.sharding import PartitionSpec
 
 from jaxft.errors import InvalidField
 from jaxft.extension.table import OpenTable
 from jaxft.finetuning.naming import check_pattern, parameter_names
 from jaxft.finetuning.policy import Policy, add_decay, scale_by_policy
+from jaxft.parallel.trees import Axes, Flags, Parameters, Shapes
 from jaxft.training.matrices import is_table, matrix_shape, on_matrices
 
 # Biases, the scales of norms, and nothing else, as in BERT.
@@ -44,7 +46,7 @@ class OptimizerConfig:
     b2: float = 0.999
     epsilon: float = 1e-8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise InvalidField("learning_rate", f"must be positive, found {self.learning_rate}")
         if self.weight_decay < 0:
@@ -59,7 +61,7 @@ class OptimizerConfig:
                 raise InvalidField("no_decay", f"{pattern!r} is not a regular expression: {error}") from error
 
 
-def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[str]):
+def decay_mask(parameters: Parameters | Shapes, no_decay: tuple[str, ...], trained_heads: frozenset[str]) -> Flags:
     """True where a parameter is decayed.
 
     Args:
@@ -84,12 +86,12 @@ def decay_mask(parameters, no_decay: tuple[str, ...], trained_heads: frozenset[s
 def make_optimizer(
     config: OptimizerConfig,
     schedule: optax.Schedule,
-    parameters,
-    axes,
+    parameters: Parameters | Shapes,
+    axes: Axes,
     trained_heads: frozenset[str],
     *,
     policy: Policy | None = None,
-    undecayed=None,
+    undecayed: Flags | None = None,
     anchors: Sequence[optax.GradientTransformation] = (),
 ) -> optax.GradientTransformation:
     """The gradient transformation of a run; clipping is the train step's.
@@ -124,7 +126,7 @@ def make_optimizer(
 # --- What becomes of the gradients before weight decay and the learning rate ---
 
 
-def _muon(config: OptimizerConfig, parameters: Any, axes: Any) -> optax.GradientTransformation:
+def _muon(config: OptimizerConfig, parameters: Parameters | Shapes, axes: Axes) -> optax.GradientTransformation:
     # The rate of -1 leaves the direction as it is. Decay and schedule follow, as for all: Muon's own decay has a
     # mask for the matrices alone.
     muon = optax.contrib.muon(
@@ -140,7 +142,9 @@ def _muon(config: OptimizerConfig, parameters: Any, axes: Any) -> optax.Gradient
     return on_matrices(muon, axes)
 
 
-def _muon_axes(parameter, spec) -> optax.contrib.MuonDimensionNumbers | None:
+def _muon_axes(
+    parameter: jax.Array | jax.ShapeDtypeStruct, spec: PartitionSpec
+) -> optax.contrib.MuonDimensionNumbers | None:
     """Which axes of the matrix view are a matrix; None for what Muon leaves to AdamW: vectors and tables."""
     stacked = spec[:1] == ("layers",)
     if is_table(spec) or len(matrix_shape(parameter.shape, spec)) - stacked != 2:

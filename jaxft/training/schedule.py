@@ -28,7 +28,7 @@ class ScheduleConfig:
     decay: float = 0.1
     end: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("warmup", "decay"):
             value = getattr(self, field)
             if value < 0 or (value >= 1 and value != int(value)):

@@ -4,41 +4,87 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxft.data.batches import Batch
+from jaxft.data.sources import Row
+from jaxft.data.store import Fields, Record
 from jaxft.errors import RecipeError
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
+from jaxft.objectives.shown import ShownRow
 
 
-def held_to_start(objective: Objective, weight: float) -> Objective:
-    """The objective with `weight` times the mean `KL(start || now)` in its loss, as learning without forgetting has it
-    (Li and Hoiem 2016, arXiv 1606.09282), also reported as `divergence`.
+class HeldToStart(Objective):
+    """An objective with a multiple of the mean `KL(start || now)` in its loss, as learning without forgetting has it
+    (Li and Hoiem 2016, arXiv 1606.09282), which is also reported as `divergence`. All else is the other objective's.
 
     Every prediction that the objective asks the model for is compared, where its tokens are none of padding.
     """
-    return cast(Objective, _HeldToStart(objective, weight))  # which it is in all that is asked of it
-
-
-class _HeldToStart:
-    """The objective itself in everything but its loss."""
-
-    needs_origin = True
 
     def __init__(self, objective: Objective, weight: float):
+        """
+        Args:
+          objective: that is held.
+          weight: of the mean divergence beside the objective's mean loss.
+        """
+        for name in Objective.__annotations__:
+            setattr(self, name, getattr(objective, name))
+        vars(self).update(vars(objective))
+        self.needs_origin = True
         self._objective, self._weight = objective, weight
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # of a copy that is being made, which has none yet
-            raise AttributeError(name)
-        return getattr(self._objective, name)
+    @property
+    def longest(self) -> int:
+        """The other's."""
+        return self._objective.longest
+
+    def room(self, lengths: np.ndarray) -> np.ndarray:
+        """The other's."""
+        return self._objective.room(lengths)
+
+    def fields(self, row: Row) -> Fields:
+        """The other's."""
+        return self._objective.fields(row)
+
+    def unlabelled_fields(self, row: Row) -> Fields:
+        """The other's."""
+        return self._objective.unlabelled_fields(row)
+
+    def record_options(self) -> str:
+        """The other's."""
+        return self._objective.record_options()
+
+    def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
+        """The other's."""
+        return self._objective.make_row(records, keys)
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The other's."""
+        return self._objective.shown(row)
+
+    def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """The other's."""
+        return self._objective.balance(batch)
+
+    def total(self, means: Mapping[str, float]) -> float:
+        """The other's."""
+        return self._objective.total(means)
+
+    def outputs(self, apply: Apply, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The other's."""
+        return self._objective.outputs(apply, batch)
+
+    def for_evaluation(self) -> HeldToStart:
+        """The other as evaluation uses it, held to the start likewise."""
+        return HeldToStart(self._objective.for_evaluation(), self._weight)
 
     def loss(self, apply: Apply, batch: Mapping[str, jax.Array]) -> StreamLoss:
-        """As `Objective.loss`, with the divergence in it."""
+        """The other's, with the divergence in it."""
         watched = _Watched(apply, batch["row_weight"])
         sums = self._objective.loss(watched, batch)
         if not watched.found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxft.models.model import Model, abstract_parameters, initialize
+from jaxft.models.model import AnyModel, abstract_parameters, initialize
 from jaxft.parallel.sharding import parameter_shardings, replicated
+from jaxft.parallel.trees import Axes, Flags, Parameters, Shapes, Shardings, Tree
 from jaxft.training.matrices import matrix_shape, matrix_spec
 
 
@@ -30,13 +32,13 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: jax.Array
     seed: jax.Array
-    parameters: Any
+    parameters: Parameters
     optimizer: Any
-    origin: Any = None
-    average: Any = None
+    origin: Parameters | None = None
+    average: Parameters | None = None
 
     @property
-    def used(self) -> Any:
+    def used(self) -> Parameters:
         """The parameters to evaluate and to keep: the average where there is one."""
         return self.parameters if self.average is None else self.average
 
@@ -51,12 +53,12 @@ class Keeping:
       average: whether an average is kept.
     """
 
-    trained: Any = None
+    trained: Flags | None = None
     origin: bool = False
     average: bool = False
 
 
-def split(parameters, trained):
+def split(parameters: Tree, trained: Tree | None) -> tuple[Tree, Tree]:
     """The trained parameters and the others, two trees of the same structure with None where the other has a leaf."""
     if trained is None:
         return parameters, jax.tree.map(lambda _: None, parameters)
@@ -64,13 +66,13 @@ def split(parameters, trained):
     return chosen, jax.tree.map(lambda leaf, own: None if own else leaf, parameters, trained)
 
 
-def joined(trained, others):
+def joined(trained: Tree, others: Tree) -> Tree:
     """What `split` took apart."""
     return jax.tree.map(lambda a, b: b if a is None else a, trained, others, is_leaf=lambda leaf: leaf is None)
 
 
 def abstract_state(
-    model: Model, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, keeping: Keeping = Keeping()
+    model: AnyModel, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, keeping: Keeping = Keeping()
 ) -> TrainState:
     """Shapes, dtypes and shardings of a state, without computing anything.
 
@@ -96,7 +98,7 @@ def abstract_state(
     )
 
 
-def _laid_out_moments(moments, shapes, axes, shardings, mesh: jax.sharding.Mesh):
+def _laid_out_moments(moments: Any, shapes: Shapes, axes: Axes, shardings: Shardings, mesh: jax.sharding.Mesh) -> Any:
     """Moments lie as their parameters do, also where an optimizer holds them as matrices; what is neither is small.
 
     Optimizers keep trees of the parameters' structure somewhere inside their state, so a moment is known by the end of
@@ -108,7 +110,7 @@ def _laid_out_moments(moments, shapes, axes, shardings, mesh: jax.sharding.Mesh)
         matrix = NamedSharding(mesh, matrix_spec(_padded(sharding.spec, len(shape.shape)), spec))
         known[path] = {matrix_shape(shape.shape, spec): matrix, shape.shape: sharding}
 
-    def lay_out(path, leaf):
+    def lay_out(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         owner = next((path[i:] for i in range(len(path)) if path[i:] in known), None)
         return _struct(leaf, known.get(owner, {}).get(leaf.shape, replicated(mesh)))
 
@@ -119,16 +121,16 @@ def _padded(spec: PartitionSpec, length: int) -> PartitionSpec:
     return PartitionSpec(*spec, *[None] * (length - len(spec)))
 
 
-def _struct(leaf, sharding) -> jax.ShapeDtypeStruct:
+def _struct(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def create_state(
-    model: Model,
+    model: AnyModel,
     optimizer: optax.GradientTransformation,
     seed: int,
     mesh: jax.sharding.Mesh,
-    start=None,
+    start: Callable[[Parameters], Parameters] | None = None,
     keeping: Keeping = Keeping(),
 ) -> TrainState:
     """A state at step 0, laid out on the mesh.
@@ -143,7 +145,7 @@ def create_state(
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh, keeping))
 
-    def fresh_parameters():
+    def fresh_parameters() -> Parameters:
         return initialize(model, jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
 
     parameters = jax.jit(fresh_parameters, out_shardings=shardings.parameters)()
@@ -158,7 +160,7 @@ def create_state(
     return TrainState(step, own_seed, parameters, moments, origin, average)
 
 
-def replaced(parameters, start):
+def replaced(parameters: Tree, start: Tree) -> Tree:
     """`parameters` with the leaves that `start`, a nested dict, has; in the layout of the former."""
     if not isinstance(parameters, dict):
         return jax.device_put(start, parameters.sharding)

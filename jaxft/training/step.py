@@ -13,7 +13,7 @@ import optax
 
 from jaxft.kernels.cross_entropy import weighted_sums
 from jaxft.models.model import (
-    Model,
+    AnyModel,
     ModelOutput,
     apply_model,
     apply_vocabulary_head,
@@ -21,6 +21,7 @@ from jaxft.models.model import (
     read_by_vocabulary_head,
 )
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
+from jaxft.parallel.trees import Flags, Parameters
 from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
 from jaxft.training.loss_parts import sums_in_parts
 from jaxft.training.state import TrainState, joined, split
@@ -28,10 +29,12 @@ from jaxft.training.state import TrainState, joined, split
 Batches = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, Any]
 # From parameters, those at the start and a random key to the parameters that a training step computes with.
-Vary = Callable[[Any, Any, jax.Array], Any]
+Vary = Callable[[Parameters, Parameters | None, jax.Array], Parameters]
 
 
-def bind(model: Model, parameters, key: jax.Array | None = None, origin=None) -> Apply:
+def bind(
+    model: AnyModel, parameters: Parameters, key: jax.Array | None = None, origin: Parameters | None = None
+) -> Apply:
     """A model as an objective calls it; without a key it is deterministic.
 
     Args:
@@ -55,8 +58,8 @@ class _Bound(Apply):
       origin: the model at the start of the run, or None.
     """
 
-    model: Model
-    parameters: Any
+    model: AnyModel
+    parameters: Parameters
     key: jax.Array | None = None
     origin: Apply | None = None
 
@@ -81,7 +84,7 @@ class _Bound(Apply):
 
 
 def make_train_step(
-    model: Model,
+    model: AnyModel,
     objectives: Mapping[str, Objective],
     weights: Mapping[str, float | optax.Schedule],
     optimizer: optax.GradientTransformation,
@@ -90,7 +93,7 @@ def make_train_step(
     micro_batches: int = 1,
     *,
     balance: BalanceConfig | None = None,
-    trained=None,
+    trained: Flags | None = None,
     vary: Vary | None = None,
 ) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
     """The step as a function of state and batches, to be compiled with the state donated.
@@ -140,7 +143,7 @@ def make_train_step(
     return train_step
 
 
-def _applier(model: Model, state: TrainState, rest, vary: Vary | None):
+def _applier(model: AnyModel, state: TrainState, rest, vary: Vary | None):
     """From the trained parameters and a random key to the model as an objective calls it."""
 
     def applied(parameters, key) -> Apply:

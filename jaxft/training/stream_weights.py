@@ -42,7 +42,7 @@ class WeightScheduleConfig:
     stop: float = 1.0
     stages: tuple[Stage, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop <= 1:
             raise InvalidField("stop", f"0 <= start < stop <= 1 must hold, found {self.start} and {self.stop}")
         if self.end < 0:

@@ -13,7 +13,10 @@ from support.two_heads import LENGTH, VOCABULARY, small_config, small_model
 from jaxft.errors import InvalidField
 from jaxft.finetuning.adapters import TRAINED, AdapterConfig, AdapterModel
 from jaxft.finetuning.naming import parameter_names
+from jaxft.generation.config import GenerationConfig, SpecialTokens
+from jaxft.generation.generator import Generator
 from jaxft.models.config import ComputeConfig
+from jaxft.models.heads import HeadConfig
 from jaxft.models.model import Model, initialize
 from jaxft.models.transformer import Sequences
 from jaxft.training.state import replaced
@@ -74,3 +77,20 @@ def test_adapters_and_heads_move_and_nothing_else():
 def test_a_bottleneck_has_a_width():
     with pytest.raises(InvalidField):
         AdapterConfig(0)
+
+
+def test_an_adapted_model_writes_what_its_own_logits_say():
+    """Evaluations write answers with the model that is trained: token by token, with keys and values kept."""
+    model = Model(small_config(**FAMILIES["decoder"], max_length=32), (("causal_lm", HeadConfig("causal_lm")),))
+    adapted, _, start = begun(model)
+    grown = jax.tree.map(lambda leaf: leaf + 0.3 * noise(leaf.shape), start)
+    prompt = np.asarray(INPUTS.token_ids[0])
+    generator = Generator(adapted, SpecialTokens(end=(), pad=0))
+    (written,) = generator.generate(grown, [prompt], GenerationConfig(max_new_tokens=6))
+
+    ids = prompt.tolist()
+    for _ in range(6):
+        sequences = Sequences(jnp.asarray([ids], jnp.int32))
+        logits = adapted.apply({"params": grown}, sequences, None, "causal_lm").logits
+        ids.append(int(logits[0, -1].argmax()))
+    assert written.token_ids.tolist() == ids[len(prompt) :]

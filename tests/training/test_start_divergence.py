@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.drawn import draw_parameters
-from support.two_heads import make_batches, objectives, small_model
+from support.two_heads import MaskedLMWithoutText, make_batches, objectives, small_model
 
 from jaxft.errors import RecipeError
 from jaxft.models.config import ModelConfig
@@ -17,7 +17,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.image_classification import ImageClassificationConfig
 from jaxft.objectives.objective import ObjectiveContext, StreamLoss
 from jaxft.objectives.registry import make_objective
-from jaxft.training.start_divergence import divergence, held_to_start
+from jaxft.training.start_divergence import HeldToStart, divergence
 from jaxft.training.step import bind
 
 NAMES = ("task", "replay")
@@ -44,7 +44,7 @@ def losses(model):
 
     def of(name):
         def loss(parameters, origin, weight):
-            part = held_to_start(objectives()[name], weight).loss(
+            part = HeldToStart(objectives()[name], weight).loss(
                 bind(model, parameters, origin=origin), make_batches(0)[name]
             )
             return part.loss, part
@@ -113,14 +113,14 @@ def test_predicted_tokens_are_compared_once_each_and_not_at_padding(model, losse
 
 
 def test_an_objective_without_predictions_is_refused(model, start):
-    class Silent:
+    class Silent(MaskedLMWithoutText):
         kind = "silent"
 
         def loss(self, apply, batch):
             return StreamLoss(jnp.float32(0), jnp.float32(1), jnp.float32(0), {})
 
     with pytest.raises(RecipeError, match="silent makes no prediction"):
-        held_to_start(Silent(), 1.0).loss(bind(model, start, origin=start), make_batches(0)["task"])
+        HeldToStart(Silent(), 1.0).loss(bind(model, start, origin=start), make_batches(0)["task"])
 
 
 def test_images_are_held_by_what_is_said_of_each():
@@ -134,7 +134,7 @@ def test_images_are_held_by_what_is_said_of_each():
     generator = np.random.default_rng(0)
     pixels, label = generator.integers(0, 256, (3, 1, 8, 8), np.uint8), np.array([0, 2, 1], np.int32)
     batch = {"pixels": pixels, "label": label, "row_weight": np.array([1, 1, 0], np.float32)}
-    part = held_to_start(objective, 2.0).loss(bind(vision, now, origin=start), batch)
+    part = HeldToStart(objective, 2.0).loss(bind(vision, now, origin=start), batch)
     logits = [objective.outputs(bind(vision, one), batch)["logits"] for one in (start, now)]
     assert float(part.ratios["divergence"].sum) == pytest.approx(kl(*logits)[:2].sum(), rel=1e-4)
     assert float(part.ratios["divergence"].weight) == 2

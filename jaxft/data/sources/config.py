@@ -87,7 +87,7 @@ class SourceConfig:
     shuffle: int | None = None
     limit: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in FORMATS if getattr(self, name) is not None]
         given += [] if self.added is None else [name_of(self.added)]
         if len(given) != 1:

@@ -33,7 +33,7 @@ class _VocabularyConfig:
     special_tokens: tuple[str, ...] = ()
     user_symbols: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_special_tokens(self.special_tokens, self.user_symbols)
         if self.sentinels < 0:
             raise InvalidField("sentinels", f"must not be negative; found {self.sentinels}")

@@ -65,7 +65,7 @@ class SentencePieceConfig:
     special_tokens: tuple[str, ...] = ()
     user_symbols: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.sentinels < 0:
             raise InvalidField("sentinels", f"must not be negative; found {self.sentinels}")
         check_special_tokens(self.special_tokens, self.user_symbols)

@@ -24,7 +24,7 @@ class _Machine:
       free: of each state, states that it is in too.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.moves: list[list[tuple[int, int, int]]] = []
         self.free: list[list[int]] = []
 

@@ -18,7 +18,7 @@ from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel, Model
 from jaxft.objectives.objective import FoundInData, Objective, ObjectiveContext
 from jaxft.objectives.registry import ObjectiveConfig, make_objective
 from jaxft.parallel.mesh import make_mesh
@@ -101,7 +101,7 @@ def assemble(
     )
 
 
-def _model(recipe: Recipe, config: ModelConfig, heads: Mapping[str, HeadConfig]) -> Model | AdapterModel:
+def _model(recipe: Recipe, config: ModelConfig, heads: Mapping[str, HeadConfig]) -> AnyModel:
     compute = {field.name: getattr(recipe.training, field.name) for field in dataclasses.fields(ComputeConfig)}
     model = Model(config, tuple(heads.items()), ComputeConfig(**compute))
     adapters = recipe.finetuning.adapters

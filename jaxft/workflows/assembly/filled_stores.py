@@ -15,7 +15,7 @@ from jaxft.data.sources import Row
 from jaxft.data.store import TokenStore, fingerprint_of
 from jaxft.data.tokenizers import load_tokenizer
 from jaxft.errors import DataError, RecipeError
-from jaxft.models.model import Model
+from jaxft.models.model import Model, apply_model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.workflows.assembly.stores import StoreSource
@@ -123,4 +123,6 @@ def _filler(config: FillConfig) -> Filler:
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _logits(model: Model, parameters, head: str, token_ids, segment_ids, places) -> jax.Array:
     inputs = Sequences(token_ids, segment_ids, padded=True)
-    return model.apply({"params": parameters}, inputs, None, head, places).logits.astype(jnp.float32)
+    logits = apply_model(model, parameters, inputs, None, head, places).logits
+    assert isinstance(logits, jax.Array)
+    return logits.astype(jnp.float32)

@@ -9,7 +9,7 @@ import jax
 
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.finetuning.adapters import AdapterModel
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 from jaxft.objectives.instruction import Conversation
 from jaxft.objectives.objective import Objective
 from jaxft.recipe.reading import Document
@@ -35,14 +35,14 @@ class Assembly:
     recipe: Recipe
     document: Document
     tokenizer: Tokenizer
-    model: Model | AdapterModel
+    model: AnyModel
     objectives: Mapping[str, Objective]
     mesh: jax.sharding.Mesh
     pretrained: Pretrained | None
     source_fingerprints: Mapping[str, str]
 
     @property
-    def plain_model(self) -> Model:
+    def plain_model(self) -> AnyModel:
         """The model without adapters, as pretrained weights have it."""
         return self.model.base if isinstance(self.model, AdapterModel) else self.model
 

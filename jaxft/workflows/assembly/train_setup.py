@@ -20,14 +20,15 @@ from jaxft.finetuning.lora import LoraModel, begun, check_targets, merged, train
 from jaxft.finetuning.mixout import mixout
 from jaxft.finetuning.naming import depth, layer_names
 from jaxft.finetuning.policy import Policy, PolicyConfig, make_policy
-from jaxft.models.model import Model, abstract_parameters
+from jaxft.models.model import AnyModel, abstract_parameters
 from jaxft.objectives.objective import Objective
 from jaxft.parallel.platform import step_options
 from jaxft.parallel.sharding import own_rows, put_batch
+from jaxft.parallel.trees import Parameters
 from jaxft.training.importance import fisher_information
 from jaxft.training.optimizer import make_optimizer
 from jaxft.training.schedule import make_schedule
-from jaxft.training.start_divergence import held_to_start
+from jaxft.training.start_divergence import HeldToStart
 from jaxft.training.state import Keeping, TrainState, joined, replaced, split
 from jaxft.training.step import bind, make_train_step
 from jaxft.training.stream_weights import stream_weight
@@ -49,7 +50,7 @@ class TrainSetup:
     """
 
     assembly: Assembly
-    model: Model | LoraModel
+    model: AnyModel
     policy: Policy
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -97,9 +98,9 @@ class TrainSetup:
     def objective(self, name: str) -> Objective:
         """What a stream is trained by: its objective, held to the start where the recipe says so."""
         objective, weight = self.assembly.objectives[name], self.assembly.recipe.finetuning.start_divergence.get(name)
-        return objective if weight is None else held_to_start(objective, weight)
+        return objective if weight is None else HeldToStart(objective, weight)
 
-    def start(self, pretrained: Mapping[str, Any] | None) -> Callable[[Any], Any]:
+    def start(self, pretrained: Parameters | None) -> Callable[[Any], Any]:
         """From fresh parameters to those that the run begins with.
 
         Args:

@@ -25,7 +25,7 @@ from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.writers import read_rows
-from jaxft.training.start_divergence import held_to_start
+from jaxft.training.start_divergence import HeldToStart
 from jaxft.workflows.assembly.assemble import assemble
 from jaxft.workflows.assembly.batches import held_out_batches
 from jaxft.workflows.assembly.checks import lower_is_better
@@ -169,6 +169,7 @@ def _measured(trial: Trial, document: Document, base: pathlib.Path, quiet: bool)
     if trial.share is None:
         train_recipe(recipe, document, trial.directory(base), quiet)
     opened = open_run(trial.trained.directory(base))
+    assert recipe.model.pretrained is not None, "see `check_comparison`"
     # The trunk, and those heads that came with it.
     start = open_pretrained(recipe.model.pretrained, recipe.model.adapter).parameters(
         sharded_target(opened.assembly.plain_model, "float32", opened.assembly.mesh)
@@ -217,7 +218,7 @@ def _divergence(assembly: Assembly, parameters, start) -> float | None:
         dataclasses.replace(source, columns={Column(read): (source.columns or {}).get(Column(column), column)})
         for source in section.source
     )
-    objective = held_to_start(assembly.objectives[others[0]].for_evaluation(), 0.0)
+    objective = HeldToStart(assembly.objectives[others[0]].for_evaluation(), 0.0)
     source = store_source("the task's texts", sources, objective, assembly.recipe, assembly.tokenizer)
     batches = held_out_batches(assembly, source)
     evaluator = Evaluator("divergence", assembly.model, objective, batches, ("divergence",), assembly.mesh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jaxft.evaluation.evidence import Estimate, Option, difference, estimate, frontier, recommended
@@ -115,8 +115,8 @@ def findings_of(
         for key, rates in groups.items()
         for rate, own in rates.items()
     )
-    best = None if found is None else found.name
-    return Finding(arms, points, tuple(pareto), best, config.forgetting, config.confidence, len(results))
+    smallest = None if found is None else found.name
+    return Finding(arms, points, tuple(pareto), smallest, config.forgetting, config.confidence, len(results))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +163,18 @@ def _best_rate(rates: Mapping[float, Mapping[int, _Measures]]) -> float:
     return max(rates, key=lambda rate: _mean(rates[rate], "select"))
 
 
-def _arm(key, rate: float, own: Mapping[int, _Measures], reference, config: CompareConfig) -> ArmFinding:
-    def of(field: str) -> Estimate | None:
-        values: Sequence[float] = [getattr(one, field) for one in own.values()]
-        return None if any(value is None for value in values) else estimate(values, config.confidence)
+def _arm(
+    key: tuple[str, str],
+    rate: float,
+    own: Mapping[int, _Measures],
+    reference: Mapping[int, _Measures] | None,
+    config: CompareConfig,
+) -> ArmFinding:
+    def of(field: str) -> Estimate:
+        return estimate([getattr(one, field) for one in own.values()], config.confidence)
+
+    def measured(field: str) -> Estimate | None:
+        return None if any(getattr(one, field) is None for one in own.values()) else of(field)
 
     def versus(field: str) -> Estimate | None:
         if reference is None:
@@ -177,14 +185,16 @@ def _arm(key, rate: float, own: Mapping[int, _Measures], reference, config: Comp
     spared = versus("forgetting")
     if spared is not None:
         spared = Estimate(-spared.mean, -spared.high, -spared.low, spared.runs)
+    arm, budget = key
     return ArmFinding(
-        *key,
+        arm,
+        budget,
         _mean(own, "replay"),
         rate,
         of("task"),
         versus("gain"),
         of("forgetting"),
         spared,
-        of("probe"),
-        of("divergence"),
+        measured("probe"),
+        measured("divergence"),
     )

@@ -8,7 +8,7 @@ import logging
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -100,11 +100,13 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
         fit batches or parameters.
       CheckpointError: the pretrained model that it names is not here.
     """
+    # An abstract mesh does all that is asked of it here.
+    devices = cast(jax.sharding.Mesh, mesh)
     with tempfile.TemporaryDirectory() as directory, _quiet():
         planned = _with_specimens(recipe, pathlib.Path(directory))
-        assembly = with_rows_of_shares(assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=mesh))
+        assembly = with_rows_of_shares(assemble(planned, document, tokenizer=_planned_tokenizer(recipe), mesh=devices))
         rows = {name: _first_row(assembly, name) for name in assembly.recipe.streams}
-    sharding = batch_sharding(mesh)
+    sharding = batch_sharding(devices)
     batches = {
         name: {
             key: jax.ShapeDtypeStruct(
@@ -116,7 +118,7 @@ def make_blueprint(recipe: Recipe, document: Document, mesh: Mesh) -> Blueprint:
         if assembly.recipe.streams[name].weight
     }
     setup = make_train_setup(assembly, recipe.training.steps or _STEPS)
-    return Blueprint(assembly, setup, abstract_state(setup.model, setup.optimizer, mesh, setup.keeping), batches)
+    return Blueprint(assembly, setup, abstract_state(setup.model, setup.optimizer, devices, setup.keeping), batches)
 
 
 @contextlib.contextmanager
@@ -143,7 +145,7 @@ def _planned_tokenizer(recipe: Recipe) -> PlannedTokenizer | None:
 
 def _with_specimens(recipe: Recipe, directory: pathlib.Path) -> Recipe:
     """The recipe with rows that fill its batches in place of its data."""
-    preset = PRESETS.get(recipe.model.preset, {})
+    preset = PRESETS.get(recipe.model.preset or "", {})
     length = recipe.model.max_length or preset.get("max_length") or _LENGTH
 
     def source(name: str, config: ObjectiveConfig, given: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from jaxft.errors import RecipeError
-from jaxft.models.config import ComputeConfig
+from jaxft.models.config import Remat
 from jaxft.parallel.mesh import MeshConfig
 from jaxft.planning.topology import Topology, larger_topologies
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.workflows.plan.formulas import Sketch, make_sketch, sketched
 
-_REMATS = get_args(get_type_hints(ComputeConfig)["remat"])
+_REMATS: tuple[Remat, ...] = get_args(Remat)
 _PARTS = (1, 2, 4, 8, 16, 32)
 _LARGEST_TENSOR = 8
 
@@ -64,7 +64,7 @@ def _meshes(given: MeshConfig, topology: Topology) -> Iterator[MeshConfig]:
         tensor *= 2
 
 
-def _ways(sketch: Sketch) -> Iterator[tuple[int, str]]:
+def _ways(sketch: Sketch) -> Iterator[tuple[int, Remat]]:
     """Parts of a batch and policies that the batches and the objectives allow."""
     recipe, mesh = sketch.blueprint.assembly.recipe, sketch.blueprint.assembly.mesh.shape
     shards = mesh["data"] * mesh["fsdp"]
@@ -113,7 +113,9 @@ def _ways_by_loss(sketch: Sketch, factor: float) -> dict[str, dict[str, Any]]:
     return {"training.loss_parts": {"change": f"training.loss_parts={parts}", "bytes_per_device": needed}}
 
 
-def _in_fewest_parts(sketch: Sketch, micro_batches: int, remat: str, factor: float = 1.0) -> tuple[int, Sketch] | None:
+def _in_fewest_parts(
+    sketch: Sketch, micro_batches: int, remat: Remat, factor: float = 1.0
+) -> tuple[int, Sketch] | None:
     """The fewest parts of the loss, more than the recipe has, with which it fits, and what formulas then say."""
     for parts in _PARTS:
         if parts > sketch.blueprint.assembly.recipe.training.loss_parts:

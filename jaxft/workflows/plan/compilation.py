@@ -28,6 +28,7 @@ from jaxft.parallel.mesh import make_mesh
 from jaxft.planning.program_cost import ProgramCost, program_cost
 from jaxft.planning.topology import Topology, parse_topology
 from jaxft.recipe.library import load_recipe, recipe_to_text
+from jaxft.recipe.plugins import plugin_digests
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import write_atomically
 from jaxft.workflows.plan.blueprint import make_blueprint
@@ -79,7 +80,7 @@ def compiled(
 def _fingerprint(recipe: Recipe, topology: Topology) -> str:
     """Of all that a program depends on: the recipe, the devices, the versions, the code of jaxft."""
     digest = hashlib.sha256(f"{topology.name} {topology.slices} {recipe_to_text(recipe)}".encode())
-    digest.update(f"{sorted(versions().items())} {code_digest()}".encode())
+    digest.update(f"{sorted({**versions(), **plugin_digests(recipe)}.items())} {code_digest()}".encode())
     return digest.hexdigest()[:32]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
+from jaxft.models.config import Remat
 from jaxft.parallel.mesh import abstract_mesh
 from jaxft.parallel.platform import planned_for
 from jaxft.planning.estimate import Estimate, by_formula
@@ -63,7 +63,7 @@ def sketched(
     topology: Topology,
     passes: dict[str, tuple[Pass, ...]],
     micro_batches: int,
-    remat: Literal["none", "full", "attention", "dots"],
+    remat: Remat,
     loss_parts: int | None = None,
 ) -> Sketch:
     """As `make_sketch`, of a blueprint, with other parts of its batch and of its loss, and another policy."""

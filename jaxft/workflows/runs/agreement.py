@@ -10,8 +10,9 @@ from typing import Any
 from jaxft.errors import DataError, RecipeError
 from jaxft.parallel.processes import gathered, member_names, process_count
 from jaxft.recipe.decoding import encode
+from jaxft.recipe.plugins import plugin_digests
 from jaxft.recipe.schema import Recipe
-from jaxft.workflows.runs.run_directory import differences
+from jaxft.workflows.runs.identity import differences
 from jaxft.workflows.runs.software import code_digest, versions
 
 # Where data lies may be another place on every machine.
@@ -30,7 +31,8 @@ def check_recipes_agree(recipe: Recipe) -> None:
     for key in _OWN_KEYS:
         section, _, name = key.partition(".")
         own.get(section, {}).pop(name, None)
-    _check_agree("recipe", own, "another recipe or other code")
+    del own["plugins"]  # paths, which may be others on every machine
+    _check_agree("recipe", own, "another recipe or other code", plugin_digests(recipe))
 
 
 def check_words_agree(words: Mapping[str, Any]) -> None:
@@ -46,8 +48,9 @@ def check_words_agree(words: Mapping[str, Any]) -> None:
         _check_agree("words", dict(words), "other words or other code")
 
 
-def _check_agree(name: str, value: dict[str, Any], unlike: str) -> None:
-    other = _first_other({name: value, "code": {**versions(), "jaxft": code_digest()}})
+def _check_agree(name: str, value: dict[str, Any], unlike: str, plugins: Mapping[str, str] | None = None) -> None:
+    code = {**versions(), "jaxft": code_digest(), **(plugins or {})}
+    other = _first_other({name: value, "code": code})
     if other is None:
         return
     process, there, here = other

@@ -28,13 +28,12 @@ from jaxft.parallel.platform import usable_cores
 from jaxft.parallel.processes import from_first, gathered, is_first, member_names, process_count
 from jaxft.recipe.decoding import decode, encode
 from jaxft.recipe.library import load_recipe, recipe_to_text
+from jaxft.recipe.plugins import check_plugins_unchanged, plugin_digests
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import write_atomically
+from jaxft.workflows.runs.identity import identity_changes
 from jaxft.workflows.runs.software import versions
-
-# Keys that may change between the parts of a run: none of them changes what is computed.
-FREE_KEYS = ("mesh", "data", "reporting", "checkpoint.keep", "training.log_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,14 +137,19 @@ class RunDirectory:
         """Marks the run as finished."""
         self._write("summary.json", summary)
 
-    def write_environment(self) -> None:
-        """Versions, devices and command of this start."""
+    def write_environment(self, plugins: Mapping[str, str]) -> None:
+        """Versions, devices and command of this start.
+
+        Args:
+          plugins: digests of the code that the recipe brings, by name.
+        """
         self._write(
             "environment.json",
             {
                 "jaxft": importlib.metadata.version("jaxft"),
                 "python": platform.python_version(),
                 "packages": versions(),
+                "plugins": dict(plugins),
                 "platform": platform.platform(),
                 "cpus": usable_cores(),
                 "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
@@ -157,7 +161,7 @@ class RunDirectory:
         """Compares what this run computes with what its directory was made for; the first start writes it down.
 
         Args:
-          identity: `recipe` (encoded) and `data` (fingerprints by name).
+          identity: see `jaxft.workflows.runs.identity.identity_of`.
 
         Raises:
           RecipeError: they differ; all differing keys are named.
@@ -166,7 +170,8 @@ class RunDirectory:
         if old is None:
             self._write("identity.json", identity)
             return
-        changes = _differences(old, identity)
+        check_plugins_unchanged(old.get("plugins", {}), identity["plugins"], str(self.path))
+        changes = identity_changes(old, identity)
         if changes:
             raise RecipeError(
                 f"{self.path} belongs to another recipe or other data. What differs:\n  "
@@ -237,12 +242,17 @@ class RunDirectory:
 
         Raises:
           CheckpointError: this is not a run directory.
-          RecipeError: an override is wrong.
+          RecipeError: an override is wrong, or a plug-in is not what it was when the run began.
         """
         if not self.has_recipe:
             found = "it does not exist" if not self.path.exists() else "it has no recipe.yaml"
             raise CheckpointError(f"{self.path} is not the directory of a run: {found}")
-        return load_recipe(self.path / "recipe.yaml", overrides)
+        # The directory may come from elsewhere: what lies in it is data.
+        recipe, document = load_recipe(self.path / "recipe.yaml", overrides, never_from=[self.path])
+        began = (self._read("identity.json") or {}).get("plugins", {})
+        now = {name: digest for name, digest in plugin_digests(recipe).items() if name in began}
+        check_plugins_unchanged(began, now, str(self.path))
+        return recipe, document
 
     def used_step(self) -> int:
         """The step that a finished or stopped run is used at: its best where it has one, else its last.
@@ -290,43 +300,3 @@ class RunDirectory:
 
     def _write(self, name: str, value: Any) -> None:
         write_atomically(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def identity_of(recipe: Recipe, data: Mapping[str, str]) -> dict[str, Any]:
-    """What a resumed run must share with the run that it continues."""
-    return {"recipe": encode(recipe), "data": dict(data)}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
-    """What differs between two encoded recipes, in words.
-
-    Args:
-      old: the one "there".
-      new: the one "here".
-      free: keys that may differ.
-    """
-    before, after = _flat(old), _flat(new)
-    return [
-        f"{key}: {_shown(before, key)} there, {_shown(after, key)} here"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and not any(key == one or key.startswith(f"{one}.") for one in free)
-    ]
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    changes = differences(old["recipe"], new["recipe"], FREE_KEYS)
-    data = [f"the data of {name} has changed" for name in new["data"] if old["data"].get(name) != new["data"][name]]
-    return changes + ([] if changes else data)
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "nothing"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        items = ((f"{prefix}.{name}" if prefix else name, item) for name, item in value.items())
-        return {key: leaf for name, item in items for key, leaf in _flat(item, name).items()}
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {key: leaf for i, item in enumerate(value) for key, leaf in _flat(item, f"{prefix}[{i}]").items()}
-    return {prefix: value}

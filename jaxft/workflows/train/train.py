@@ -9,6 +9,7 @@ from typing import Any
 from jaxft.data.tokenizers import CHAT_TEMPLATE_FILE
 from jaxft.parallel.processes import is_first
 from jaxft.recipe.library import load_recipe
+from jaxft.recipe.plugins import plugin_digests
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import write_atomically
@@ -18,7 +19,8 @@ from jaxft.workflows.assembly.batches import make_batches, with_rows_of_shares
 from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.runs.agreement import check_data_agrees, check_recipes_agree
-from jaxft.workflows.runs.run_directory import RunDirectory, identity_of
+from jaxft.workflows.runs.identity import identity_of
+from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.train.trainer import Trainer
 
 
@@ -89,4 +91,4 @@ def _write_beginning(run: RunDirectory, assembly: Assembly) -> None:
             None if origin is None else origin.huggingface,
             None if origin is None else origin.settings,
         )
-    run.write_environment()
+    run.write_environment(plugin_digests(assembly.recipe))

@@ -39,7 +39,9 @@ def label_settings(location: ModelLocation, head: tuple[str, HeadConfig] | None)
     problem = {}
     if head[1].kind == "sequence_classification":
         own = None if objective is None else objective.problem_type
-        problem = {"problem_type": own or "single_label_classification"}
+        # transformers takes one output for a number, and refuses to call it a class.
+        default = "single_label_classification" if len(names) > 1 else "regression"
+        problem = {"problem_type": own or default}
     if objective is not None:
         names = list(objective.label_names() or names)
     labels = {str(i): name for i, name in enumerate(names)}

@@ -7,7 +7,7 @@ import functools
 import pathlib
 
 from jaxft.generation.config import SpecialTokens
-from jaxft.generation.reader import Classifier
+from jaxft.generation.reader import Classifier, Problem
 from jaxft.generation.text_layout import TextLayout
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.huggingface.pooling import SentencePooling
@@ -54,7 +54,9 @@ class OpenedModel:
             settings = {**settings, **label_settings(self.location, (found, heads[found]))}
         count = heads[found].num_labels
         labels = settings.get("id2label") or {}
-        problem = settings.get("problem_type") or ("regression" if count == 1 else "single_label_classification")
+        problem: Problem = settings.get("problem_type") or (
+            "regression" if count == 1 else "single_label_classification"
+        )
         # Hugging Face leaves out labels that are LABEL_0, LABEL_1, ...
         names = tuple(labels.get(str(i), labels.get(i, f"LABEL_{i}")) for i in range(count))
         return Classifier(found, names, problem)

@@ -61,7 +61,7 @@ def verify_model(path: str) -> dict[str, Any]:
     }
 
 
-def _inputs(loaded: LoadedModel) -> dict[str, np.ndarray]:
+def _inputs(loaded: LoadedModel) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     config = loaded.config
     if config.family == "vision":
