@@ -8,6 +8,7 @@ import pathlib
 
 import pytest
 from support.compilation import xla_flags
+from support.shapes import check_shapes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -19,6 +20,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("XLA_FLAGS", xla_flags())
 # XLA says of every program out of the cache that it was compiled with preferences that no processor has.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+check_shapes()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -77,7 +77,7 @@ def _of_numbers(metric: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
 
     def measure(evaluated: Evaluated) -> float:
         targets, predicted = (evaluated.outputs[name].astype(np.float64) for name in ("target", "predicted"))
-        return float(np.mean([metric(own, said) for own, said in zip(targets.T, predicted.T, strict=True)]))
+        return float(np.mean([metric(own, guess) for own, guess in zip(targets.T, predicted.T, strict=True)]))
 
     return measure
 
@@ -95,8 +95,8 @@ def _tag_set(evaluated: Evaluated) -> TagSet:
 
 
 def _entity_counts(evaluated: Evaluated) -> np.ndarray:
-    right, said = ([one["tags"] for one in side] for side in (evaluated.references, evaluated.predictions))
-    return entities.entity_counts(right, said, _tag_set(evaluated))
+    right, predicted = ([one["tags"] for one in side] for side in (evaluated.references, evaluated.predictions))
+    return entities.entity_counts(right, predicted, _tag_set(evaluated))
 
 
 def _of_entities(column: int) -> Measure:
@@ -158,9 +158,9 @@ def _mean_of(scores: Callable[[Evaluated], np.ndarray], column: int = 0) -> Meas
 
 
 def _best_null_threshold(evaluated: Evaluated) -> float:
-    said = evaluated.predictions
-    differences = np.array([one["null_difference"] for one in said])
-    return answers.best_null_threshold(_texts(evaluated)[0], [one["best_answer"] for one in said], differences)
+    guessed = evaluated.predictions
+    differences = np.array([one["null_difference"] for one in guessed])
+    return answers.best_null_threshold(_texts(evaluated)[0], [one["best_answer"] for one in guessed], differences)
 
 
 # --- Vectors ---

@@ -17,13 +17,12 @@ from __future__ import annotations
 import functools
 import logging
 
-import jax
-
 from jaxft.kernels.choice import choose, situation_of
 from jaxft.kernels.cudnn import cudnn
 from jaxft.kernels.local import local
 from jaxft.kernels.masks import AttentionMask
 from jaxft.kernels.plain import reference, xla
+from jaxft.kernels.shapes import Keys, Queries, RandomKey
 from jaxft.kernels.splash import splash
 from jaxft.parallel.platform import only_planned
 
@@ -31,17 +30,17 @@ _logger = logging.getLogger("jaxft")
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Queries,
+    key: Keys,
+    value: Keys,
     mask: AttentionMask,
     *,
     scale: float,
     soft_cap: float | None = None,
     dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_key: RandomKey | None = None,
     implementation: str = "auto",
-) -> jax.Array:
+) -> Queries:
     """Attention by the named implementation.
 
     Args:
@@ -75,7 +74,7 @@ def attention(
         case "xla":
             return xla(query, key, value, mask, scale)
 
-    def within(query, key, value, mask, dropout_key):
+    def within(query: Queries, key: Keys, value: Keys, mask: AttentionMask, dropout_key: RandomKey | None) -> Queries:
         if soft_cap is None and not rate:
             return xla(query, key, value, mask, scale)
         return reference(

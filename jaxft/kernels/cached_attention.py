@@ -6,19 +6,26 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxft.kernels.masks import AttentionMask
 from jaxft.kernels.plain import masked_softmax
+from jaxft.kernels.shapes import Keys, Queries
+
+# Keys or values of some of the tokens.
+Part = Float[Array, "batch _ kv_heads head_dim"]
+Grouped = Float[Array, "batch query_length kv_heads group head_dim"]
+GroupedScores = Float[Array, "batch kv_heads group query_length key_length"]
 
 
 def cached_attention(
-    query: jax.Array,
-    parts: Sequence[tuple[jax.Array, jax.Array]],
+    query: Queries,
+    parts: Sequence[tuple[Part, Part]],
     mask: AttentionMask,
     *,
     scale: float,
     soft_cap: float | None = None,
-) -> jax.Array:
+) -> Queries:
     """Attention to keys and values that come in parts, as if these were joined.
 
     Joining them would copy the cache for every token; scores are small, so those are joined instead.
@@ -50,21 +57,21 @@ def cached_attention(
     return output.reshape(query.shape).astype(query.dtype)
 
 
-def _score(query: jax.Array, key: jax.Array) -> jax.Array:
+def _score(query: Grouped, key: Keys) -> GroupedScores:
     """float32 `(batch, kv_heads, group, query_length, key_length)`."""
     return jnp.einsum("bqhgd,bkhd->bhgqk", query, key, preferred_element_type=jnp.float32)
 
 
-def _mix(probabilities: jax.Array, value: jax.Array) -> jax.Array:
+def _mix(probabilities: GroupedScores, value: Keys) -> Grouped:
     """float32 `(batch, query_length, kv_heads, group, head_dim)`."""
     return jnp.einsum("bhgqk,bkhd->bqhgd", probabilities, value, preferred_element_type=jnp.float32)
 
 
-def _score_in_place(query: jax.Array, key: jax.Array) -> jax.Array:
+def _score_in_place(query: Grouped, key: Keys) -> GroupedScores:
     scores = (query.astype(jnp.float32) * key[:, :, :, None].astype(jnp.float32)).sum(-1)
     return scores.transpose(0, 2, 3, 1)[:, :, :, None]
 
 
-def _mix_in_place(probabilities: jax.Array, value: jax.Array) -> jax.Array:
+def _mix_in_place(probabilities: GroupedScores, value: Keys) -> Grouped:
     weights = probabilities[:, :, :, 0].transpose(0, 3, 1, 2)[..., None].astype(jnp.float32)
     return (weights * value[:, :, :, None].astype(jnp.float32)).sum(1, keepdims=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from jaxft.errors import RecipeError
 from jaxft.kernels.masks import AttentionMask
+from jaxft.kernels.shapes import Keys, Queries
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import parts_of
 
@@ -58,7 +58,7 @@ class Situation:
 
 
 def situation_of(
-    query: jax.Array, key: jax.Array, mask: AttentionMask, soft_cap: float | None, dropout_rate: float
+    query: Queries, key: Keys, mask: AttentionMask, soft_cap: float | None, dropout_rate: float
 ) -> Situation:
     """What a call of attention asks for, on the mesh in use."""
     given = {"a prefix": mask.prefix, "an order": mask.query_order, "positions out of a cache": mask.query_positions}

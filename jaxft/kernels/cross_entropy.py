@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxft.kernels.shapes import Scalar
 from jaxft.parallel.platform import target_platform
+
+Logits = Float[Array, "*places classes"]
+Labels = Int[Array, "*places"]
+OfPlaces = Float[Array, "*places"]
 
 
 def cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0, focal_gamma: float = 0.0
-) -> jax.Array:
+    logits: Logits, labels: Labels, *, label_smoothing: float = 0.0, focal_gamma: float = 0.0
+) -> OfPlaces:
     """Negative log-likelihood of each label, in nats.
 
     Args:
@@ -40,7 +46,7 @@ _LOWEST = -3e38
 
 
 @jax.custom_vjp
-def _in_one_pass(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _in_one_pass(logits: Logits, labels: Labels) -> tuple[OfPlaces, OfPlaces]:
     """Both of float32 logits, which are read once, and once more for their gradient.
 
     Vocabularies are large: each pass over their logits takes a TPU as long as the norms of four layers.
@@ -48,7 +54,9 @@ def _in_one_pass(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.A
     return _in_one_pass_forward(logits, labels)[0]
 
 
-def _in_one_pass_forward(logits, labels):
+def _in_one_pass_forward(
+    logits: Logits, labels: Labels
+) -> tuple[tuple[OfPlaces, OfPlaces], tuple[Logits, Labels, OfPlaces]]:
     of_label = jnp.where(_is_label(logits, labels), logits, 0)
     one, zero = jnp.ones_like(logits), jnp.float32(0)
     found = jax.lax.reduce(
@@ -63,7 +71,7 @@ def _in_one_pass_forward(logits, labels):
     return (normalizer - target, first.astype(jnp.float32)), (logits, labels, normalizer)
 
 
-def _merged(left, right):
+def _merged(left: tuple[jax.Array, ...], right: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Of two sets of logits: the largest, the sum of the exponentials of all less that, how many are as large, a sum.
 
     As sums of exponentials are found block by block in "Online normalizer calculation for softmax" (Milakov and
@@ -76,7 +84,9 @@ def _merged(left, right):
     return jnp.maximum(left[0], right[0]), total, count, left[3] + right[3]
 
 
-def _in_one_pass_backward(saved, gradients):
+def _in_one_pass_backward(
+    saved: tuple[Logits, Labels, OfPlaces], gradients: tuple[OfPlaces, OfPlaces]
+) -> tuple[Logits, None]:
     logits, labels, normalizer = saved
     wrong = jnp.exp(logits - normalizer[..., None]) - _is_label(logits, labels)
     return gradients[0][..., None] * wrong, None
@@ -85,7 +95,11 @@ def _in_one_pass_backward(saved, gradients):
 _in_one_pass.defvjp(_in_one_pass_forward, _in_one_pass_backward)
 
 
-def binary_cross_entropy(logits: jax.Array, targets: jax.Array, positive_weights: jax.Array | float = 1.0) -> jax.Array:
+def binary_cross_entropy(
+    logits: Float[Array, "*places labels"],
+    targets: Float[Array, "*places labels"],
+    positive_weights: Float[Array, " labels"] | float = 1.0,
+) -> Float[Array, "*places labels"]:
     """Negative log-likelihood of yes and no by a sigmoid, in nats.
 
     Args:
@@ -101,7 +115,7 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array, positive_weights
     return positive_weights * targets * yes + (1 - targets) * no
 
 
-def symmetric_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+def symmetric_divergence(log_p: Logits, log_q: Logits) -> OfPlaces:
     """Half the sum of both Kullback-Leibler divergences between distributions over the last axis, in nats.
 
     Args:
@@ -115,8 +129,8 @@ def symmetric_divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
 
 
 def cross_entropy_and_first(
-    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
-) -> tuple[jax.Array, jax.Array]:
+    logits: Logits, labels: Labels, *, label_smoothing: float = 0.0
+) -> tuple[OfPlaces, OfPlaces]:
     """`cross_entropy` and `is_first`, on TPUs in the same pass over the logits.
 
     Args:
@@ -133,8 +147,8 @@ def cross_entropy_and_first(
 
 
 def weighted_sums(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, *, label_smoothing: float = 0.0
-) -> tuple[jax.Array, jax.Array]:
+    logits: Logits, labels: Labels, weights: OfPlaces, *, label_smoothing: float = 0.0
+) -> tuple[Scalar, Scalar]:
     """Sums of `cross_entropy` and of `is_first`, each times its weight.
 
     Args:
@@ -150,7 +164,7 @@ def weighted_sums(
     return (losses * weights).sum(), (first * weights).sum()
 
 
-def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def is_first(logits: Logits, labels: Labels) -> OfPlaces:
     """Whether each label alone has the largest logit: 1 or 0; a tie is no right guess.
 
     Counting the logits that reach the label costs a third of an argmax on CPUs.
@@ -166,7 +180,7 @@ def is_first(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return ((logits >= target).sum(-1) == 1).astype(jnp.float32)
 
 
-def _of_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _of_labels(logits: Logits, labels: Labels) -> OfPlaces:
     """The logit of each label, `(...)`.
 
     Accelerators sum what they mask, in the pass in which they read the logits anyway: a gather would want all of them
@@ -177,6 +191,6 @@ def _of_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(_is_label(logits, labels), logits, 0).sum(-1)
 
 
-def _is_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _is_label(logits: Logits, labels: Labels) -> Bool[Array, "*places classes"]:
     """Where each label is, boolean `(..., classes)`."""
     return jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxft.kernels.masks import AttentionMask
 from jaxft.kernels.plain import zero_where_blind
+from jaxft.kernels.shapes import Keys, Queries
 
 
-def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float) -> jax.Array:
+def cudnn(query: Queries, key: Keys, value: Keys, mask: AttentionMask, scale: float) -> Queries:
     """Attention in 16 bits.
 
     Args:

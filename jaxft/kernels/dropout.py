@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxft.kernels.shapes import RandomKey
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: Float[Array, "*shape"], rate: float, key: RandomKey | None) -> Float[Array, "*shape"]:
     """Zeroes elements with probability `rate` and scales the others so that the expectation stays.
 
     One 32-bit random word decides two elements, which halves the cost of the generator. The rate is therefore a

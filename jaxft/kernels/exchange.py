@@ -7,10 +7,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxft.kernels.shapes import Hidden
 from jaxft.parallel.sharding import RULES, on_each_device, spec_of
 
 
-def in_sequence(x: jax.Array, devices: int) -> jax.Array:
+def in_sequence(x: Hidden, devices: int) -> Hidden:
     """Vectors of tokens in `jaxft.kernels.masks.balanced_order` in the order of their sequence.
 
     Args:
@@ -26,7 +27,7 @@ def in_sequence(x: jax.Array, devices: int) -> jax.Array:
     return on_each_device(functools.partial(_exchanged, devices=devices), (spec,), spec)(x)
 
 
-def _exchanged(x: jax.Array, *, devices: int) -> jax.Array:
+def _exchanged(x: Hidden, *, devices: int) -> Hidden:
     """The two neighbouring parts of a device, from the part of the front and that of the back that each device has.
 
     Of each device's two parts one has an even number and one an odd one: all even parts travel at once, and all odd.

@@ -6,21 +6,23 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
 
 from jaxft.kernels.masks import AttentionMask
+from jaxft.kernels.shapes import RandomKey
 
 # Sides of blocks are multiples of this, as matrix units like them.
 _STEP = 16
 
 
 def local(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "batch length heads head_dim"],
+    key: Float[Array, "batch length kv_heads head_dim"],
+    value: Float[Array, "batch length kv_heads head_dim"],
     mask: AttentionMask,
     within: Callable[..., jax.Array],
-    dropout_key: jax.Array | None = None,
-) -> jax.Array:
+    dropout_key: RandomKey | None = None,
+) -> Float[Array, "batch length heads head_dim"]:
     """Attention under a mask with a window, from the plain attention of each block to itself and its neighbours.
 
     As block-local attention in "Longformer" (Beltagy et al. 2020, arXiv 2004.05150, section 3.2), without the global
@@ -67,14 +69,18 @@ def local(
     return output.reshape(query.shape[0], blocks * block, *query.shape[2:])[:, :length]
 
 
-def _blocks(x: jax.Array, block: int, blocks: int, filler: int = 0) -> jax.Array:
+def _blocks(
+    x: Shaped[Array, "batch length *rest"], block: int, blocks: int, filler: int = 0
+) -> Shaped[Array, "batch {blocks} {block} *rest"]:
     """`(batch, blocks, block, ...)` from `(batch, length, ...)`."""
     missing = blocks * block - x.shape[1]
     x = jnp.pad(x, ((0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)), constant_values=filler)
     return x.reshape(x.shape[0], blocks, block, *x.shape[2:])
 
 
-def _with_neighbours(x: jax.Array, sides: tuple[int, int], filler: int = 0) -> jax.Array:
+def _with_neighbours(
+    x: Shaped[Array, "batch blocks block *rest"], sides: tuple[int, int], filler: int = 0
+) -> Shaped[Array, "batch blocks _ *rest"]:
     """Each block after the one before it, and before the one after it, of which there are none at the ends."""
     padded = jnp.pad(x, ((0, 0), sides, *[(0, 0)] * (x.ndim - 2)), constant_values=filler)
     return jnp.concatenate([padded[:, i : i + x.shape[1]] for i in range(1 + sum(sides))], axis=2)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+# Who sees whom; of numpy where a mask is.
+Visible = Bool[Array | np.ndarray, "#batch #heads #query_length #key_length"]
 
 
 class AttentionMask(flax.struct.PyTreeNode):
@@ -34,18 +37,18 @@ class AttentionMask(flax.struct.PyTreeNode):
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     window: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
     balanced: int = flax.struct.field(pytree_node=False, default=1)
-    query_segments: jax.Array | None = None
-    key_segments: jax.Array | None = None
+    query_segments: Int[Array, "batch query_length"] | None = None
+    key_segments: Int[Array, "batch key_length"] | None = None
     padded: bool = flax.struct.field(pytree_node=False, default=False)
-    prefix: jax.Array | None = None
-    query_order: jax.Array | None = None
-    key_order: jax.Array | None = None
-    query_positions: jax.Array | None = None
-    key_positions: jax.Array | None = None
-    bias: jax.Array | None = None
+    prefix: Bool[Array, "batch key_length"] | None = None
+    query_order: Int[Array, "batch query_length"] | None = None
+    key_order: Int[Array, "batch key_length"] | None = None
+    query_positions: Int[Array, "batch query_length"] | None = None
+    key_positions: Int[Array, "batch key_length"] | None = None
+    bias: Float[Array, "#batch #heads #query_length #key_length"] | None = None
     exact_bias: bool = flax.struct.field(pytree_node=False, default=False)
 
-    def dense(self, query_length: int, key_length: int) -> jax.Array | None:
+    def dense(self, query_length: int, key_length: int) -> Visible | None:
         """Who sees whom: bool, broadcastable to `(batch, heads, query_length, key_length)`; None where all see all."""
         parts = []
         if self.query_positions is None:
@@ -73,7 +76,7 @@ class AttentionMask(flax.struct.PyTreeNode):
             visible = part if visible is None else visible & part
         return visible
 
-    def sees_any(self) -> jax.Array | None:
+    def sees_any(self) -> Bool[Array, "batch query_length"] | None:
         """Which queries see a key, of a mask by segments, `causal` and `window` alone.
 
         Returns:
@@ -88,7 +91,7 @@ class AttentionMask(flax.struct.PyTreeNode):
         return real & (self.query_segments[:, :, None] == self.key_segments[:, None, :]).any(-1)
 
 
-def balanced_order(length: int, devices: int) -> np.ndarray:
+def balanced_order(length: int, devices: int) -> Int[np.ndarray, " {length}"]:
     """Which token of a sequence stands at each place where devices share the length of causal attention evenly.
 
     Of `2 * devices` parts each device has one from the front and one from the back, so that all of them have as many
@@ -109,7 +112,7 @@ def balanced_order(length: int, devices: int) -> np.ndarray:
     return np.concatenate(pairs)
 
 
-def ring_positions(lengths: jax.Array, slots: int) -> jax.Array:
+def ring_positions(lengths: Int[Array, " batch"], slots: int) -> Int[Array, "batch {slots}"]:
     """Which token each slot of a cache holds, if tokens were written in turn, each over the one `slots` before it.
 
     Args:

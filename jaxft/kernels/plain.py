@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxft.kernels.dropout import dropout
-from jaxft.kernels.masks import AttentionMask
+from jaxft.kernels.masks import AttentionMask, Visible
+from jaxft.kernels.shapes import Keys, Queries, RandomKey
+
+Scores = Float[Array, "batch heads query_length key_length"]
 
 _HIDDEN = -1e30
 
 
 def reference(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Queries,
+    key: Keys,
+    value: Keys,
     mask: AttentionMask,
     scale: float,
     soft_cap: float | None,
     dropout_rate: float,
-    dropout_key: jax.Array | None,
-) -> jax.Array:
+    dropout_key: RandomKey | None,
+) -> Queries:
     """The formula as it is written in papers, which every other implementation is tested against."""
     batch, query_length, heads, head_dim = query.shape
     key_length, kv_heads = key.shape[1:3]
@@ -33,7 +37,7 @@ def reference(
     return output.reshape(query.shape).astype(query.dtype)
 
 
-def masked_softmax(scores: jax.Array, mask: AttentionMask, soft_cap: float | None) -> jax.Array:
+def masked_softmax(scores: Scores, mask: AttentionMask, soft_cap: float | None) -> Scores:
     """Probabilities of the keys, float32 `(batch, heads, query_length, key_length)`, from scaled scores of that shape.
 
     Those of a query that sees no key are zeros.
@@ -49,7 +53,7 @@ def masked_softmax(scores: jax.Array, mask: AttentionMask, soft_cap: float | Non
     return jnp.where(visible.any(-1, keepdims=True), probabilities, 0.0)
 
 
-def xla(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float) -> jax.Array:
+def xla(query: Queries, key: Keys, value: Keys, mask: AttentionMask, scale: float) -> Queries:
     """`jax.nn.dot_product_attention`, which averages over all keys where a query sees none: zeroed here."""
     visible = mask.dense(query.shape[1], key.shape[1])
     # The bias stays float32, as the scores are: in bfloat16 neighbours at a long distance would share one value.
@@ -59,7 +63,7 @@ def xla(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask,
     return output if visible is None else zero_where_blind(output, visible)
 
 
-def zero_where_blind(output: jax.Array, visible: jax.Array) -> jax.Array:
+def zero_where_blind(output: Queries, visible: Visible) -> Queries:
     """Attention's output, zeros where a query sees no key, where an implementation averages over all keys.
 
     Args:

@@ -9,6 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import parts_of
@@ -27,8 +29,8 @@ class _Contraction:
 
     count: int
     onto_rows: bool
-    dtype: jnp.dtype
-    reduce_dtype: jnp.dtype
+    dtype: DTypeLike
+    reduce_dtype: DTypeLike
 
     def axes(self, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of weights of so many axes, those that are contracted and those of the output."""
@@ -38,8 +40,12 @@ class _Contraction:
 
 
 def project(
-    x: jax.Array, kernel: jax.Array, contracted: int, dtype: jnp.dtype, reduce_dtype: jnp.dtype = jnp.float32
-) -> jax.Array:
+    x: Float[Array, "..."],
+    kernel: Float[Array, "..."],
+    contracted: int,
+    dtype: DTypeLike,
+    reduce_dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "..."]:
     """Contracts the last `contracted` axes of `x` with the first of `kernel`.
 
     Args:
@@ -62,7 +68,9 @@ def project(
     return _product(_Contraction(1, False, dtype, reduce_dtype), *matrices).reshape(*leading, *outputs)
 
 
-def project_onto_rows(x: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def project_onto_rows(
+    x: Float[Array, "*leading features"], table: Float[Array, "rows features"], dtype: DTypeLike
+) -> Float[Array, "*leading rows"]:
     """Products of vectors with the rows of a table, as `project` with its transpose, whose gradient is a table too.
 
     Where the table is also read by rows, its gradients are laid out alike, or one is copied to be added to the other.
@@ -81,7 +89,7 @@ def project_onto_rows(x: jax.Array, table: jax.Array, dtype: jnp.dtype) -> jax.A
     return _product(how, x.reshape(-1, x.shape[-1]), table).reshape(*x.shape[:-1], len(table))
 
 
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+def add_bias(x: Float[Array, "*shape"], bias: Float[Array, "..."]) -> Float[Array, "*shape"]:
     """`x` `(..., *axes)` plus a float32 bias `(*axes)`, in the dtype of `x`.
 
     In low precision the bias's gradient is summed in float32, for precision, and since XLA's CPU backend sums rows of
@@ -91,15 +99,15 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _add_bias(x, bias):
+def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     return x + bias.astype(x.dtype)
 
 
-def _add_bias_forward(x, bias):
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, int]:
     return _add_bias(x, bias), bias.ndim
 
 
-def _add_bias_backward(ndim, gradient):
+def _add_bias_backward(ndim: int, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     leading = tuple(range(gradient.ndim - ndim))
     return gradient, gradient.astype(jnp.float32).sum(leading)
 
@@ -122,7 +130,12 @@ def _product(how: _Contraction, x: jax.Array, weights: jax.Array) -> jax.Array:
     return _forward(how, x, weights) if how.dtype == jnp.float32 else _low_precision(how, x, weights)
 
 
-def _dot(left, right, axes, dtype=jnp.float32):
+def _dot(
+    left: jax.Array,
+    right: jax.Array,
+    axes: tuple[tuple[int, ...], tuple[int, ...]],
+    dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
     return lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=dtype)
 
 
@@ -132,16 +145,20 @@ def _forward(how: _Contraction, x: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _low_precision(how, x, weights):
+def _low_precision(how: _Contraction, x: jax.Array, weights: jax.Array) -> jax.Array:
     return _forward(how, x, weights)
 
 
-def _low_precision_forward(how, x, weights):
+def _low_precision_forward(
+    how: _Contraction, x: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     cast = weights.astype(how.dtype)
     return _forward(how, x, cast), (x, cast)
 
 
-def _low_precision_backward(how, saved, gradient):
+def _low_precision_backward(
+    how: _Contraction, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, weights = saved
     _, outputs = how.axes(weights.ndim)
     gradient, leading = gradient.astype(how.dtype), tuple(range(x.ndim - how.count))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from scipy import stats
 
 Format = Literal["int8", "nf4"]
@@ -21,11 +21,11 @@ class Quantized(NamedTuple):
       scales: float32 `(blocks,)`: the largest absolute value of each block.
     """
 
-    codes: jax.Array
-    scales: jax.Array
+    codes: UInt8[Array, "blocks codes"]
+    scales: Float[Array, " blocks"]
 
 
-def _normal_float_levels() -> np.ndarray:
+def _normal_float_levels() -> Float[np.ndarray, "16"]:
     """The 16 levels of NF4: quantiles of a normal distribution, made to span [-1, 1] with 0 among them
     (Dettmers et al. 2023, arXiv 2305.14314, appendix E)."""
     outermost = 0.9677083
@@ -44,7 +44,7 @@ def shapes_of(size: int, form: Format) -> tuple[tuple[int, int], tuple[int]]:
     return (blocks, BLOCK if form == "int8" else BLOCK // 2), (blocks,)
 
 
-def quantize(kernel: jax.Array, form: Format) -> Quantized:
+def quantize(kernel: Float[Array, "..."], form: Format) -> Quantized:
     """The nearest levels of a kernel of any shape, float32."""
     flat = jnp.ravel(kernel)
     blocks = jnp.pad(flat, (0, -flat.size % BLOCK)).reshape(-1, BLOCK)
@@ -57,7 +57,7 @@ def quantize(kernel: jax.Array, form: Format) -> Quantized:
     return Quantized(codes[:, ::2] * 16 + codes[:, 1::2], scales)
 
 
-def dequantize(quantized: Quantized, shape: tuple[int, ...], form: Format) -> jax.Array:
+def dequantize(quantized: Quantized, shape: tuple[int, ...], form: Format) -> Float[Array, "..."]:
     """The kernel of this shape, float32."""
     codes = quantized.codes
     if form == "int8":

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
 
 from jaxft.kernels.masks import AttentionMask, balanced_order
+from jaxft.kernels.shapes import Keys, OfTokens, Queries
 from jaxft.kernels.splash_tiles import Tiles, computed_tiles
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import RULES, on_each_device, parts_of, spec_of
@@ -27,8 +31,8 @@ _SMALLEST_TILE = _TILES[-1]
 
 
 def splash(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, scale: float, soft_cap: float | None
-) -> jax.Array:
+    query: Queries, key: Keys, value: Keys, mask: AttentionMask, scale: float, soft_cap: float | None
+) -> Queries:
     """Attention under a mask that is full, causal or a window, with or without segments.
 
     Elsewhere than on TPUs the kernel is interpreted, which is slow and meant for tests.
@@ -76,8 +80,8 @@ def splash(
 class _Side:
     """Queries, keys or values `(batch, length, heads, head_dim)`, and their segments `(batch, length)` or None."""
 
-    vectors: jax.Array
-    segments: jax.Array | None = None
+    vectors: Float[Array, "batch length heads head_dim"]
+    segments: OfTokens | None = None
 
     def with_segments(self) -> _Side:
         """All in one segment where there were none."""
@@ -97,8 +101,18 @@ class _Side:
 
 
 def _attend_to_all(
-    kernel, query, key, value, query_segments, key_segments, *, devices: int, balanced: int, groups: int, name: str
-):
+    kernel: Callable[..., jax.Array],
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    query_segments: Int[Array, "batch query_length"] | None,
+    key_segments: Int[Array, "batch key_length"] | None,
+    *,
+    devices: int,
+    balanced: int,
+    groups: int,
+    name: str,
+) -> Queries:
     """What the queries of a device find in the keys and values of all devices that share the length."""
     if devices > 1:
         gather = functools.partial(_gathered, balanced=balanced)
@@ -110,18 +124,19 @@ def _attend_to_all(
         if query_segments is None:
             output = jax.vmap(kernel)(query, key, value)
         else:
+            assert key_segments is not None  # given with those of the queries
             segments = (jnp.repeat(one, groups, axis=0) for one in (query_segments, key_segments))
             output = jax.vmap(kernel)(query, key, value, splash_attention_kernel.SegmentIds(*segments))
     return jnp.swapaxes(output.reshape(rows, heads, *output.shape[2:]), 1, 2)
 
 
-def _grouped(x: jax.Array, groups: int) -> jax.Array:
+def _grouped(x: Float[Array, "rows heads length head_dim"], groups: int) -> Float[Array, "_ _ length head_dim"]:
     """The heads of each row `(rows, heads, length, head_dim)` in groups: `(rows * groups, heads / groups, ...)`."""
     rows, heads, *rest = x.shape
     return x.reshape(rows * groups, heads // groups, *rest)
 
 
-def _gathered(x: jax.Array, balanced: int) -> jax.Array:
+def _gathered(x: Shaped[Array, "batch _ *rest"], balanced: int) -> Shaped[Array, "batch _ *rest"]:
     """All of the length `(batch, length, ...)`, in the order of the sequence."""
     x = jax.lax.all_gather(x, RULES["length"], axis=1, tiled=True)
     if balanced == 1:
@@ -188,7 +203,7 @@ def _tile(length: int) -> int:
     return next(size for size in _TILES if length % size == 0)
 
 
-def _kernel_specs(kernel: splash_attention_kernel.SplashAttentionKernel, mask: AttentionMask):
+def _kernel_specs(kernel: splash_attention_kernel.SplashAttentionKernel, mask: AttentionMask) -> Any:
     """How the tables of a kernel, by blocks of queries, are split: as the queries are."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

@@ -10,19 +10,19 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from jaxft.kernels.attention import attention
 from jaxft.kernels.cached_attention import cached_attention
 from jaxft.kernels.masks import AttentionMask, ring_positions
+from jaxft.kernels.shapes import Hidden, Keys, OfTokens, Queries
 from jaxft.kernels.splash import RESIDUALS
 from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfig
 from jaxft.models.layers import Dropout, Linear, Norm, activate
-from jaxft.models.positions import rotate
+from jaxft.models.positions import Angles, rotate
 from jaxft.models.relative import RelativePositions, TransformerXLBias, disentangled_bias
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import constrain
-
-Angles = tuple[jax.Array, jax.Array]
 
 
 class BlockInputs(flax.struct.PyTreeNode):
@@ -46,8 +46,8 @@ class BlockInputs(flax.struct.PyTreeNode):
     local_angles: Angles | None = None
     relative: RelativePositions | None = None
     source_length: int | None = flax.struct.field(pytree_node=False, default=None)
-    cached: jax.Array | None = None
-    encoded: jax.Array | None = None
+    cached: Int[Array, " batch"] | None = None
+    encoded: Float[Array, "batch source_length embed"] | None = None
     cross_mask: AttentionMask | None = None
 
 
@@ -75,13 +75,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        source: jax.Array | None,
+        x: Hidden,
+        source: Float[Array, "batch source_length embed"] | None,
         mask: AttentionMask,
         angles: Angles | None = None,
         relative: RelativePositions | None = None,
-        cached: jax.Array | None = None,
-    ) -> jax.Array:
+        cached: Int[Array, " batch"] | None = None,
+    ) -> Hidden:
         """`(batch, length, embed)`: `x` attends to `source` `(batch, source_length, embed)`, after the cache.
 
         Args:
@@ -134,13 +134,13 @@ class Attention(nn.Module):
 
     def _attended(
         self,
-        query: jax.Array,
-        key: jax.Array | None,
-        value: jax.Array | None,
+        query: Queries,
+        key: Keys | None,
+        value: Keys | None,
         mask: AttentionMask,
         scale: float,
-        cached: jax.Array | None,
-    ) -> jax.Array:
+        cached: Int[Array, " batch"] | None,
+    ) -> Queries:
         """What each query finds, `(batch, length, heads, head_dim)`."""
         if self.has_variable("cache", "key"):
             return self._with_cache(query, key, value, mask, scale, cached)
@@ -159,20 +159,20 @@ class Attention(nn.Module):
             implementation=self.compute.attention,
         )
 
-    def _keep(self, key: jax.Array, value: jax.Array) -> None:
+    def _keep(self, key: Keys, value: Keys) -> None:
         if self.is_mutable_collection("keys_values") and not self.is_initializing():
             self.put_variable("keys_values", "key", key)
             self.put_variable("keys_values", "value", value)
 
     def _with_cache(
         self,
-        query: jax.Array,
-        key: jax.Array | None,
-        value: jax.Array | None,
+        query: Queries,
+        key: Keys | None,
+        value: Keys | None,
         mask: AttentionMask,
         scale: float,
-        cached: jax.Array | None,
-    ) -> jax.Array:
+        cached: Int[Array, " batch"] | None,
+    ) -> Queries:
         """Attention to the cache and then to the new tokens, `(batch, length, heads, head_dim)`."""
         parts: list[tuple[jax.Array, jax.Array]] = [
             (self.get_variable("cache", "key"), self.get_variable("cache", "value"))
@@ -197,7 +197,7 @@ class Attention(nn.Module):
             name=name,
         )
 
-    def _normalized(self, x: jax.Array, name: str) -> jax.Array:
+    def _normalized(self, x: Queries, name: str) -> Queries:
         norm = make_norm(self.config, self.compute, name)
         if self.config.query_key_norm == "head":
             return norm(x)
@@ -211,7 +211,7 @@ class FeedForward(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Hidden) -> Hidden:
         config, compute = self.config, self.compute
 
         def linear(name: str, size: int, axes: tuple[str, str]) -> Linear:
@@ -255,7 +255,7 @@ class Block(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
+    def __call__(self, x: Hidden, inputs: BlockInputs) -> Hidden:
         config, compute, kind = self.config, self.compute, self.kind
         mask, angles = inputs.mask, inputs.angles
         if kind.window:
@@ -280,9 +280,7 @@ class Block(nn.Module):
         x = self._residual("feed_forward", x, feed_forward)
         return constrain(x, "batch", "length", "features")
 
-    def _residual(
-        self, name: str, x: jax.Array, layer: Callable[[jax.Array], jax.Array], has_norm: bool = True
-    ) -> jax.Array:
+    def _residual(self, name: str, x: Hidden, layer: Callable[[jax.Array], jax.Array], has_norm: bool = True) -> Hidden:
         placement = self.config.norm_placement
         before = placement in ("pre", "sandwich") and has_norm
         y = layer(self._norm(f"{name}_norm")(x) if before else x)
@@ -294,7 +292,7 @@ class Block(nn.Module):
     def _norm(self, name: str) -> Norm:
         return make_norm(self.config, self.compute, name)
 
-    def _drop(self, x: jax.Array) -> jax.Array:
+    def _drop(self, x: Hidden) -> Hidden:
         return Dropout(self.config.dropout)(x)
 
 
@@ -305,7 +303,7 @@ class Convolution(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, output: jax.Array, segments: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Hidden, output: Hidden, segments: OfTokens | None) -> Hidden:
         """`(batch, length, embed)` from the block's input and output; others' segments and padding are zeros."""
         config = self.config
         side = config.convolution // 2
@@ -342,7 +340,7 @@ class _Group(nn.Module):
     keep_outputs: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
+    def __call__(self, x: Hidden, inputs: BlockInputs) -> tuple[Hidden, tuple[Hidden, ...] | None]:
         outputs = []
         for i, kind in enumerate(self.kinds):
             x = Block(self.config, self.compute, kind, self.cross, name=f"block_{i}")(x, inputs)
@@ -381,7 +379,7 @@ class Stack(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
+    def __call__(self, x: Hidden, inputs: BlockInputs) -> Hidden:
         for group in self.config.layer_groups(self.num_layers):
             before = x
             x, outputs = self._scanned(group)(x, inputs)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.heads import HeadConfig, MaskedLanguageModelHead
@@ -55,10 +56,14 @@ class ReplacementGenerator(nn.Module):
         self.body = Side(config, self.compute, config.num_layers, causal=False)
         self.masked_lm = MaskedLanguageModelHead(config, self.compute, self.head)
 
-    def __call__(self, embedded: jax.Array, sequences: Sequences) -> jax.Array:
+    def __call__(
+        self, embedded: Float[Array, "batch length features"], sequences: Sequences
+    ) -> Float[Array, "batch length generator"]:
         """Hidden states `(batch, length, generator)` from the trunk's embeddings before their last projection."""
         return self.body(self.projection(embedded), sequences)
 
-    def logits(self, hidden: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def logits(
+        self, hidden: Float[Array, "*places generator"], attend: Callable[[jax.Array], jax.Array]
+    ) -> Float[Array, "*places vocab"]:
         """Float32 logits `(..., vocab)`, by the projection onto the trunk's token embedding."""
         return self.masked_lm(hidden, attend)

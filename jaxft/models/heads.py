@@ -9,7 +9,9 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from jaxft.kernels.shapes import Hidden, OfTokens
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Linear, activate, partitioned
@@ -78,7 +80,9 @@ class VocabularyProjection(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "*places embedding"], attend: Callable[[jax.Array], jax.Array]
+    ) -> Float[Array, "*places vocab"]:
         """Float32 logits `(..., vocab)` from `(..., embedding)`, by `attend` where the embedding is tied."""
         config = self.config
         x = x * config.logit_scale
@@ -112,7 +116,9 @@ class MaskedLanguageModelHead(nn.Module):
     head: HeadConfig = HeadConfig("masked_lm")
 
     @nn.compact
-    def __call__(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "*places embed"], attend: Callable[[jax.Array], jax.Array]
+    ) -> Float[Array, "*places vocab"]:
         """Float32 logits `(..., vocab)` from `(..., embed)`, by `attend` where the embedding is tied."""
         config = self.config
         x = Linear(
@@ -136,7 +142,7 @@ class LabelHead(nn.Module):
     head: HeadConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Hidden, segment_ids: OfTokens | None) -> Float[Array, "batch ..."]:
         """From hidden states `(batch, length, embed)`.
 
         Args:
@@ -172,7 +178,7 @@ class LabelHead(nn.Module):
         )
 
 
-def pool(x: jax.Array, segment_ids: jax.Array | None, pooling: str | None) -> jax.Array:
+def pool(x: Hidden, segment_ids: OfTokens | None, pooling: str | None) -> Float[Array, "batch embed"]:
     """A vector for each unpacked sequence.
 
     Args:

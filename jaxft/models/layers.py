@@ -8,6 +8,8 @@ from typing import cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project, project_onto_rows
@@ -37,12 +39,12 @@ class Linear(nn.Module):
     input_axes: tuple[str, ...]
     output_axes: tuple[str, ...]
     use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     initializer_range: float = 0.02
-    reduce_dtype: jnp.dtype = jnp.float32
+    reduce_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         contracted = len(self.input_axes)
         initializer = partitioned(nn.initializers.normal(self.initializer_range), self.input_axes + self.output_axes)
         kernel = self.param("kernel", initializer, x.shape[x.ndim - contracted :] + self.features, jnp.float32)
@@ -73,7 +75,7 @@ class Embedding(nn.Module):
         initializer = partitioned(nn.initializers.normal(self.initializer_range), (self.row_axis, "embed"))
         self.table = self.param("table", initializer, (self.rows, self.features), jnp.float32)
 
-    def __call__(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def __call__(self, ids: Int[Array, "*places"], dtype: DTypeLike = jnp.float32) -> Float[Array, "*places features"]:
         """`(..., features)` in `dtype` for int32 ids `(...)`."""
         if self._by_columns(ids):
             # Each device looks its own features up for all tokens, and devices exchange these; the table stays where it
@@ -84,7 +86,7 @@ class Embedding(nn.Module):
         # Whole in its features: rows that the batch's own mesh axes split would be gathered on every device.
         return constrain(self.table, self.row_axis, "features")[ids].astype(dtype)
 
-    def _by_columns(self, ids: jax.Array) -> bool:
+    def _by_columns(self, ids: Int[Array, "*places"]) -> bool:
         """Whether devices that share the table's features better exchange vectors of tokens than gather the table.
 
         As they do where each has fewer tokens than the table has rows, and features enough to fill registers.
@@ -93,7 +95,7 @@ class Embedding(nn.Module):
             return False
         return ids.size // (parts_of("batch") * parts_of("length")) < self.rows // parts_of(self.row_axis)
 
-    def attend(self, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def attend(self, x: Float[Array, "*places features"], dtype: DTypeLike) -> Float[Array, "*places rows"]:
         """Products of vectors `(..., features)` with all rows, `(..., rows)`, computed and given in `dtype`.
 
         The collection `layout` may hold the table as float32 `(features, rows)` besides.
@@ -118,10 +120,10 @@ class Norm(nn.Module):
     epsilon: float
     use_bias: bool = True
     offset: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         start = nn.initializers.zeros if self.offset else nn.initializers.ones
         scale = self.param("scale", partitioned(start, ("norm",)), (x.shape[-1],), jnp.float32)
         bias = None
@@ -140,7 +142,7 @@ class Norm(nn.Module):
         return _computed_again(normalized)(x, 1.0 + scale if self.offset else scale, bias)
 
 
-def _computed_again(function):
+def _computed_again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The same function, of which the backward pass waits for the arguments alone.
 
     What norms and activations compute in float32 would take more memory than all of a layer's products in 16 bits, and
@@ -155,11 +157,11 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout(x, self.rate, self.make_rng("dropout") if self.rate and self.has_rng("dropout") else None)
 
 
-def activate(name: str, x: jax.Array) -> jax.Array:
+def activate(name: str, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Applies an activation in float32 (the exact GELU is slow in bfloat16 on CPUs) and returns `x`'s dtype."""
     functions = {
         "gelu": lambda y: jax.nn.gelu(y, approximate=False),

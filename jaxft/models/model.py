@@ -9,7 +9,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from jaxft.kernels.shapes import Hidden, Places, RandomKey
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.generator import ReplacementGenerator
 from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection
@@ -28,10 +30,10 @@ class ModelOutput(flax.struct.PyTreeNode):
       pooled: `(batch, embed)` of a head of kind `pooled`, or None.
     """
 
-    hidden: jax.Array
+    hidden: Hidden
     # Which of them the call says: no type can.
     logits: Any = None
-    pooled: jax.Array | None = None
+    pooled: Float[Array, "batch embed"] | None = None
 
 
 class Model(nn.Module):
@@ -65,7 +67,7 @@ class Model(nn.Module):
         inputs: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
-        gather: jax.Array | None = None,
+        gather: Places | None = None,
     ) -> ModelOutput:
         """Runs the trunk and a head, or several heads on one pass of the trunk.
 
@@ -92,14 +94,14 @@ class Model(nn.Module):
             return ModelOutput(hidden, tuple(self._read(name, hidden, read, gather).logits for name in head))
         return self._read(head, hidden, read, gather)
 
-    def _read(self, head: str, hidden: jax.Array, read: Sequences | Images, gather: jax.Array | None) -> ModelOutput:
+    def _read(self, head: str, hidden: Hidden, read: Sequences | Images, gather: Places | None) -> ModelOutput:
         kind = dict(self.heads)[head].kind
         if kind in ("masked_lm", "causal_lm"):
             return ModelOutput(hidden, self.vocabulary_logits(at_places(hidden, gather), head))
         result = self.head[head](hidden, None if isinstance(read, Images) else read.segment_ids)
         return ModelOutput(hidden, pooled=result) if kind == "pooled" else ModelOutput(hidden, result)
 
-    def vocabulary_logits(self, hidden: jax.Array, head: str) -> jax.Array:
+    def vocabulary_logits(self, hidden: Float[Array, "*places embed"], head: str) -> Float[Array, "*places vocab"]:
         """Float32 logits `(..., vocab)` of a head of kind `masked_lm` or `causal_lm`, from `(..., embed)`."""
         return self.head[head](hidden, self.trunk.embeddings.attend)
 
@@ -150,8 +152,8 @@ def apply_model(
     inputs: Sequences | Images,
     targets: Sequences | None = None,
     head: str | tuple[str, ...] | None = None,
-    gather: jax.Array | None = None,
-    rngs: dict[str, jax.Array] | None = None,
+    gather: Places | None = None,
+    rngs: dict[str, RandomKey] | None = None,
 ) -> ModelOutput:
     """What `Model.__call__` gives with these parameters.
 
@@ -165,12 +167,14 @@ def apply_model(
     return cast(ModelOutput, model.apply({"params": parameters}, inputs, targets, head, gather, rngs=rngs))
 
 
-def apply_vocabulary_head(model: AnyModel, parameters: Parameters, hidden: jax.Array, head: str) -> jax.Array:
+def apply_vocabulary_head(
+    model: AnyModel, parameters: Parameters, hidden: Float[Array, "*places embed"], head: str
+) -> Float[Array, "*places vocab"]:
     """What `Model.vocabulary_logits` gives with these parameters."""
     return cast(jax.Array, model.apply({"params": parameters}, hidden, head, method="vocabulary_logits"))
 
 
-def at_places(hidden: jax.Array, gather: jax.Array | None) -> jax.Array:
+def at_places(hidden: Hidden, gather: Places | None) -> Float[Array, "batch _ embed"]:
     """Of `(batch, length, embed)` the places, int32 `(batch, places)`, or all of them where None."""
     return hidden if gather is None else jnp.take_along_axis(hidden, gather[..., None], axis=1)
 

@@ -8,15 +8,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
+from jaxft.kernels.shapes import OfTokens
 from jaxft.models.config import RotaryScaling
 from jaxft.models.layers import partitioned
 from jaxft.parallel.platform import target_platform
 
+OfHeads = Float[Array, "batch length heads head_dim"]
+# Cosines or sines of rotary positions.
+Angle = Float[Array, "#batch length 1 half"]
+Angles = tuple[Angle, Angle]
 
-def rotary_angles(
-    positions: jax.Array, rotary_dim: int, base: float, scaling: RotaryScaling | None = None
-) -> tuple[jax.Array, jax.Array]:
+
+def rotary_angles(positions: OfTokens, rotary_dim: int, base: float, scaling: RotaryScaling | None = None) -> Angles:
     """Cosines and sines of rotary positions (Su et al. 2021, arXiv 2104.09864).
 
     Args:
@@ -34,7 +39,9 @@ def rotary_angles(
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def _frequencies(positions, rotary_dim: int, base: float, scaling: RotaryScaling | None):
+def _frequencies(
+    positions: OfTokens, rotary_dim: int, base: float, scaling: RotaryScaling | None
+) -> tuple[Float[Array | np.ndarray, " half"], float]:
     """float32 `(rotary_dim // 2,)`, and the factor of cosines and sines."""
     # On the host and in float64, so that every program uses the same frequencies.
     exponents = np.arange(0, rotary_dim, 2) / rotary_dim
@@ -81,7 +88,7 @@ def _yarn(plain: np.ndarray, rotary_dim: int, base: float, scaling: RotaryScalin
     return plain * (1 - ramp) + plain / scaling.factor * ramp
 
 
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x: OfHeads, angles: Angles) -> OfHeads:
     """Turns the leading dimensions of each head, as two halves (the order of Hugging Face's Llama).
 
     Args:
@@ -98,7 +105,7 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 @jax.custom_vjp
-def rotate_by_product(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+def rotate_by_product(x: OfHeads, cosine: Angle, sine: Angle) -> OfHeads:
     """As `rotate`, the halves exchanged by a product with ones and minus ones, which is exact for bfloat16.
 
     The vectors of a TPU are 128 wide: halves of heads fill a quarter of them, and cutting and joining them took longer
@@ -121,11 +128,11 @@ def rotate_by_product(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.A
     return (x * cosines + exchanged * sines).astype(x.dtype)
 
 
-def _rotate_by_product_forward(x, cosine, sine):
+def _rotate_by_product_forward(x: OfHeads, cosine: Angle, sine: Angle) -> tuple[OfHeads, Angles]:
     return rotate_by_product(x, cosine, sine), (cosine, sine)
 
 
-def _rotate_by_product_backward(angles, gradient):
+def _rotate_by_product_backward(angles: Angles, gradient: OfHeads) -> tuple[OfHeads, Angle, Angle]:
     cosine, sine = angles
     return rotate_by_product(gradient, cosine, -sine), jnp.zeros_like(cosine), jnp.zeros_like(sine)
 
@@ -133,14 +140,16 @@ def _rotate_by_product_backward(angles, gradient):
 rotate_by_product.defvjp(_rotate_by_product_forward, _rotate_by_product_backward)
 
 
-def sinusoidal_table(length: int, features: int) -> np.ndarray:
+def sinusoidal_table(length: int, features: int) -> Float[np.ndarray, "{length} {features}"]:
     """Fixed waves of Vaswani et al. 2017, sines in the first half and cosines in the second; float32."""
     frequencies = 10000.0 ** (-np.arange(0, features, 2) / features)
     angles = np.arange(length)[:, None] * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)[:, :features].astype(np.float32)
 
 
-def alibi_bias(positions: jax.Array, key_positions: jax.Array, heads: int) -> jax.Array:
+def alibi_bias(
+    positions: Int[Array, "batch query_length"], key_positions: Int[Array, "batch key_length"], heads: int
+) -> Float[Array, "batch {heads} query_length key_length"]:
     """Penalties that grow with distance, a slope per head (Press et al. 2021, arXiv 2108.12409).
 
     Returns:
@@ -170,13 +179,15 @@ class RelativeBias(nn.Module):
     initializer_range: float = 0.02
 
     @nn.compact
-    def __call__(self, positions: jax.Array, key_positions: jax.Array) -> jax.Array:
+    def __call__(
+        self, positions: Int[Array, "batch query_length"], key_positions: Int[Array, "batch key_length"]
+    ) -> Float[Array, "batch {self.heads} query_length key_length"]:
         initializer = partitioned(nn.initializers.normal(self.initializer_range), ("buckets", "heads"))
         table = self.param("table", initializer, (self.buckets, self.heads), jnp.float32)
         bucket = self._bucket(key_positions[:, None, :] - positions[:, :, None])
         return jnp.moveaxis(table[bucket], -1, 1)
 
-    def _bucket(self, distance: jax.Array) -> jax.Array:
+    def _bucket(self, distance: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
         buckets = self.buckets // 2 if self.bidirectional else self.buckets
         offset = jnp.where(distance > 0, buckets, 0) if self.bidirectional else 0
         distance = jnp.abs(distance) if self.bidirectional else jnp.maximum(-distance, 0)

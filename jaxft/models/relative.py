@@ -8,8 +8,10 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxft.kernels.projection import project
+from jaxft.kernels.shapes import Keys, OfTokens, Queries
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Embedding, Linear, Norm, partitioned
 from jaxft.parallel.sharding import constrain
@@ -27,9 +29,9 @@ class RelativePositions(flax.struct.PyTreeNode):
       same_type: bool of the same shape: whether query and key have the same token type; None where types do not count.
     """
 
-    vectors: jax.Array
-    rows: jax.Array
-    same_type: jax.Array | None = None
+    vectors: Float[Array, "rows embed"]
+    rows: Int[Array, "batch query_length key_length"]
+    same_type: Bool[Array, "batch query_length key_length"] | None = None
 
 
 class DisentangledPositions(nn.Module):
@@ -39,7 +41,7 @@ class DisentangledPositions(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, positions: jax.Array) -> RelativePositions:
+    def __call__(self, positions: OfTokens) -> RelativePositions:
         """Of each query to each key of `positions`, int32 `(batch, length)`."""
         config = self.config
         buckets = config.relative_buckets
@@ -51,7 +53,7 @@ class DisentangledPositions(nn.Module):
         return RelativePositions(vectors, jnp.clip(bucket + buckets, 0, 2 * buckets - 1))
 
 
-def _log_bucket(distance: jax.Array, buckets: int, max_distance: int) -> jax.Array:
+def _log_bucket(distance: Int[Array, "*shape"], buckets: int, max_distance: int) -> Int[Array, "*shape"]:
     """Distances up to half of the buckets as they are, larger ones on a logarithmic scale; odd in `distance`."""
     middle = buckets // 2
     size = jnp.maximum(jnp.abs(distance), middle)
@@ -61,8 +63,8 @@ def _log_bucket(distance: jax.Array, buckets: int, max_distance: int) -> jax.Arr
 
 
 def disentangled_bias(
-    query: jax.Array, key: jax.Array, relative: RelativePositions, query_projection: Linear, key_projection: Linear
-) -> jax.Array:
+    query: Queries, key: Keys, relative: RelativePositions, query_projection: Linear, key_projection: Linear
+) -> Float[Array, "batch heads query_length key_length"]:
     """Scores of content to position and of position to content.
 
     Args:
@@ -84,7 +86,7 @@ def disentangled_bias(
 
 
 def transformer_xl_positions(
-    positions: jax.Array, token_types: jax.Array | None, features: int, streams: int = 1
+    positions: OfTokens, token_types: OfTokens | None, features: int, streams: int = 1
 ) -> RelativePositions:
     """Waves of the distance from key to query (Dai et al. 2019, as in XLNet, Yang et al. 2019).
 
@@ -115,7 +117,9 @@ class TransformerXLBias(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, query: jax.Array, relative: RelativePositions) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, query: Queries, relative: RelativePositions
+    ) -> tuple[Queries, Float[Array, "batch heads query_length key_length"]]:
         """The query for the content's scores, and a bias for them, float32, not scaled.
 
         Args:

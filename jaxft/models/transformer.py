@@ -8,15 +8,20 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxft.kernels.exchange import in_sequence
 from jaxft.kernels.masks import AttentionMask, balanced_order, ring_positions
+from jaxft.kernels.shapes import Hidden, OfTokens
 from jaxft.models.blocks import BlockInputs, Stack, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Embedding, Linear, partitioned
 from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, sinusoidal_table
 from jaxft.models.relative import DisentangledPositions, transformer_xl_positions
 from jaxft.parallel.sharding import constrain, parts_of
+
+# Before the last projection they may have another width than the hidden states.
+Vectors = Float[Array, "batch length features"]
 
 
 class Sequences(flax.struct.PyTreeNode):
@@ -42,23 +47,23 @@ class Sequences(flax.struct.PyTreeNode):
         but some are faster so.
     """
 
-    token_ids: jax.Array
-    segment_ids: jax.Array | None = None
-    positions: jax.Array | None = None
-    token_types: jax.Array | None = None
-    prefix: jax.Array | None = None
-    order: jax.Array | None = None
+    token_ids: OfTokens
+    segment_ids: OfTokens | None = None
+    positions: OfTokens | None = None
+    token_types: OfTokens | None = None
+    prefix: Bool[Array, "batch length"] | None = None
+    order: OfTokens | None = None
     causal: bool | None = flax.struct.field(pytree_node=False, default=None)
-    cached: jax.Array | None = None
+    cached: Int[Array, " batch"] | None = None
     cache_slots: int = flax.struct.field(pytree_node=False, default=0)
     balanced: int = flax.struct.field(pytree_node=False, default=1)
     padded: bool = flax.struct.field(pytree_node=False, default=False)
 
-    def placed(self) -> jax.Array:
+    def placed(self) -> OfTokens:
         """Positions, counted from 0, or after the cached tokens, where none are given."""
         return self.counted() if self.positions is None else self.positions
 
-    def counted(self) -> jax.Array:
+    def counted(self) -> OfTokens:
         """Numbers of the tokens in their rows, int32 `(batch, length)`, those of the cache before them."""
         numbers = jnp.asarray(balanced_order(self.token_ids.shape[1], self.balanced))
         start = 0 if self.cached is None else self.cached[:, None]
@@ -85,7 +90,7 @@ class Images(flax.struct.PyTreeNode):
       pixels: float `(batch, channels, height, width)`, normalized.
     """
 
-    pixels: jax.Array
+    pixels: Float[Array, "batch channels height width"]
 
 
 class TokenEmbeddings(nn.Module):
@@ -108,12 +113,12 @@ class TokenEmbeddings(nn.Module):
                 (config.embed_dim,), ("features",), ("embed",), last, jnp.dtype(self.compute.precision), scale
             )
 
-    def __call__(self, sequences: Sequences) -> jax.Array:
+    def __call__(self, sequences: Sequences) -> Hidden:
         x, config = self.positioned(sequences), self.config
         last = config.width_of_embedding != config.embed_dim and config.embedding_projection == "last"
         return self.projection(x) if last else x
 
-    def positioned(self, sequences: Sequences) -> jax.Array:
+    def positioned(self, sequences: Sequences) -> Vectors:
         """With everything but a last projection, `(batch, length, embedding or embed)`."""
         x, config = self.vectors(sequences), self.config
         if config.width_of_embedding != config.embed_dim and config.embedding_projection == "first":
@@ -123,12 +128,12 @@ class TokenEmbeddings(nn.Module):
             x = x + self.types(jnp.zeros_like(sequences.token_ids) if types is None else types)
         return _positioned(self, x, sequences)
 
-    def vectors(self, sequences: Sequences) -> jax.Array:
+    def vectors(self, sequences: Sequences) -> Vectors:
         """Token embeddings alone, float32 `(batch, length, embedding)`, rounded as weights of products are."""
         rows = self.tokens(sequences.token_ids, jnp.dtype(self.compute.precision))
         return rows.astype(jnp.float32) * self.config.embedding_scale
 
-    def attend(self, x: jax.Array) -> jax.Array:
+    def attend(self, x: Float[Array, "*places embedding"]) -> Float[Array, "*places vocab"]:
         """The token embedding as a projection onto the vocabulary: `(..., vocab)` from `(..., embedding)`."""
         return self.tokens.attend(x, jnp.dtype(self.compute.precision))
 
@@ -142,7 +147,7 @@ class TargetEmbeddings(nn.Module):
     def setup(self) -> None:
         _set_up_positions(self, self.config.embed_dim)
 
-    def __call__(self, vectors: jax.Array, targets: Sequences) -> jax.Array:
+    def __call__(self, vectors: Vectors, targets: Sequences) -> Hidden:
         """From token embeddings `(batch, length, embed)`."""
         return _positioned(self, vectors, targets)
 
@@ -158,7 +163,7 @@ def _set_up_positions(module: nn.Module, width: int) -> None:
     module.drop = Dropout(config.dropout)
 
 
-def _positioned(module: nn.Module, x: jax.Array, sequences: Sequences) -> jax.Array:
+def _positioned(module: nn.Module, x: Vectors, sequences: Sequences) -> Vectors:
     """Token embeddings with positions, norm and dropout, in the dtype of the computation."""
     config = module.config
     if config.has_learned_positions:
@@ -177,7 +182,7 @@ class PatchEmbeddings(nn.Module):
     compute: ComputeConfig
 
     @nn.compact
-    def __call__(self, images: Images) -> jax.Array:
+    def __call__(self, images: Images) -> Hidden:
         """`(batch, class_tokens + patches, embed)`.
 
         Raises:
@@ -219,8 +224,12 @@ class Side(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, sequences: Sequences, encoded: jax.Array | None = None, source: Sequences | None = None
-    ) -> jax.Array:
+        self,
+        x: Hidden,
+        sequences: Sequences,
+        encoded: Float[Array, "batch source_length embed"] | None = None,
+        source: Sequences | None = None,
+    ) -> Hidden:
         segments = sequences.segment_ids
         causal = self.causal if sequences.causal is None else sequences.causal
         mask = AttentionMask(
@@ -335,7 +344,7 @@ class Transformer(nn.Module):
         """Whether hidden states leave in the width of the embedding, as they came in (OPT 350M)."""
         return self.config.embedding_projection == "first" and self.config.width_of_embedding != self.config.embed_dim
 
-    def __call__(self, inputs: Sequences | Images, targets: Sequences | None = None) -> jax.Array:
+    def __call__(self, inputs: Sequences | Images, targets: Sequences | None = None) -> Hidden:
         """Hidden states `(batch, length, embed)`; of the `targets` in an encoder-decoder, else of the `inputs`.
 
         In an encoder-decoder, source and target tokens see each other where their segment ids agree; either both or
@@ -362,18 +371,20 @@ class Transformer(nn.Module):
         kept = any(self.is_mutable_collection(name) for name in ("keys_values", "layer_outputs"))
         return sequences.balance() if causal and not kept else sequences
 
-    def _of_queries(self, x: jax.Array, inputs: Sequences) -> jax.Array:
+    def _of_queries(self, x: Hidden, inputs: Sequences) -> Hidden:
         """Hidden states of the query stream of two-stream attention."""
         if self.config.position != "transformer_xl":
             raise ValueError("an order of prediction needs `transformer_xl` positions")
         queries = jnp.broadcast_to(self.query_vector.astype(x.dtype), x.shape)
         return self.body(jnp.concatenate([x, queries], axis=1), inputs)[:, x.shape[1] :]
 
-    def encode(self, sequences: Sequences) -> jax.Array:
+    def encode(self, sequences: Sequences) -> Hidden:
         """Output of the encoder of an encoder-decoder, `(batch, source_length, embed)`."""
         return self.encoder(self.embeddings(sequences), sequences)
 
-    def decode(self, targets: Sequences, encoded: jax.Array | None, source: Sequences) -> jax.Array:
+    def decode(
+        self, targets: Sequences, encoded: Float[Array, "batch source_length embed"] | None, source: Sequences
+    ) -> Hidden:
         """Hidden states of the decoder that reads `encoded`, `(batch, target_length, embed)`."""
         targets = self._laid(targets, self.decoder)
         embedded = self.target_embeddings(self.embeddings.vectors(targets), targets)

@@ -231,7 +231,7 @@ class Channel:
                 selector.register(link.connection, selectors.EVENT_READ, index)
             for index in self._links:  # what came along with the last words of the rendezvous
                 self._handle(selector, index)
-            told, said = None, False
+            told, has_told = None, False
             while not self._left.is_set():
                 for key, _ in selector.select(_TICK):
                     self._read(selector, key)
@@ -242,8 +242,8 @@ class Channel:
                 if mark != told:
                     told = mark
                     self._tell({"kind": "mark", "moves": mark[0], "limit": mark[1]})
-                if stop is not None and not said:
-                    said = True
+                if stop is not None and not has_told:
+                    has_told = True
                     self._tell({"kind": "stop", "reason": stop})
                 self._look_for_stuck(selector)
 

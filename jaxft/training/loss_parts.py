@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from jaxft.kernels.shapes import Hidden, OfTokens, Scalar
 from jaxft.parallel.sharding import UNCONSTRAINED, constrain, parts_of
 from jaxft.parallel.trees import Parameters
 from jaxft.training.state import joined, split
 
-Sums = tuple[jax.Array, jax.Array]
+Sums = tuple[Scalar, Scalar]
 # From parameters, hidden states `(tokens, embed)`, labels and weights `(tokens,)` to two float32 scalars.
 SumsOfTokens = Callable[[Parameters, jax.Array, jax.Array, jax.Array], Sums]
 
@@ -23,9 +25,9 @@ def sums_in_parts(
     parts: int,
     reduce_dtype: jnp.dtype,
     parameters: Parameters,
-    hidden: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
+    hidden: Hidden,
+    labels: OfTokens,
+    weights: Float[Array, "batch length"],
 ) -> Sums:
     """What a function sums over tokens that are given to it in parts, one after the other.
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
 from jaxft.errors import RecipeError
+from jaxft.kernels.shapes import OfTokens, Places
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
@@ -115,7 +117,7 @@ class _Watched(Apply):
         sequences: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
-        gather: jax.Array | None = None,
+        gather: Places | None = None,
     ) -> ModelOutput:
         output = self.apply(sequences, targets, head, gather)
         if output.logits is not None and not isinstance(output.logits, tuple):
@@ -129,8 +131,11 @@ class _Watched(Apply):
 
 
 def _places(
-    logits: jax.Array, segment_ids: jax.Array | None, gather: jax.Array | None, row_weight: jax.Array
-) -> jax.Array:
+    logits: Float[Array, "*places classes"],
+    segment_ids: OfTokens | None,
+    gather: Places | None,
+    row_weight: Float[Array, " rows"],
+) -> Float[Array, "*places"]:
     """Weight of each prediction, float32 of the shape of `logits` without its last axis."""
     rows = row_weight
     if rows.shape[0] != logits.shape[0]:  # several texts of one row
@@ -147,7 +152,7 @@ def _places(
     return real * rows[:, None]
 
 
-def divergence(start: jax.Array, now: jax.Array) -> jax.Array:
+def divergence(start: Float[Array, "*places classes"], now: Float[Array, "*places classes"]) -> Float[Array, "*places"]:
     """`KL(start || now)` of the distributions over the last axis, in nats, float32."""
     start = jax.nn.log_softmax(start.astype(jnp.float32))
     now = jax.nn.log_softmax(now.astype(jnp.float32))

@@ -82,12 +82,7 @@ def assemble(
     check_metrics(recipe, document, objectives)
     mesh = make_mesh(recipe.mesh) if mesh is None else mesh
     check_batches(recipe, document, mesh)
-    known = {} if owner is None else owner.heads
-    heads = {
-        name: _head(name, head, known.get(name), config, origin)
-        for objective in objectives.values()
-        for name, head in objective.heads.items()
-    }
+    heads = _heads(objectives, {} if owner is None else owner.heads, config, origin)
     resolved = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **_fields(config)))
     return Assembly(
         recipe=resolved,
@@ -106,6 +101,20 @@ def _model(recipe: Recipe, config: ModelConfig, heads: Mapping[str, HeadConfig])
     model = Model(config, tuple(heads.items()), ComputeConfig(**compute))
     adapters = recipe.finetuning.adapters
     return model if adapters is None else AdapterModel(model, adapters)
+
+
+def _heads(
+    objectives: Mapping[str, Objective],
+    known: Mapping[str, HeadConfig],
+    model: ModelConfig,
+    origin: HuggingFaceConfig | None,
+) -> dict[str, HeadConfig]:
+    """The heads that objectives ask for, by name, in the shape that their weights have where they are known."""
+    return {
+        name: _head(name, head, known.get(name), model, origin)
+        for objective in objectives.values()
+        for name, head in objective.heads.items()
+    }
 
 
 def _head(
@@ -161,10 +170,10 @@ def _completed(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, streams=streams, evaluation=evaluation)
 
 
-def _found(config: ObjectiveConfig, sources: tuple[SourceConfig, ...], recipe: Recipe, said: str) -> ObjectiveConfig:
+def _found(config: ObjectiveConfig, sources: tuple[SourceConfig, ...], recipe: Recipe, where: str) -> ObjectiveConfig:
     if not isinstance(config, FoundInData) or config.is_complete:
         return config
-    return config.completed(_targets(config, sources, recipe), said)
+    return config.completed(_targets(config, sources, recipe), where)
 
 
 def _targets(config: FoundInData, sources: tuple[SourceConfig, ...], recipe: Recipe) -> Iterator[Any]:

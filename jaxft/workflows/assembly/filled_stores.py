@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +54,7 @@ class FilledSource(StoreSource):
             return dataclasses.replace(how, bad_rows=BadRowsConfig("raise", limit=2**53))
         return dataclasses.replace(how, bad_rows=BadRowsConfig("skip", limit=2**53))
 
-    def rows(self):
+    def rows(self) -> Iterator[Any]:
         """Copies of the usable rows, which are yet to be filled."""
         return copies(super().rows(), self.objective.fields, self.config.variants)
 

@@ -148,10 +148,10 @@ class TrainSetup:
             del items["parameters"]
         return {name: value for name, value in items.items() if value is not None}
 
-    def plain(self, parameters):
+    def plain(self, parameters: Parameters) -> Parameters:
         """Parameters of this model as those of the assembly's, which everything but training uses."""
         lora = self.assembly.recipe.finetuning.lora
-        if lora is None or parameters is None:
+        if lora is None:
             return parameters
         return merged(parameters, abstract_parameters(self.model)[1], lora)
 

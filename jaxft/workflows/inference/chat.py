@@ -91,10 +91,10 @@ class ChatSession:
 
     def messages(self) -> list[Message]:
         """The conversation."""
-        said = [] if self.system is None else [Message("system", self.system)]
+        messages = [] if self.system is None else [Message("system", self.system)]
         for question, answer in self._turns:
-            said += [Message("user", question), Message("assistant", answer)]
-        return said
+            messages += [Message("user", question), Message("assistant", answer)]
+        return messages
 
     def as_json(self) -> str:
         """The conversation as `{"messages": [{"role": ..., "content": ...}]}`, as recipes read it in JSON lines."""

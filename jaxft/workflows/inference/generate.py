@@ -264,6 +264,6 @@ def write_unprompted(text_generator: TextGenerator, number: int, config: Generat
 
 
 def _line(given: dict[str, str], one: Generated) -> str:
-    said = {"text": one.text, "tokens": one.token_ids.tolist()}
-    said |= {"finished_by": one.finished_by, "log_probability": one.log_probability}
-    return json.dumps(given | said, ensure_ascii=False) + "\n"
+    written = {"text": one.text, "tokens": one.token_ids.tolist()}
+    written |= {"finished_by": one.finished_by, "log_probability": one.log_probability}
+    return json.dumps(given | written, ensure_ascii=False) + "\n"

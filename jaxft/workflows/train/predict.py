@@ -54,8 +54,8 @@ def predict(
     # All rows are read, and so checked, before the output is touched.
     rows = list(_rows(str(source)))
     lines = [
-        json.dumps(_joined(row.values, said), ensure_ascii=False) + "\n"
-        for row, said in zip(rows, _predictions(rows, objective, opened, str(source)), strict=True)
+        json.dumps(_joined(row.values, predicted), ensure_ascii=False) + "\n"
+        for row, predicted in zip(rows, _predictions(rows, objective, opened, str(source)), strict=True)
     ]
     if not is_first():
         return len(rows)
@@ -91,13 +91,13 @@ def _predictor(opened: TrainedRun, stream: str | None) -> Objective:
     return known[stream or next(iter(known))].for_evaluation()
 
 
-def _predictions(rows: Sequence[Row], objective: Objective, opened: TrainedRun, said: str) -> list[dict[str, Any]]:
+def _predictions(rows: Sequence[Row], objective: Objective, opened: TrainedRun, where: str) -> list[dict[str, Any]]:
     """What the model says of each row."""
     assembly, size = opened.assembly, 8 * opened.assembly.mesh.size
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / "store"
-        store = open_or_build(path, lambda: rows, objective.unlabelled_fields, assembly.tokenizer, said)
-        rows_of_batches = plan(said, store, objective, EVALUATION_SEED)
+        store = open_or_build(path, lambda: rows, objective.unlabelled_fields, assembly.tokenizer, where)
+        rows_of_batches = plan(where, store, objective, EVALUATION_SEED)
         batches = StreamBatches(
             store, rows_of_batches, objective.make_row, size, EVALUATION_SEED, shuffle=False, partner=objective.partner
         )
@@ -106,8 +106,8 @@ def _predictions(rows: Sequence[Row], objective: Objective, opened: TrainedRun, 
         return evaluator.predictions(opened.parameters)
 
 
-def _joined(given: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(given: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
     """A row with a prediction; columns of the same name are kept under another, and arrays are left out."""
     given = {name: value for name, value in given.items() if not isinstance(value, np.ndarray)}
-    kept = {f"given_{name}": value for name, value in given.items() if name in said}
-    return {**given, **said, **kept}
+    kept = {f"given_{name}": value for name, value in given.items() if name in predicted}
+    return {**given, **predicted, **kept}

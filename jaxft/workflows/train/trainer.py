@@ -213,7 +213,8 @@ class _RunHooks:
             return
         moved(self._patience.pause())
         row: dict[str, Any] = {"step": step}
-        parameters, origin = self._setup.plain(state.used), self._setup.plain(state.origin)
+        parameters = self._setup.plain(state.used)
+        origin = None if state.origin is None else self._setup.plain(state.origin)
         for name, evaluator in self._evaluators.items():
             row |= {f"{name}.{metric}": value for metric, value in evaluator(parameters, origin).items()}
         row = from_first(functools.partial(dict, row))

@@ -123,7 +123,7 @@ class AdaptedWeights:
         shapes = {path: leaf.shape for path, leaf in flat_paths(abstract_parameters(own)[0]).items()}
         return place_all(self.architecture, self.config, [head for head, _ in self.saved_heads], self.prefix, shapes)
 
-    def parameters(self, target) -> dict[str, Any]:
+    def parameters(self, target: Mapping[str, Any]) -> dict[str, Any]:
         """The base's arrays with the update in them; see `Pretrained`.
 
         Raises:
