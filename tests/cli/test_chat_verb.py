@@ -148,4 +148,4 @@ def test_stopping_keeps_what_was_written(models):
     written += "".join(pieces)
     assert session.note == "(stopped)"
     assert session.messages()[-1] == Message("assistant", written.replace("\0", ""))
-    assert 0 < len(session._writer.generator.tokenizer.encode([written])[0]) < 40
+    assert 0 < len(session._text_generator.generator.tokenizer.encode([written])[0]) < 40

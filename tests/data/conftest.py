@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from support.addresses import read_addresses
 
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
 
@@ -12,7 +11,5 @@ from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
 @pytest.fixture(scope="session")
 def tokenizer(shared_data, tmp_path_factory):
     """SentencePiece with 300 ids, of two presidents' addresses."""
-    lines = (shared_data / "lm" / "state_union_train.jsonl").open(encoding="utf-8")
-    with lines:
-        texts = [json.loads(next(lines))["text"] for _ in range(2)]
+    texts = read_addresses(shared_data, 2)
     return train_sentencepiece(texts, SentencePieceConfig(vocab_size=300), tmp_path_factory.mktemp("tokenizer"))

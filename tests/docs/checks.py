@@ -79,6 +79,7 @@ def check_recipe(block: Block, base: Document) -> None:
             value = {"streams": {name: _kept(first, part) | part for name, part in parts.items()}}
         streams = {**base.value["streams"], **value.get("streams", {})}
         value = base.value | value | {"streams": streams}
+    # Plug-ins lie in the working directory.
     document = load_plugins(Document(block.place, value, {}))
     recipe = decode(document, Recipe)
     if recipe.compare is not None:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib
+import os
 import pathlib
+import pkgutil
 import re
+import shutil
+import sqlite3
+import subprocess
+import sys
 import tomllib
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checks import WrongDocumentation, check_command, check_recipe, look_up, wrong_codes, wrong_links
-from pages import PAGES, Page, commands, read_page
+from huggingface import reference_models
+from huggingface.reference_models import CASES
+from pages import PAGES, ROOT, Block, Page, commands, read_page
+from safetensors.numpy import load_file
 from support import tiny_models
 from support.plugged import forget_plugins
 
+import jaxft
 from jaxft.cli.main import run
 from jaxft.errors import RecipeError
 from jaxft.huggingface.architectures import olmo2
@@ -22,7 +36,16 @@ from jaxft.recipe.reading import Document, override, parse_document
 
 READ = [read_page(path) for path in PAGES]
 SHELLS = ("sh", "console")
-LANGUAGES = {*SHELLS, "python", "yaml", "toml", "text", "mermaid"}
+LANGUAGES = {*SHELLS, "python", "yaml", "toml", "diff", "text"}
+TINY = """
+name: tiny
+model: {preset: encoder-tiny, embed_dim: 16, num_heads: 2, mlp_dim: 32, num_layers: 1, max_length: 32}
+tokenizer: {byte_bpe: {vocab_size: 300}}
+streams: {text: {source: {text: text.txt}, objective: {kind: masked_lm}, batch_size: 4}}
+evaluation: {same: {stream: text, source: {text: text.txt}}}
+training: {steps: 4, log_every: 2}
+"""
+SEED_OSS = dataclasses.replace(CASES["llama"], model="SeedOssForCausalLM", config="SeedOssConfig")
 
 
 def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
@@ -30,6 +53,8 @@ def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
     match page:
         case "README.md":
             tiny_models.bert(directory / "path/to/model", "BertForMaskedLM")
+            shutil.copy(ROOT / "LICENSE", directory / "text.txt")
+            (directory / "recipe.yaml").write_text(TINY)
             return {"input_ids": np.array([[2, 5, 7, 3]]), "mask": np.array([[1, 1, 1, 1]])}
         case "generation.md":
             for run_directory in ("runs/story", "runs/linker"):
@@ -39,6 +64,16 @@ def places_for(page: str, directory: pathlib.Path) -> dict[str, Any]:
             tiny_models.bert(directory / "path/to/bert", "BertForMaskedLM")
             tiny_models.bert(directory / "path/to/sentence-encoder", "BertModel")
             tiny_models.llama(directory / "runs/story")
+        case "plugins.md":
+            with contextlib.closing(sqlite3.connect(directory / "tickets.db")) as database, database:
+                database.execute("create table tickets (day integer, text text, label text)")
+                rows = [(day, f"the {('printer', 'screen')[day % 2]} is dark", "ab"[day % 2]) for day in range(96)]
+                database.executemany("insert into tickets values (?, ?, ?)", rows)
+        case "CONTRIBUTING.md":
+            texts = [path.read_text(encoding="utf-8").replace("\n## ", "\n# ") for path in PAGES]
+            (directory / "notes.md").write_text("\n".join([*texts, "# Nothing", ""]), encoding="utf-8")
+            reference_models.save(reference_models.make(SEED_OSS), directory / "path/to/seed-oss")
+            return {"input_ids": reference_models.inputs_of(SEED_OSS)["input_ids"]}
     return {}
 
 
@@ -51,22 +86,63 @@ def base() -> Document:
     return override(parse_document(recipe.text, recipe.place), words)
 
 
-def walk(page: Page, names: dict[str, Any]) -> None:
-    """Follows a page from its top to its end, in the working directory."""
+def write_files(page: Page) -> None:
+    """Writes the files that a page shows, into the working directory."""
     for block in page.blocks:
         if block.file:
+            pathlib.Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(block.file).write_text(block.text)
+
+
+def walk(page: Page, names: dict[str, Any]) -> None:
+    """Follows a page from its top to its end, in the working directory."""
+    write_files(page)
+    for block in page.blocks:
+        if block.file:
+            continue
+        if block.language == "diff":
+            patch(block)
         elif block.language == "python" and block.reason:
             look_up(block.text, block.place, names)
         elif block.language == "python":
             exec(compile(block.text, block.place, "exec"), names)
         elif block.runs:
             for words in commands(block):
-                assert run(words) == 0, f"{block.place}: jaxft {' '.join(words)}"
+                assert started(words) == 0, f"{block.place}: jaxft {' '.join(words)}"
 
 
-# Pages whose Python writes with models.
-SLOW = ("generation.md", "serving.md")
+def patch(block: Block) -> None:
+    """Changes a copy of the package, in the working directory, as a diff says."""
+    if not pathlib.Path("jaxft/__init__.py").exists():
+        for part in ("jaxft", "configs", "launch"):
+            shutil.copytree(ROOT / part, part, dirs_exist_ok=True)
+    done = subprocess.run(["git", "apply", "-"], input=block.text, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, f"{block.place}: {done.stderr}"
+
+
+def started(words: list[str]) -> int:
+    """The status of a command: of this package, or of the copy that a page has changed."""
+    if not pathlib.Path("jaxft/__init__.py").exists():
+        return run(words)
+    # The working directory, and so the copy, is what Python finds first.
+    own = {**os.environ, "PYTHONPATH": ""}
+    return subprocess.run([sys.executable, "-m", "jaxft", *words], env=own, check=False).returncode
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch, tmp_path):
+    """What plug-ins of a page add is gone after the test, and the modules that it wrote."""
+    forget_plugins(monkeypatch)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+# Pages that train, or write with models.
+SLOW = ("generation.md", "serving.md", "plugins.md", "CONTRIBUTING.md")
 FOLLOWED = [pytest.param(page, marks=[pytest.mark.slow] if page.path.name in SLOW else []) for page in READ]
 
 
@@ -77,22 +153,14 @@ def test_python_runs_from_the_top_of_a_page_to_its_end(page, tmp_path, monkeypat
 
 
 RECIPES = [(page, block) for page in READ for block in page.blocks if block.language == "yaml"]
-COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS]
+COMMANDS = [block for page in READ for block in page.blocks if block.language in SHELLS and not block.runs]
 
 
 @pytest.mark.parametrize(("page", "block"), RECIPES, ids=[block.place for _, block in RECIPES])
 def test_recipes_decode(page, block, base, tmp_path, monkeypatch):
-    forget_plugins(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    for file in page.blocks:
-        if file.file:  # a plug-in, say
-            pathlib.Path(file.file).write_text(file.text)
+    write_files(page)
     check_recipe(block, base)
-
-
-def test_toml_is_read():
-    for block in (block for page in READ for block in page.blocks if block.language == "toml"):
-        assert tomllib.loads(block.text), block.place
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.place)
@@ -111,6 +179,7 @@ def test_what_is_named_is_there(page):
 def test_every_block_says_what_it_is(page):
     """A block in no language that is known here, or a command that is only indented, nothing would check."""
     assert [block.place for block in page.blocks if block.language not in LANGUAGES] == []
+    assert all(tomllib.loads(block.text) for block in page.blocks if block.language == "toml")
     assert [line for line in page.prose.splitlines() if line.startswith(("    jaxft ", "    $ jaxft "))] == []
     # A comment that is not in the line before its block would say nothing.
     assert "<!--" not in page.prose.replace(" -->\n\n\n", "")
@@ -129,7 +198,7 @@ def test_the_worked_example_of_an_architecture_is_the_real_one():
 
 # What a page may say wrongly. First what is found when it is followed or read, then what is found in its lines.
 WRONG_BLOCKS = {
-    "a name": ("```python\nimport jaxft\njaxft.tune\n```", AttributeError, "has no attribute 'tune'"),
+    "a name": ("```python\nimport jaxft\njaxft.juggle\n```", AttributeError, "has no attribute 'juggle'"),
     "two tuples": ("```python\nkeys = ({},)\nfixed = keys | {}\n```", TypeError, "unsupported operand"),
     "an import that is not run": (
         "<!-- not run: it takes long -->\n```python\nfrom jaxft.workflows import exported\n```",
@@ -137,9 +206,9 @@ WRONG_BLOCKS = {
         "cannot import name 'exported'",
     ),
     "an attribute that is not run": (
-        "<!-- not run: it takes long -->\n```python\nimport jaxft\nprint(jaxft.tune)\n```",
+        "<!-- not run: it takes long -->\n```python\nimport jaxft\nprint(jaxft.juggle)\n```",
         WrongDocumentation,
-        "jaxft.tune: there is no tune",
+        "jaxft.juggle: there is no juggle",
     ),
     "an argument that is not run": (
         "<!-- not run: it takes long -->\n```python\nimport jaxft\njaxft.plan('recipe.yaml', topolgy='v5e-8')\n```",
@@ -160,11 +229,11 @@ WRONG_BLOCKS = {
         WrongDocumentation,
         "the command line refuses",
     ),
-    "a verb": ("```console\n$ jaxft tune a.yaml\nprinted\n```", WrongDocumentation, "the command line refuses"),
+    "a verb": ("```console\n$ jaxft juggle a.yaml\nprinted\n```", WrongDocumentation, "the command line refuses"),
     "an override": ("```sh\njaxft train finetune/reviews trainin.steps=3\n```", RecipeError, "did you mean training?"),
 }
 WRONG_LINES = [
-    ("`jaxft tune RECIPE`", "no verb tune"),
+    ("`jaxft juggle RECIPE`", "no verb juggle"),
     ("`jaxft data look RECIPE`", "no verb data look"),
     ("`jaxft[parket]`", "no such extra"),
     ("`jaxft/workflows/exported.py`", "no such file"),
@@ -199,3 +268,32 @@ def test_a_wrong_line_is_found(text, told, tmp_path):
     page = read_page(tmp_path / "page.md")
     (line,) = [*wrong_codes(page), *wrong_links(page)]
     assert told in line
+
+
+def test_the_architecture_that_is_added_is_that_of_torch(tmp_path, monkeypatch):
+    """As `tests/huggingface/test_parity.py` has it of ours, in values."""
+    monkeypatch.chdir(tmp_path)
+    (page,) = (page for page in READ if page.path.name == "CONTRIBUTING.md")
+    write_files(page)
+    importlib.import_module("seed_oss")
+    theirs = reference_models.make(SEED_OSS)
+    reference_models.save(theirs, tmp_path / "model")
+    inputs = reference_models.inputs_of(SEED_OSS)
+    with torch.no_grad():
+        wanted = theirs(**{name: torch.tensor(value) for name, value in inputs.items()}).logits.numpy()
+    ours = jaxft.load_pretrained(tmp_path / "model")
+    seen = inputs["attention_mask"] > 0
+    found = np.asarray(ours(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits)
+    np.testing.assert_allclose(found[seen], wanted[seen], atol=1e-4)
+    jaxft.save_pretrained(ours, tmp_path / "copy")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "copy"))
+    assert before.keys() == after.keys() and all(before[name].tobytes() == after[name].tobytes() for name in before)
+
+
+def test_what_has_moved_is_where_the_changelog_says():
+    _, _, rest = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Moved")
+    rows = re.findall(r"^\| (`.+) \| (`.+) \|$", rest.partition("###")[0], re.MULTILINE)
+    places = [name for _, now in rows for name in re.findall(r"`([\w.]+)`", now) if name != "Objective.shown"]
+    assert len(places) > 50
+    for place in places:
+        pkgutil.resolve_name(place if place.startswith("jaxft.") else f"jaxft.workflows.{place}")

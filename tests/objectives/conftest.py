@@ -7,6 +7,7 @@ import json
 import jax
 import pytest
 from handmade import model_for
+from support.addresses import read_addresses
 
 from jaxft.data.tokenizers import SentencePieceConfig, train_sentencepiece
 from jaxft.models.model import initialize
@@ -15,8 +16,7 @@ from jaxft.models.model import initialize
 @pytest.fixture(scope="session")
 def addresses(shared_data) -> list[str]:
     """Two presidents' addresses."""
-    with (shared_data / "lm" / "state_union_train.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(next(lines))["text"] for _ in range(2)]
+    return read_addresses(shared_data, 2)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ CHECKED = ("jaxft.kernels", "jaxft.models", "jaxft.training.loss_parts", "jaxft.
 
 def check_shapes() -> None:
     """From here on, functions of these modules refuse arrays that are not what they say; before they are imported."""
-    install_import_hook(CHECKED, "shapes.checked")
+    install_import_hook(CHECKED, "support.shapes.checked")
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import jax
 import numpy as np
 import pytest
+from support.addresses import read_addresses
 from support.settings import setting_of
 from support.two_heads import small_model
 
@@ -25,9 +24,9 @@ LENGTH = 24
 @pytest.fixture(scope="session")
 def tokenizer(shared_data, tmp_path_factory):
     """SentencePiece with 200 ids, of one president's address."""
-    with (shared_data / "lm" / "state_union_train.jsonl").open(encoding="utf-8") as lines:
-        text = json.loads(next(lines))["text"]
-    return train_sentencepiece([text], SentencePieceConfig(vocab_size=200), tmp_path_factory.mktemp("tokenizer"))
+    return train_sentencepiece(
+        read_addresses(shared_data, 1), SentencePieceConfig(vocab_size=200), tmp_path_factory.mktemp("tokenizer")
+    )
 
 
 @pytest.fixture(scope="session")
