@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import flax.struct
@@ -113,6 +113,7 @@ class Model(nn.Module):
             self(inputs, targets, head=name)
 
 
+@runtime_checkable
 class AnyModel(Protocol):
     """What is initialized and applied as a `Model`: one, or one whose layers do more than they say.
 
