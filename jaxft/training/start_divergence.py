@@ -18,6 +18,7 @@ from jaxft.kernels.shapes import OfTokens, Places
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
+from jaxft.objectives.shown import ShownRow
 
 
 class HeldToStart(Objective):
@@ -63,6 +64,10 @@ class HeldToStart(Objective):
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """The other's."""
         return self._objective.make_row(records, keys)
+
+    def shown(self, row: Batch) -> ShownRow:
+        """The other's."""
+        return self._objective.shown(row)
 
     def balance(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The other's."""

@@ -108,7 +108,16 @@ def plan_launch(
     )
     _check(job)
     directory = pathlib.Path(options.output or pathlib.Path("launches") / job.slug / target).absolute()
-    return directory, place.plan(job, directory, own)
+    launch = place.plan(job, directory, own)
+    return directory, dataclasses.replace(launch, advice=(*launch.advice, *_advice_on_plugins(parsed)))
+
+
+def _advice_on_plugins(recipe: Recipe) -> list[str]:
+    """What the user must do for the recipe's plug-ins to be on the machines, which are given the recipe alone."""
+    return [
+        f"plug-in {name} is not sent along: it must be there on every machine, or come with what --install installs"
+        for name in recipe.plugins or ()
+    ]
 
 
 def _check_words(target: str, place: Target, options: LaunchOptions) -> None:

@@ -28,6 +28,7 @@ from jaxft.parallel.mesh import MeshConfig, abstract_mesh
 from jaxft.recipe.decoding import encode
 from jaxft.recipe.library import load_recipe, recipe_from_text, recipe_to_text
 from jaxft.recipe.plugins import check_plugins_unchanged, plugin_digests
+from jaxft.workflows.launch import LaunchOptions, plan_launch
 from jaxft.workflows.plan.blueprint import make_blueprint
 from jaxft.workflows.prepare.data_show import rows_text, show_data
 from jaxft.workflows.train.train import train
@@ -335,6 +336,12 @@ def test_other_processes_load_the_plugin_before_they_need_it(tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN + "# changed\n")
     with pytest.raises(RecipeError, match=r"mine\.py has changed"), mapped_in_order(len, workers=1, ahead=1):
         pass
+
+
+def test_a_launch_says_that_its_file_must_be_on_the_machines(tmp_path):
+    _, planned = plan_launch("slurm", write(tmp_path), (), LaunchOptions(topology="h100-8"))
+    assert planned.advice[-1].startswith(f"plug-in {tmp_path / 'mine.py'} is not sent along")
+    assert yaml.safe_load(planned.files["recipe.yaml"])["plugins"] == [str(tmp_path / "mine.py")]
 
 
 def test_its_rows_are_planned_and_shown(tmp_path):

@@ -133,7 +133,8 @@ def test_images_are_held_by_what_is_said_of_each():
     start, now = (draw_parameters(vision, seed) for seed in (0, 1))
     generator = np.random.default_rng(0)
     pixels, label = generator.integers(0, 256, (3, 1, 8, 8), np.uint8), np.array([0, 2, 1], np.int32)
-    batch = {"pixels": pixels, "label": label, "row_weight": np.array([1, 1, 0], np.float32)}
+    rows = {"pixels": pixels, "label": label, "row_weight": np.array([1, 1, 0], np.float32)}
+    batch = jax.tree.map(jnp.asarray, rows)
     part = HeldToStart(objective, 2.0).loss(bind(vision, now, origin=start), batch)
     logits = [objective.outputs(bind(vision, one), batch)["logits"] for one in (start, now)]
     assert float(part.ratios["divergence"].sum) == pytest.approx(kl(*logits)[:2].sum(), rel=1e-4)
