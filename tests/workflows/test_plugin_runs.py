@@ -16,6 +16,7 @@ from support.plugged import PLUGIN, forget_plugins, write
 import jaxft
 from jaxft.cli.main import run as command
 from jaxft.errors import Interrupted, RecipeError
+from jaxft.workflows.prepare.prepare import prepare
 
 
 class Stop(jaxft.Callback):
@@ -135,3 +136,15 @@ def test_a_model_with_a_recipe_beside_it_runs_nothing(stopped, tmp_path):
     (tmp_path / "bert" / "recipe.yaml").write_text("plugins: [mine.py]\n")
     jaxft.load_pretrained(tmp_path / "bert")
     assert not ran.exists()
+
+
+def test_an_objective_that_reads_rows_otherwise_has_other_stores(tmp_path, monkeypatch):
+    directories = []
+    for text in (
+        PLUGIN,
+        PLUGIN.replace('return Fields(self.texts(row), {"sign"', 'return Fields(self.texts(row), {"sign" '),
+    ):
+        forget_plugins(monkeypatch)
+        stores = prepare(write(tmp_path, text), workers=0)
+        directories.append(next(one["directory"] for one in stores if one["source"] == "streams.task"))
+    assert directories[0] != directories[1]

@@ -18,6 +18,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.data.windows import WindowedPlan
 from jaxft.errors import DataError
 from jaxft.objectives.objective import Objective
+from jaxft.objectives.registry import OBJECTIVES
 from jaxft.parallel.processes import first_then_others
 from jaxft.recipe.schema import Recipe
 
@@ -82,10 +83,12 @@ def store_source(
 ) -> StoreSource:
     """The store of these sources in the recipe's cache, named by all that its content depends on."""
     base, policy = base_of(recipe), recipe.data.bad_rows.policy
+    plugin = OBJECTIVES.plugin(objective.kind)
     name = fingerprint_of(
         source=fingerprint(sources, base),
         tokenizer=tokenizer.fingerprint,
         options=f"{objective.kind} {objective.record_options()}",
+        **({} if plugin is None else {"plugin": plugin.digest}),
         # A store without bad rows is the same under every policy, but only `raise` promises that there are none.
         **({} if policy == "raise" else {"bad_rows": policy}),
     )

@@ -31,7 +31,7 @@ def check_recipes_agree(recipe: Recipe) -> None:
     for key in _OWN_KEYS:
         section, _, name = key.partition(".")
         own.get(section, {}).pop(name, None)
-    del own["plugins"]  # paths, which may be others on every machine
+    own.pop("plugins", None)  # paths, which may be others on every machine
     _check_agree("recipe", own, "another recipe or other code", plugin_digests(recipe))
 
 
