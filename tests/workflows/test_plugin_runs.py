@@ -11,6 +11,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from several import ended, started
 from support.plugged import PLUGIN, forget_plugins, write
 
 import jaxft
@@ -148,3 +149,16 @@ def test_an_objective_that_reads_rows_otherwise_has_other_stores(tmp_path, monke
         stores = prepare(write(tmp_path, text), workers=0)
         directories.append(next(one["directory"] for one in stores if one["source"] == "streams.task"))
     assert directories[0] != directories[1]
+
+
+@pytest.mark.slow
+def test_processes_with_other_code_in_a_plugin_do_not_begin(tmp_path):
+    """Their recipes may lie at other places; what the files hold is compared."""
+    (tmp_path / "other").mkdir()
+    recipe, other = write(tmp_path), write(tmp_path / "other", PLUGIN.replace("a {word} film", "one {word} film"))
+    words = ("train", str(recipe), "--run-dir", str(tmp_path / "run"), "--quiet")
+    with started(2, *words, of_last=(f"plugins=[{other.parent / 'mine.py'}]",)) as processes:
+        told = ended(processes, 240)
+    assert {code for code, _, _ in told} == {2}, told
+    assert any("code.mine.py" in err for _, _, err in told), told
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
