@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxft.kernels.masks import AttentionMask
 from jaxft.kernels.plain import masked_softmax
-from jaxft.kernels.shapes import Keys, Queries
+from jaxft.kernels.shapes import Array, Keys, Queries
 
 # Keys or values of some of the tokens.
 Part = Float[Array, "batch _ kv_heads head_dim"]

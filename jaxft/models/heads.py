@@ -9,9 +9,9 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jaxft.kernels.shapes import Hidden, OfTokens
+from jaxft.kernels.shapes import Array, Hidden, OfTokens
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Linear, activate, partitioned

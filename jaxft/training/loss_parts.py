@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jaxft.kernels.shapes import Hidden, OfTokens, Scalar
+from jaxft.kernels.shapes import Array, Hidden, OfTokens, Scalar
 from jaxft.parallel.sharding import UNCONSTRAINED, constrain, parts_of
 from jaxft.parallel.trees import Parameters, Tree
 from jaxft.training.state import joined, split

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxft.errors import RecipeError
-from jaxft.kernels.shapes import OfTokens, Places
+from jaxft.kernels.shapes import Array, OfTokens, Places
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss
