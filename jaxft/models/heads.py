@@ -26,7 +26,7 @@ HeadKind = Literal[
     "pooled",
     "generator",
 ]
-Pooling = Literal["first", "second", "mean", "last"]
+PoolingKind = Literal["first", "second", "mean", "last"]
 Transform = Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"]
 
 
@@ -56,7 +56,7 @@ class HeadConfig:
 
     kind: HeadKind
     num_labels: int = 0
-    pooling: Pooling | None = "first"
+    pooling: PoolingKind | None = "first"
     transform: Transform = "tanh"
     transform_bias: bool = True
     transform_norm: bool = False
