@@ -8,6 +8,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from jaxft.errors import DataError, JaxftError, RecipeError
@@ -199,11 +200,11 @@ def _stopping(session: ChatSession) -> Iterator[None]:
     """While an answer is written, the first Ctrl-C stops it and the second the program."""
     before = signal.getsignal(signal.SIGINT)
 
-    def stop(number, frame) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, stop_all)
         session.stop()
 
-    def stop_all(number, frame) -> None:
+    def stop_all(number: int, frame: FrameType | None) -> None:
         raise _Twice
 
     signal.signal(signal.SIGINT, stop)

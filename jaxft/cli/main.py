@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 from jaxft import __version__
 from jaxft.cli import chat, generation, harness, launching, planning, reading, serving, verbs
@@ -94,6 +96,12 @@ def _log_to_standard_error(level: int) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+# What argparse hangs verbs on, whose type it keeps to itself.
+Subparsers = Any
+# From a verb's name, what it calls, what it does, and perhaps where it hangs, to its parser.
+AddVerb = Callable[..., argparse.ArgumentParser]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jaxft", description="From raw text to a good Transformer, in JAX.", epilog=_EPILOG, allow_abbrev=False
@@ -101,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxft {__version__}")
     subparsers = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
-    def verb(name: str, call, about: str, parent=subparsers) -> argparse.ArgumentParser:
+    def verb(
+        name: str, call: Callable[..., Any], about: str, parent: Subparsers = subparsers
+    ) -> argparse.ArgumentParser:
         sub = parent.add_parser(name, help=about, description=about, allow_abbrev=False)
         sub.set_defaults(verb=call)
         return sub
@@ -129,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training_verbs(verb) -> None:
+def _add_training_verbs(verb: AddVerb) -> None:
     quickstart = verb(
         "quickstart",
         verbs.quickstart,
@@ -147,7 +157,7 @@ def _add_training_verbs(verb) -> None:
     _add_json(train)
 
 
-def _add_compare(verb) -> None:
+def _add_compare(verb: AddVerb) -> None:
     compare = verb(
         "compare", verbs.compare, "Fine-tune in several ways by one recipe and tell what each gains and forgets."
     )
@@ -161,13 +171,13 @@ def _add_compare(verb) -> None:
     _add_json(compare)
 
 
-def _add_plan(verb) -> None:
+def _add_plan(verb: AddVerb) -> None:
     plan = verb("plan", planning.plan, "Tell whether a recipe fits devices that are not here, and how fast it runs.")
     _add_recipe(plan)
     planning.add_options(plan)
 
 
-def _add_data_verbs(verb, subparsers) -> None:
+def _add_data_verbs(verb: AddVerb, subparsers: Subparsers) -> None:
     prepare = verb(
         "prepare", verbs.prepare, "Tokenize all data of a recipe ahead of training; goes on where it stopped."
     )
@@ -201,7 +211,7 @@ def _share(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _add_using_verbs(verb) -> None:
+def _add_using_verbs(verb: AddVerb) -> None:
     evaluate = verb("evaluate", verbs.evaluate, "Run the evaluations of a trained run.")
     _add_run(evaluate)
     evaluate.add_argument("overrides", nargs="*", help="like 'evaluation.reviews.source={jsonl: test.jsonl}'")
@@ -236,7 +246,7 @@ def _add_using_verbs(verb) -> None:
     harness.add_options(verb("harness", harness.harness, "Score a model by tasks of lm-evaluation-harness."))
 
 
-def _add_alone(module, parser: argparse.ArgumentParser) -> None:
+def _add_alone(module: ModuleType, parser: argparse.ArgumentParser) -> None:
     """A verb of one process, which says so where it is one of several."""
     module.add_options(parser)
     for name, kind in (("coordinator", str), ("processes", int), ("index", int)):
@@ -244,7 +254,7 @@ def _add_alone(module, parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(alone=parser.prog)
 
 
-def _add_weight_verbs(verb) -> None:
+def _add_weight_verbs(verb: AddVerb) -> None:
     load = verb("import", verbs.import_weights, "Read a model in Hugging Face layout into a checkpoint.")
     load.add_argument("source", help="a directory with config.json and safetensors, or an id on the hub")
     load.add_argument("output", help="directory to write")

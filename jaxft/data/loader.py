@@ -46,7 +46,7 @@ class Prefetcher:
         self._thread = threading.Thread(target=self._run, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 
-    def _run(self, make: MakeBatch, put, steps: range, workers: int) -> None:
+    def _run(self, make: MakeBatch, put: Callable[[Any], Any], steps: range, workers: int) -> None:
         try:
             with mapped_in_order(make, workers, ahead=2) as batches:
                 for batch in batches(steps):
@@ -57,7 +57,7 @@ class Prefetcher:
         except BaseException as error:
             self._put((None, error))
 
-    def _put(self, item) -> None:
+    def _put(self, item: tuple[Any, BaseException | None]) -> None:
         while not self._stop.is_set():
             try:
                 return self._queue.put(item, timeout=0.1)

@@ -253,7 +253,13 @@ def _shown(fields: Fields) -> str:
 
 
 def _make_chunks(
-    building: pathlib.Path, rows, fields, tokenizer: Tokenizer, where: str, how: Preparation, change: Change
+    building: pathlib.Path,
+    rows: Callable[[], Iterable[Row | DataError]],
+    fields: Callable[[Row], Fields],
+    tokenizer: Tokenizer,
+    where: str,
+    how: Preparation,
+    change: Change,
 ) -> int:
     """Makes what is missing of this part; the number of all chunks."""
     building.mkdir(parents=True, exist_ok=True)
@@ -262,7 +268,13 @@ def _make_chunks(
         return _make_all(building, iter(rows()), lambda batches: tokenized(map(change, batches)), where, how)
 
 
-def _make_all(building: pathlib.Path, rows: Iterator[Row | DataError], tokenized, where: str, how: Preparation) -> int:
+def _make_all(
+    building: pathlib.Path,
+    rows: Iterator[Row | DataError],
+    tokenized: Callable[[Iterable[list[Row | DataError]]], Iterable[_Tokenized]],
+    where: str,
+    how: Preparation,
+) -> int:
     done, (part, parts) = 0, how.part
     for number in itertools.count():
         chunk = itertools.islice(rows, SHARD_ROWS)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -164,7 +165,7 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # In another process it opens the files anew.
         return TokenStore, (self._directory,)
 

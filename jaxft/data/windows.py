@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -96,13 +97,13 @@ class WindowedPlan:
             rows[here] = self.starts[window] + within
         return rows
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_planned": collections.OrderedDict()}
         if isinstance(self._lengths, np.memmap):  # by name, not by value
             state["_lengths"] = str(self._lengths.filename)
         return state
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if isinstance(self._lengths, str):
             self._lengths = np.load(self._lengths, mmap_mode="r")

@@ -156,7 +156,9 @@ class Evaluator:
         outputs = [_real(own, are_real) for are_real, own in self._computed(self._outputs, parameters, None)]
         return self._evaluated(parameters, outputs).predictions
 
-    def _evaluated(self, parameters, outputs: Sequence[Outputs], sums: Sequence[Outputs] | None = None) -> Evaluated:
+    def _evaluated(
+        self, parameters: Parameters, outputs: Sequence[Outputs], sums: Sequence[Outputs] | None = None
+    ) -> Evaluated:
         joined = _joined(outputs)
         records: list[Record] = []
         writes = self.objective.writes and (self._needs_outputs or not self.metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from jaxft.errors import RecipeError
 from jaxft.evaluation.paired import check_paired
 
 
-def _sacrebleu():
+def _sacrebleu() -> ModuleType:
     try:
         import sacrebleu.metrics
     except ImportError as error:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField
-from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, Layer
+from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, LayerMethod
 from jaxft.kernels.projection import add_bias, project
 from jaxft.models.blocks import Attention, FeedForward
 from jaxft.models.layers import activate, partitioned
@@ -47,7 +47,7 @@ class AdapterModel(InterceptedModel):
     adapters: AdapterConfig
 
     def intercept(
-        self, layer: Layer, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
+        self, layer: LayerMethod, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
     ) -> Any:
         """Adds the bottleneck to what a sub-layer gives."""
         module, y = context.module, layer(*arguments, **keywords)

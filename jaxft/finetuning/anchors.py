@@ -93,7 +93,9 @@ def l2_sp(strength: float, schedule: optax.Schedule, anchored: Flags) -> optax.G
       anchored: tree of booleans: what has a start worth keeping (not fresh heads).
     """
 
-    def update(updates, state, parameters=None, *, origin, **_):
+    def update(
+        updates: Parameters, state: _Count, parameters: Parameters, *, origin: Parameters, **_: Any
+    ) -> tuple[Parameters, _Count]:
         strengths = jax.tree.map(
             lambda own: _strength(schedule(state.count), strength, own), _floats(anchored, updates)
         )
@@ -111,10 +113,12 @@ def ewc(strength: float, schedule: optax.Schedule, anchored: Flags) -> optax.Gra
       anchored: tree of booleans: what has a start worth keeping (not fresh heads).
     """
 
-    def init(parameters):
+    def init(parameters: Parameters) -> EwcState:
         return EwcState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
 
-    def update(updates, state, parameters=None, *, origin, **_):
+    def update(
+        updates: Parameters, state: EwcState, parameters: Parameters, *, origin: Parameters, **_: Any
+    ) -> tuple[Parameters, EwcState]:
         strengths = jax.tree.map(
             lambda own, importance: _strength(schedule(state.count), strength, own * importance),
             _floats(anchored, updates),
@@ -147,12 +151,14 @@ def recadam(
     """
     middle = config.middle * total_steps if config.middle < 1 else config.middle
 
-    def update(updates, state, parameters=None, *, origin, **_):
+    def update(
+        updates: Parameters, state: _Count, parameters: Parameters, *, origin: Parameters, **_: Any
+    ) -> tuple[Parameters, _Count]:
         task = jax.nn.sigmoid(config.steepness * (state.count - middle))
         # More than all of the way back would be past the start.
         pull = jnp.minimum(schedule(state.count) * (1 - task) * config.strength, 1.0)
 
-        def recalled(update, parameter, start, own):
+        def recalled(update: jax.Array, parameter: jax.Array, start: jax.Array, own: float) -> jax.Array:
             return jnp.where(own > 0, task * update + pull * (start - parameter), update)
 
         return jax.tree.map(recalled, updates, parameters, origin, _floats(anchored, updates)), _Count(state.count + 1)

@@ -13,7 +13,7 @@ from jaxft.errors import InvalidField
 from jaxft.parallel.trees import Parameters
 
 # From a train state, whose `average` is kept, and batches to the next state and metrics.
-Step = Callable[[Any, Any], tuple[Any, Any]]
+TrainStep = Callable[[Any, Any], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class AveragingConfig:
             raise InvalidField("every", f"must be at least 1, found {self.every}")
 
 
-def with_average(train_step: Step, config: AveragingConfig, total_steps: int) -> Step:
+def with_average(train_step: TrainStep, config: AveragingConfig, total_steps: int) -> TrainStep:
     """A train step that also keeps the average of its state's parameters."""
     start = round(config.start * total_steps) if config.start < 1 else int(config.start)
 

@@ -15,7 +15,7 @@ from jaxft.models.model import AnyModel
 
 InterceptorContext = nn.module.InterceptorContext
 # The method that is intercepted, which takes what it was called with.
-Layer = Callable[..., Any]
+LayerMethod = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,6 @@ class InterceptedModel(abc.ABC):
 
     @abc.abstractmethod
     def intercept(
-        self, layer: Layer, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
+        self, layer: LayerMethod, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
     ) -> Any:
         """Called in place of every method of every layer (see `flax.linen.intercept_methods`)."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxft.errors import InvalidField
-from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, Layer
+from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, LayerMethod
 from jaxft.finetuning.naming import check_pattern
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project
@@ -80,7 +80,7 @@ class LoraModel(InterceptedModel):
     lora: LoraConfig
 
     def intercept(
-        self, layer: Layer, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
+        self, layer: LayerMethod, arguments: tuple[Any, ...], keywords: dict[str, Any], context: InterceptorContext
     ) -> Any:
         """Adds the update of an adapted layer."""
         module = context.module
@@ -112,7 +112,7 @@ def _linear_layers(parameters: Parameters | Shapes, path: str = "") -> Iterator[
             yield from _linear_layers(value, f"{path}/{name}" if path else name)
 
 
-def _adapted(module: Linear, config: LoraConfig, layer: Layer, x: jax.Array) -> jax.Array:
+def _adapted(module: Linear, config: LoraConfig, layer: LayerMethod, x: jax.Array) -> jax.Array:
     """What an adapted layer gives; in initialization it makes its parameters."""
     inputs = x.shape[x.ndim - len(module.input_axes) :]
     quantized = config.quantize != "none"

@@ -195,14 +195,16 @@ def scale_by_policy(policy: Policy) -> optax.GradientTransformation:
     Put last, it holds what is frozen bit by bit: weight decay and anchors do not move it either.
     """
 
-    def init(parameters):
+    def init(parameters: Parameters) -> _CountState:
         del parameters
         return _CountState(jnp.zeros((), jnp.int32))
 
-    def update(updates, state, parameters=None):
+    def update(
+        updates: Parameters, state: _CountState, parameters: Parameters | None = None
+    ) -> tuple[Parameters, _CountState]:
         del parameters
 
-        def scaled(leaf, rate, begin):
+        def scaled(leaf: jax.Array, rate: np.ndarray, begin: np.ndarray) -> jax.Array:
             # Adding minus zero changes no number, minus zero itself included.
             return jnp.where((state.count >= begin) & (rate > 0), leaf * rate, -0.0)
 
@@ -215,8 +217,10 @@ def scale_by_policy(policy: Policy) -> optax.GradientTransformation:
 def add_decay(policy: Policy, usual: Numbers) -> optax.GradientTransformation:
     """Decoupled weight decay by pattern, and as `usual`, a tree of numbers, where no pattern says otherwise."""
 
-    def update(updates, state, parameters):
-        def decayed(leaf, parameter, own, otherwise):
+    def update(
+        updates: Parameters, state: optax.EmptyState, parameters: Parameters
+    ) -> tuple[Parameters, optax.EmptyState]:
+        def decayed(leaf: jax.Array, parameter: jax.Array, own: np.ndarray, otherwise: float) -> jax.Array:
             return leaf + jnp.where(jnp.isnan(own), otherwise, own) * parameter
 
         own, otherwise = _of_trained(policy.decays, updates), _of_trained(usual, updates)

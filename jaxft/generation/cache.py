@@ -163,5 +163,5 @@ def _mapped(function: Callable[[tuple[str, ...], jax.Array], jax.Array], tree: L
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(tuple(_names(path)), leaf), tree)
 
 
-def _names(path) -> Iterator[str]:
+def _names(path: tuple[Any, ...]) -> Iterator[str]:
     return (key.key for key in path)

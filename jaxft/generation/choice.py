@@ -86,7 +86,14 @@ def ask(
       vocab: number of tokens.
     """
 
-    def on_host(function, prompts, token_ids, starts, counts, going) -> np.ndarray:
+    def on_host(
+        function: jax.Array,
+        prompts: jax.Array,
+        token_ids: jax.Array,
+        starts: jax.Array,
+        counts: jax.Array,
+        going: jax.Array,
+    ) -> np.ndarray:
         mask = np.ones((len(prompts), vocab), bool)
         asked = _functions[int(function)]
         for row in np.flatnonzero(np.asarray(going) & (np.asarray(prompts) >= 0)):

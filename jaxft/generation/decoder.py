@@ -108,7 +108,12 @@ class Decoder:
         return self._run(parameters, {"cache": cache.layers}, inputs, targets)
 
     def _run(
-        self, parameters: LaidOutParameters, cache: dict, inputs, targets, gather: jax.Array | None = None
+        self,
+        parameters: LaidOutParameters,
+        cache: dict[str, Layers],
+        inputs: Sequences,
+        targets: Sequences | None,
+        gather: jax.Array | None = None,
     ) -> Step:
         """A pass of the model that keeps keys and values."""
         model = self.model

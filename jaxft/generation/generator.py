@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -302,5 +303,5 @@ class Generator:
             raise RecipeError("the model has no tokenizer; give token ids, and no stop texts or constraints")
         return self.tokenizer
 
-    def _on_mesh(self):
+    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)

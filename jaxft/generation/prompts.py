@@ -110,7 +110,13 @@ def batches_of(
 
 
 def _batch(
-    rows, numbers, config: ModelConfig, special: SpecialTokens, room: Sequence[int], mesh, smallest: int
+    rows: Sequence[np.ndarray],
+    numbers: tuple[int, ...],
+    config: ModelConfig,
+    special: SpecialTokens,
+    room: Sequence[int],
+    mesh: jax.sharding.Mesh | None,
+    smallest: int,
 ) -> PromptBatch:
     has_encoder = config.family == "encoder_decoder"
     read = [np.asarray(special.start, np.int32)] * len(rows) if has_encoder else rows

@@ -257,7 +257,9 @@ class Reader:
         heads = ", ".join(f"{name} ({head.kind})" for name, head in self.model.heads) or "no head"
         return f"it is of family {self.model.config.family.replace('_', '-')}, with {heads}"
 
-    def _run(self, rows: Sequence[Row], run, places: Sequence[np.ndarray] | None = None):
+    def _run(
+        self, rows: Sequence[Row], run: Callable[..., Any], places: Sequence[np.ndarray] | None = None
+    ) -> list[Any]:
         """What `run` computes for each row, in batches of like lengths."""
         order = np.argsort([len(ids) for ids, _ in rows], kind="stable")
         result: dict[int, Any] = {}
@@ -303,13 +305,17 @@ def _parts(text: str, own: str) -> list[Part]:
     return [*parts, Part(rest)]
 
 
-def _apply(model: Model, parameters: Parameters, arrays: dict[str, jax.Array], head: str | None) -> ModelOutput:
+# A batch of rows, by name.
+Arrays = dict[str, jax.Array]
+
+
+def _apply(model: Model, parameters: Parameters, arrays: Arrays, head: str | None) -> ModelOutput:
     inputs = Sequences(arrays["token_ids"], arrays["segment_ids"], token_types=arrays["token_types"], padded=True)
     return apply_model(model, parameters, inputs, None, head, arrays.get("places"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _classified(model: Model, head: str, problem: Problem, parameters, arrays) -> jax.Array:
+def _classified(model: Model, head: str, problem: Problem, parameters: Parameters, arrays: Arrays) -> jax.Array:
     """Float32 `(batch, labels)`."""
     logits = _apply(model, parameters, arrays, head).logits
     if problem == "regression":
@@ -318,14 +324,16 @@ def _classified(model: Model, head: str, problem: Problem, parameters, arrays) -
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _embedded(model: Model, pooling: Pooling, parameters, arrays) -> jax.Array:
+def _embedded(model: Model, pooling: Pooling, parameters: Parameters, arrays: Arrays) -> jax.Array:
     """Float32 `(batch, features)`."""
     hidden = _apply(model, parameters, arrays, None).hidden
     return pooling(hidden, arrays["segment_ids"]).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _filled(model: Model, head: str, top: int, vocab: int, parameters, arrays) -> tuple[jax.Array, jax.Array]:
+def _filled(
+    model: Model, head: str, top: int, vocab: int, parameters: Parameters, arrays: Arrays
+) -> tuple[jax.Array, jax.Array]:
     """Probabilities and ids of the likeliest tokens, both `(batch, places, top)`."""
     logits = _apply(model, parameters, arrays, head).logits.astype(jnp.float32)
     # Rows of the vocabulary after the tokenizer's stand for nothing.

@@ -77,7 +77,9 @@ def score_pairs(
     return [scores[number] for number in range(len(pairs))]
 
 
-def _check(number: int, context: np.ndarray, continuation: np.ndarray, decoder: Decoder, special: SpecialTokens):
+def _check(
+    number: int, context: np.ndarray, continuation: np.ndarray, decoder: Decoder, special: SpecialTokens
+) -> None:
     config, most = decoder.model.config, context_of(decoder.model.config)
     if not len(continuation):
         raise DataError(f"continuation {number} is empty; give it at least one token")
@@ -93,7 +95,12 @@ def _check(number: int, context: np.ndarray, continuation: np.ndarray, decoder: 
         raise DataError(f"pair {number} has {len(both)} tokens, more than the model's context of {most} holds")
 
 
-def _arrays(pairs, decoder: Decoder, special: SpecialTokens, mesh) -> dict[str, np.ndarray]:
+def _arrays(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    decoder: Decoder,
+    special: SpecialTokens,
+    mesh: jax.sharding.Mesh | None,
+) -> dict[str, np.ndarray]:
     """A batch: what is read, the places whose next tokens are asked for, and these tokens."""
     count = bucket(len(pairs), 1)
     if mesh is not None:
@@ -119,7 +126,7 @@ def _arrays(pairs, decoder: Decoder, special: SpecialTokens, mesh) -> dict[str, 
 
 
 @functools.partial(jax.jit, static_argnames="decoder")
-def _score(decoder: Decoder, parameters: Parameters, arrays: dict[str, jax.Array]):
+def _score(decoder: Decoder, parameters: Parameters, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities and whether they are the highest, both `(batch, asked)`."""
     read = Sequences(
         arrays["token_ids"], _real(arrays["token_ids"], arrays["lengths"]), causal=None if decoder.has_encoder else True

@@ -130,8 +130,8 @@ def go_on_drafting(
 
 
 def _write_ahead(
-    draft: Decoder, parameters: LaidOutParameters, drafting: Drafting, controls: Controls, keys, ahead: int
-):
+    draft: Decoder, parameters: LaidOutParameters, drafting: Drafting, controls: Controls, keys: jax.Array, ahead: int
+) -> tuple[jax.Array, jax.Array, Cache]:
     """Tokens drawn from the draft model, int32 `(batch, ahead)`, what they were drawn from, and its cache with them."""
     token_ids, cache = drafting.decoding.newest(), drafting.draft
     everyone = jnp.ones(token_ids.shape, bool)

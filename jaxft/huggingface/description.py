@@ -130,7 +130,11 @@ def _canonical(
 
 
 def _without_repeats(
-    architecture: Architecture, model: ModelConfig, stored: dict[str, StoredTensor], prefix: str, directory
+    architecture: Architecture,
+    model: ModelConfig,
+    stored: dict[str, StoredTensor],
+    prefix: str,
+    directory: pathlib.Path,
 ) -> ModelConfig:
     """Drops tensors that repeat others, as tied ones may; a head that differs from the table is not tied."""
     for alias, name in architecture.tied.items():
@@ -182,7 +186,9 @@ def _heads(
     return tuple(heads)
 
 
-def _placed(architecture, config, model, heads, prefix) -> dict[str, Placed]:
+def _placed(
+    architecture: Architecture, config: HuggingFaceConfig, model: ModelConfig, heads: tuple[Head, ...], prefix: str
+) -> dict[str, Placed]:
     whole = Model(model, tuple((head.name, head.config_of(config)) for head in heads))
     shapes, _ = abstract_parameters(whole)
     flat = {path: leaf.shape for path, leaf in flat_paths(shapes).items()}
@@ -192,7 +198,9 @@ def _placed(architecture, config, model, heads, prefix) -> dict[str, Placed]:
     return placed
 
 
-def _check(placed: Mapping[str, Placed], stored: Mapping[str, StoredTensor], names, directory: pathlib.Path) -> None:
+def _check(
+    placed: Mapping[str, Placed], stored: Mapping[str, StoredTensor], names: Mapping[str, str], directory: pathlib.Path
+) -> None:
     if missing := [name for name in placed if name not in stored]:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise CheckpointError(

@@ -161,8 +161,8 @@ class LoadedModel:
         source = self._sequences(input_ids, attention_mask, token_type_ids)
         return source, self._sequences(decoder_input_ids, decoder_attention_mask, None)
 
-    def _sequences(self, token_ids, mask, types) -> Sequences:
-        token_ids = _flat(token_ids)
+    def _sequences(self, given: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None) -> Sequences:
+        token_ids = _flat(given)
         low, high = (int(token_ids.min()), int(token_ids.max())) if token_ids.size else (0, 0)
         if low < 0 or high >= self.config.vocab_size:
             wrong = low if low < 0 else high

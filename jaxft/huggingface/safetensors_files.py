@@ -225,7 +225,12 @@ def write_tensors(
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write(path: pathlib.Path, names: Iterable[str], described, values) -> None:
+def _write(
+    path: pathlib.Path,
+    names: Iterable[str],
+    described: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    values: Callable[[str], np.ndarray],
+) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     reached = 0
     for name in names:

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxft.kernels.masks import AttentionMask
 from jaxft.kernels.plain import masked_softmax
-from jaxft.kernels.shapes import Keys, Queries
+from jaxft.kernels.shapes import Array, Keys, Queries
 
 # Keys or values of some of the tokens.
-Part = Float[Array, "batch _ kv_heads head_dim"]
+SomeKeys = Float[Array, "batch _ kv_heads head_dim"]
 Grouped = Float[Array, "batch query_length kv_heads group head_dim"]
 GroupedScores = Float[Array, "batch kv_heads group query_length key_length"]
 
 
 def cached_attention(
     query: Queries,
-    parts: Sequence[tuple[Part, Part]],
+    parts: Sequence[tuple[SomeKeys, SomeKeys]],
     mask: AttentionMask,
     *,
     scale: float,

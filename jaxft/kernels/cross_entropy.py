@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxft.kernels.shapes import Scalar
+from jaxft.kernels.shapes import Array, Scalar
 from jaxft.parallel.platform import target_platform
 
 Logits = Float[Array, "*places classes"]

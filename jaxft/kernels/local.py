@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from jaxft.kernels.masks import AttentionMask
-from jaxft.kernels.shapes import RandomKey
+from jaxft.kernels.shapes import Array, RandomKey
 
 # Sides of blocks are multiples of this, as matrix units like them.
 _STEP = 16

@@ -5,10 +5,12 @@ from __future__ import annotations
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
-# Who sees whom; of numpy where a mask is.
-Visible = Bool[Array | np.ndarray, "#batch #heads #query_length #key_length"]
+from jaxft.kernels.shapes import Array
+
+# Who sees whom.
+Visible = Bool[Array, "#batch #heads #query_length #key_length"]
 
 
 class AttentionMask(flax.struct.PyTreeNode):

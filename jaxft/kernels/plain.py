@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.masks import AttentionMask, Visible
-from jaxft.kernels.shapes import Keys, Queries, RandomKey
+from jaxft.kernels.shapes import Array, Keys, Queries, RandomKey
 
 Scores = Float[Array, "batch heads query_length key_length"]
 

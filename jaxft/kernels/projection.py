@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from jaxft.kernels.shapes import Array
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import parts_of
 

@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 from scipy import stats
+
+from jaxft.kernels.shapes import Array
 
 Format = Literal["int8", "nf4"]
 BLOCK = 64

@@ -15,7 +15,17 @@ within one call the same word is the same size. They cost nothing when the packa
 
 from __future__ import annotations
 
-from jaxtyping import Array, Float, Int, Key
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Key
+
+if TYPE_CHECKING:
+    from jax import Array
+else:
+    # Outside of compiled functions numpy's arrays do as well, as they do for all of JAX.
+    Array = jax.Array | np.ndarray
 
 Queries = Float[Array, "batch query_length heads head_dim"]
 # Values too.

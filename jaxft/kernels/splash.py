@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from jaxft.kernels.masks import AttentionMask, balanced_order
-from jaxft.kernels.shapes import Keys, OfTokens, Queries
+from jaxft.kernels.shapes import Array, Keys, OfTokens, Queries
 from jaxft.kernels.splash_tiles import Tiles, computed_tiles
 from jaxft.parallel.platform import target_platform
 from jaxft.parallel.sharding import RULES, on_each_device, parts_of, spec_of

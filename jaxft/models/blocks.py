@@ -10,12 +10,12 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jaxft.kernels.attention import attention
 from jaxft.kernels.cached_attention import cached_attention
 from jaxft.kernels.masks import AttentionMask, ring_positions
-from jaxft.kernels.shapes import Hidden, Keys, OfTokens, Queries
+from jaxft.kernels.shapes import Array, Hidden, Keys, OfTokens, Queries
 from jaxft.kernels.splash import RESIDUALS
 from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfig
 from jaxft.models.layers import Dropout, Linear, Norm, activate

@@ -336,7 +336,7 @@ class ComputeConfig:
             raise InvalidField("reduce_dtype", f"bfloat16 needs precision bfloat16, found {self.precision}")
 
 
-def _positive(config, *names: str) -> None:
+def _positive(config: ModelConfig | ComputeConfig, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise InvalidField(name, f"must be at least 1, found {getattr(config, name)}")

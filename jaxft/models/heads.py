@@ -9,9 +9,9 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jaxft.kernels.shapes import Hidden, OfTokens
+from jaxft.kernels.shapes import Array, Hidden, OfTokens
 from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Linear, activate, partitioned
@@ -26,7 +26,7 @@ HeadKind = Literal[
     "pooled",
     "generator",
 ]
-Pooling = Literal["first", "second", "mean", "last"]
+PoolingKind = Literal["first", "second", "mean", "last"]
 Transform = Literal["none", "tanh", "gelu", "gelu_tanh", "relu", "silu"]
 
 
@@ -56,7 +56,7 @@ class HeadConfig:
 
     kind: HeadKind
     num_labels: int = 0
-    pooling: Pooling | None = "first"
+    pooling: PoolingKind | None = "first"
     transform: Transform = "tanh"
     transform_bias: bool = True
     transform_norm: bool = False

@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project, project_onto_rows
+from jaxft.kernels.shapes import Array
 from jaxft.parallel.sharding import constrain, parts_of
 
 

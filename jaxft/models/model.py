@@ -9,9 +9,9 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jaxft.kernels.shapes import Hidden, Places, RandomKey
+from jaxft.kernels.shapes import Array, Hidden, Places, RandomKey
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.generator import ReplacementGenerator
 from jaxft.models.heads import HeadConfig, LabelHead, MaskedLanguageModelHead, VocabularyProjection

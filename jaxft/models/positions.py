@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from jaxft.kernels.shapes import OfTokens
+from jaxft.kernels.shapes import Array, OfTokens
 from jaxft.models.config import RotaryScaling
 from jaxft.models.layers import partitioned
 from jaxft.parallel.platform import target_platform

@@ -8,10 +8,10 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxft.kernels.projection import project
-from jaxft.kernels.shapes import Keys, OfTokens, Queries
+from jaxft.kernels.shapes import Array, Keys, OfTokens, Queries
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Embedding, Linear, Norm, partitioned
 from jaxft.parallel.sharding import constrain

@@ -8,11 +8,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxft.kernels.exchange import in_sequence
 from jaxft.kernels.masks import AttentionMask, balanced_order, ring_positions
-from jaxft.kernels.shapes import Hidden, OfTokens
+from jaxft.kernels.shapes import Array, Hidden, OfTokens
 from jaxft.models.blocks import BlockInputs, Stack, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Embedding, Linear, partitioned

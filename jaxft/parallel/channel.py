@@ -247,7 +247,7 @@ class Channel:
                     self._tell({"kind": "stop", "reason": stop})
                 self._look_for_stuck(selector)
 
-    def _read(self, selector, key) -> None:
+    def _read(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         index, link = key.data, self._links[key.data]
         try:
             link.read()
@@ -261,7 +261,7 @@ class Channel:
                 how = f"cannot be reached any more ({error})"
             self._down(selector, f"{self.members[index].name} {how}", 1)
 
-    def _handle(self, selector, index: int) -> None:
+    def _handle(self, selector: selectors.BaseSelector, index: int) -> None:
         while (message := self._links[index].next_message()) is not None:
             if message["kind"] == "failed":
                 self._down(selector, message["reason"], message["status"])
@@ -321,7 +321,7 @@ class Channel:
         values = [given[member.index] for member in self.members]
         self._tell_all({"kind": "all", "round": message["round"], "values": values})
 
-    def _look_for_stuck(self, selector) -> None:
+    def _look_for_stuck(self, selector: selectors.BaseSelector) -> None:
         now = time.monotonic()
         with self._changed:
             limit, waited, moves = self._limit, now - self._moved_at, self._moves
@@ -342,14 +342,14 @@ class Channel:
             reason = f"{', '.join(behind)} did not go on for {max(overdue):.0f} s while the others waited"
         self._down(selector, f"{reason}: the run is stuck", 1)
 
-    def _down(self, selector, reason: str, status: int) -> None:
+    def _down(self, selector: selectors.BaseSelector, reason: str, status: int) -> None:
         """Ends this process, and as the first one all others before it."""
         self._say(reason)
         if self.is_first:
             self._farewell(selector, reason, status)
         end_now(status)
 
-    def _farewell(self, selector, reason: str, status: int) -> None:
+    def _farewell(self, selector: selectors.BaseSelector, reason: str, status: int) -> None:
         """Tells of a failure and reads on: the first process until all others have ended, they until it has heard.
 
         The first one ends last, since JAX's service ends with it, and with that, loudly, whoever is still there.

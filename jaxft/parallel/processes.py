@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, TypeVar
 
 from jaxft.errors import Interrupted, JaxftError
@@ -110,7 +111,7 @@ def _initialize(place: Place, port: int, timeout: float) -> None:
         raise JaxftError(f"process {place.index} of {place.count} could not start JAX: {error}") from error
 
 
-def _end_by_defect(kind, error, traceback) -> None:
+def _end_by_defect(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """Shows a defect, and does not wait for the other processes as JAX would at the end of this one."""
     sys.__excepthook__(kind, error, traceback)
     failed(f"{kind.__name__}: {error}", 1)

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from jaxft.errors import JaxftError, RecipeError
@@ -97,7 +98,7 @@ def _gathered(place: Place, own: Member, deadline: float, timeout: float) -> tup
 
 
 @contextlib.contextmanager
-def _listening(place: Place):
+def _listening(place: Place) -> Iterator[socket.socket]:
     try:
         if place.is_on_loopback:
             family = socket.AF_INET6 if ":" in place.host else socket.AF_INET

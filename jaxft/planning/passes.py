@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import jax
 
+from jaxft.kernels.shapes import Places, Scalar
+from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import AnyModel
-from jaxft.models.transformer import Images
+from jaxft.models.model import AnyModel, ModelOutput
+from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective
 from jaxft.parallel.trees import Parameters, Shapes
 from jaxft.planning.flops import Pass
@@ -36,7 +38,13 @@ class _Recording(Apply):
     origin: Apply | None = None
     trained: bool = True
 
-    def __call__(self, sequences, targets=None, head=None, gather=None):
+    def __call__(
+        self,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        head: str | tuple[str, ...] | None = None,
+        gather: Places | None = None,
+    ) -> ModelOutput:
         heads = dict(self.model.heads)
         names = (head,) if isinstance(head, str) else head or ()
         self.passes.append(
@@ -44,13 +52,29 @@ class _Recording(Apply):
         )
         return self.bound(sequences, targets, head, gather)
 
-    def token_sums(self, labels, weights, head, sequences, targets=None, gather=None, label_smoothing=0.0):
+    def token_sums(
+        self,
+        labels: jax.Array,
+        weights: jax.Array,
+        head: str,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        gather: Places | None = None,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Scalar, Scalar]:
         sums = super().token_sums(labels, weights, head, sequences, targets, gather, label_smoothing)
         self.passes[-1] = dataclasses.replace(self.passes[-1], in_parts=True)
         return sums
 
 
-def _pass(config, heads: list[HeadConfig], inputs, targets, gather, trained: bool) -> Pass:
+def _pass(
+    config: ModelConfig,
+    heads: list[HeadConfig],
+    inputs: Sequences | Images,
+    targets: Sequences | None,
+    gather: jax.Array | None,
+    trained: bool,
+) -> Pass:
     places = None if gather is None else gather.shape[1]
     if isinstance(inputs, Images):
         length = config.class_tokens + (config.image_size // config.patch_size) ** 2

@@ -8,7 +8,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 _PACE_WINDOW = 20
 
@@ -251,7 +254,7 @@ class _LiveDisplay:
     def message(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False)
 
-    def _render(self):
+    def _render(self) -> Group:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table

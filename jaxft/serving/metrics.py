@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+Kind = TypeVar("Kind", Counter, Gauge, Histogram)
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -13,7 +17,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
 
-        def named(kind, name: str, about: str, labels: tuple[str, ...] = (), **options):
+        def named(kind: type[Kind], name: str, about: str, labels: tuple[str, ...] = (), **options: Any) -> Kind:
             return kind(f"jaxft_{name}", about, labels, registry=self.registry, **options)
 
         self.requests = named(Counter, "requests", "Requests that were answered", ("endpoint", "status"))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jaxft.kernels.shapes import Hidden, OfTokens, Scalar
+from jaxft.kernels.shapes import Array, Hidden, OfTokens, Scalar
 from jaxft.parallel.sharding import UNCONSTRAINED, constrain, parts_of
-from jaxft.parallel.trees import Parameters
+from jaxft.parallel.trees import Parameters, Tree
 from jaxft.training.state import joined, split
 
 Sums = tuple[Scalar, Scalar]
@@ -48,22 +49,33 @@ def sums_in_parts(
       Both sums over all tokens.
     """
 
-    def sums(*arguments):
+    def sums(*arguments: Any) -> tuple[Sums, None]:
         return function(*arguments), None
 
     return _over_parts(sums, parts, reduce_dtype, parameters, hidden, labels, weights)[0]
 
 
-def _forward(function, parts, reduce_dtype, parameters, hidden, labels, weights):
+def _forward(
+    function: SumsOfTokens,
+    parts: int,
+    reduce_dtype: jnp.dtype,
+    parameters: Tree,
+    hidden: Any,
+    labels: Any,
+    weights: Any,
+) -> tuple[Sums, tuple[Tree, jax.Array | None]]:
     """The sums, and the gradients of the first by those parameters and hidden states that are asked for theirs."""
     wanted = jax.tree.map(lambda leaf: leaf.perturbed, (parameters, hidden))
     parameters, hidden, labels, weights = jax.tree.map(lambda leaf: leaf.value, (parameters, hidden, labels, weights))
 
-    def sums_and_gradients(parameters, hidden, labels, weights):
+    def sums_and_gradients(
+        parameters: Parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+    ) -> tuple[tuple[Sums, Tree], jax.Array | None]:
         own, others = split((parameters, hidden), wanted)
 
-        def loss(own) -> tuple[jax.Array, Sums]:
-            sums = function(*joined(own, others), labels, weights)
+        def loss(own: Tree) -> tuple[jax.Array, Sums]:
+            parameters, hidden = joined(own, others)
+            sums = function(parameters, hidden, labels, weights)
             return sums[0], sums
 
         (of_parameters, of_hidden), sums = jax.grad(loss, has_aux=True)(own)
@@ -78,7 +90,9 @@ def _forward(function, parts, reduce_dtype, parameters, hidden, labels, weights)
     return sums, jax.lax.optimization_barrier((of_parameters, of_hidden))
 
 
-def _backward(function, parts, reduce_dtype, gradients, cotangents):
+def _backward(
+    function: SumsOfTokens, parts: int, reduce_dtype: jnp.dtype, gradients: Tree, cotangents: Sums
+) -> tuple[Tree, ...]:
     factor = cotangents[0]
     return *jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), gradients), None, None
 
@@ -86,7 +100,15 @@ def _backward(function, parts, reduce_dtype, gradients, cotangents):
 sums_in_parts.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _over_parts(function, parts: int, reduce_dtype: jnp.dtype, parameters, hidden, labels, weights):
+def _over_parts(
+    function: Callable[..., tuple[Tree, Tree]],
+    parts: int,
+    reduce_dtype: jnp.dtype,
+    parameters: Parameters,
+    hidden: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> tuple[Tree, Tree]:
     """Of a pair of trees that a function gives for tokens of one device, the first summed over all devices and parts.
 
     The second has an array of every part, `(parts, rows, columns, tokens, ...)` as `_dealt`.
@@ -96,14 +118,14 @@ def _over_parts(function, parts: int, reduce_dtype: jnp.dtype, parameters, hidde
         # A copy for each device, or the parameters were gathered for every part again.
         parameters = jax.tree.map(lambda x: _on_its_device(jnp.broadcast_to(x, (*devices, *x.shape))), parameters)
 
-    def each(tokens):
+    def each(tokens: tuple[jax.Array, ...]) -> tuple[Tree, Tree]:
         if devices != (1, 1):
             return jax.vmap(jax.vmap(function))(parameters, *tokens)
         # A product of arrays with two more axes takes CPUs twice as long.
         found = function(parameters, *(x[0, 0] for x in tokens))
         return jax.tree.map(lambda x: x[None, None], found)
 
-    def add(sums, tokens):
+    def add(sums: Tree, tokens: tuple[jax.Array, ...]) -> tuple[Tree, Tree]:
         new, by_token = each(tokens)
         return jax.tree.map(lambda old, new: _on_its_device(old + new), sums, new), by_token
 

@@ -7,6 +7,7 @@ functions see it as `(layers, inputs, outputs)`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import optax
@@ -61,10 +62,10 @@ def on_matrices(inner: optax.GradientTransformation, axes: Axes) -> optax.Gradie
     def view(tree: Parameters) -> Parameters:
         return jax.tree.map(lambda x, spec: x.reshape(matrix_shape(x.shape, spec)), tree, axes)
 
-    def init(parameters):
+    def init(parameters: Parameters) -> Any:
         return inner.init(view(parameters))
 
-    def update(updates, state, parameters=None):
+    def update(updates: Parameters, state: Any, parameters: Parameters) -> tuple[Parameters, Any]:
         matrices, state = inner.update(view(updates), state, view(parameters))
         return jax.tree.map(lambda new, old: new.reshape(old.shape), matrices, updates), state
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
 from jaxft.errors import RecipeError
-from jaxft.kernels.shapes import OfTokens, Places
+from jaxft.kernels.shapes import Array, OfTokens, Places
 from jaxft.models.model import ModelOutput
 from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, Ratio, StreamLoss

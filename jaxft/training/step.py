@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxft.kernels.cross_entropy import weighted_sums
+from jaxft.kernels.shapes import Places, Scalar
 from jaxft.models.model import (
     AnyModel,
     ModelOutput,
@@ -20,8 +21,9 @@ from jaxft.models.model import (
     at_places,
     read_by_vocabulary_head,
 )
+from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
-from jaxft.parallel.trees import Flags, Parameters
+from jaxft.parallel.trees import Flags, Parameters, Tree
 from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
 from jaxft.training.loss_parts import sums_in_parts
 from jaxft.training.state import TrainState, joined, split
@@ -30,6 +32,9 @@ Batches = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, Any]
 # From parameters, those at the start and a random key to the parameters that a training step computes with.
 Vary = Callable[[Parameters, Parameters | None, jax.Array], Parameters]
+
+# From trained parameters and a random key to the model as an objective calls it.
+Applied = Callable[[Parameters, jax.Array], Apply]
 
 
 def bind(
@@ -63,17 +68,34 @@ class _Bound(Apply):
     key: jax.Array | None = None
     origin: Apply | None = None
 
-    def __call__(self, sequences, targets=None, head=None, gather=None) -> ModelOutput:
+    def __call__(
+        self,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        head: str | tuple[str, ...] | None = None,
+        gather: Places | None = None,
+    ) -> ModelOutput:
         # Dropout never sees the very key that an objective samples with.
         rngs = None if self.key is None else {"dropout": jax.random.fold_in(self.key, 1)}
         return apply_model(self.model, self.parameters, sequences, targets, head, gather, rngs)
 
-    def token_sums(self, labels, weights, head, sequences, targets=None, gather=None, label_smoothing=0.0):
+    def token_sums(
+        self,
+        labels: jax.Array,
+        weights: jax.Array,
+        head: str,
+        sequences: Sequences,
+        targets: Sequences | None = None,
+        gather: Places | None = None,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Scalar, Scalar]:
         model, parts = self.model, self.model.compute.loss_parts
         if parts == 1:
             return super().token_sums(labels, weights, head, sequences, targets, gather, label_smoothing)
 
-        def of_part(parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array):
+        def of_part(
+            parameters: Parameters, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+        ) -> tuple[Scalar, Scalar]:
             logits = apply_vocabulary_head(model, parameters, hidden, head)
             return weighted_sums(logits, labels, weights, label_smoothing=label_smoothing)
 
@@ -143,10 +165,10 @@ def make_train_step(
     return train_step
 
 
-def _applier(model: AnyModel, state: TrainState, rest, vary: Vary | None):
+def _applier(model: AnyModel, state: TrainState, rest: Parameters, vary: Vary | None) -> Applied:
     """From the trained parameters and a random key to the model as an objective calls it."""
 
-    def applied(parameters, key) -> Apply:
+    def applied(parameters: Parameters, key: jax.Array) -> Apply:
         parameters = joined(parameters, rest)
         if vary is not None:
             # One choice for all streams and parts of a step.
@@ -157,7 +179,15 @@ def _applier(model: AnyModel, state: TrainState, rest, vary: Vary | None):
     return applied
 
 
-def _computed(applied, objectives, weights, state: TrainState, own, batches: Batches, micro_batches: int):
+def _computed(
+    applied: Applied,
+    objectives: Mapping[str, Objective],
+    weights: Mapping[str, float | optax.Schedule],
+    state: TrainState,
+    own: Parameters,
+    batches: Batches,
+    micro_batches: int,
+) -> tuple[list[Parameters], list[StreamLoss], list[jax.Array | float]]:
     """Gradients, sums and weights of the streams."""
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     gradients, found, shares = [], [], []
@@ -165,21 +195,27 @@ def _computed(applied, objectives, weights, state: TrainState, own, batches: Bat
         compute = functools.partial(
             _stream_gradient, applied, objective, own, batches[name], jax.random.fold_in(key, number), micro_batches
         )
-        weight = weights[name](state.step) if callable(weights[name]) else weights[name]
-        gradient, sums = _where(weight > 0, compute) if callable(weights[name]) else compute()
+        weight = weights[name]
+        if callable(weight):
+            weight = weight(state.step)
+            gradient, sums = _where(weight > 0, compute)
+        else:
+            gradient, sums = compute()
         gradients.append(gradient)
         found.append(sums)
         shares.append(weight)
     return gradients, found, shares
 
 
-def _where(active: jax.Array, compute):
+def _where(active: jax.Array, compute: Callable[[], Tree]) -> Tree:
     """What `compute` gives where a stream takes part in a step, else zeros at no cost."""
     shapes = jax.eval_shape(compute)
     return jax.lax.cond(active, compute, lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 
 
-def _reported(objectives, found, norms, cosines) -> dict[str, Any]:
+def _reported(
+    objectives: Iterable[str], found: Iterable[StreamLoss], norms: Iterable[jax.Array], cosines: Iterable[jax.Array]
+) -> dict[str, Any]:
     """The metrics of each stream."""
     streams = {
         name: {
@@ -196,10 +232,17 @@ def _reported(objectives, found, norms, cosines) -> dict[str, Any]:
     return streams
 
 
-def _stream_gradient(applied, objective, parameters, batch, key, micro_batches: int):
+def _stream_gradient(
+    applied: Applied,
+    objective: Objective,
+    parameters: Parameters,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    micro_batches: int,
+) -> tuple[Parameters, StreamLoss]:
     """Gradient of a stream's summed loss, float32, and its sums, over `micro_batches` parts."""
 
-    def loss_of(parameters, part, key) -> tuple[jax.Array, StreamLoss]:
+    def loss_of(parameters: Parameters, part: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, StreamLoss]:
         sums = objective.loss(applied(parameters, key), part)
         return sums.loss, sums
 
@@ -209,7 +252,7 @@ def _stream_gradient(applied, objective, parameters, batch, key, micro_batches: 
         gradient, sums = compute(parameters, batch, jax.random.fold_in(key, 0))
     else:
 
-        def add(carry, part):
+        def add(carry: Tree, part: Tree) -> tuple[Tree, None]:
             new = compute(parameters, part[1], jax.random.fold_in(key, part[0]))
             return jax.tree.map(jnp.add, carry, new), None
 
@@ -221,10 +264,17 @@ def _stream_gradient(applied, objective, parameters, batch, key, micro_batches: 
     return gradient, sums
 
 
-def _updated(state: TrainState, own, rest, gradient, finite: jax.Array, optimizer) -> TrainState:
+def _updated(
+    state: TrainState,
+    own: Parameters,
+    rest: Parameters,
+    gradient: Parameters,
+    finite: jax.Array,
+    optimizer: optax.GradientTransformationExtraArgs,
+) -> TrainState:
     origin = None if state.origin is None else _like(state.origin, own)
 
-    def update(old):
+    def update(old: tuple[Parameters, Tree]) -> tuple[Parameters, Tree]:
         parameters, moments = old
         updates, moments = optimizer.update(gradient, moments, parameters, origin=origin)
         return optax.apply_updates(parameters, updates), moments
@@ -233,6 +283,6 @@ def _updated(state: TrainState, own, rest, gradient, finite: jax.Array, optimize
     return state.replace(step=state.step + 1, parameters=joined(parameters, rest), optimizer=moments)
 
 
-def _like(tree, other):
+def _like(tree: Parameters, other: Parameters) -> Parameters:
     """`tree` without the leaves that are None in `other`."""
     return jax.tree.map(lambda leaf, own: None if own is None else leaf, tree, other, is_leaf=lambda x: x is None)

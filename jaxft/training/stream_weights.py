@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -69,14 +70,14 @@ def stream_weight(
         return weight
     config = config or WeightScheduleConfig()
 
-    def at(step):
+    def at(step: jax.Array) -> jax.Array:
         factor = _factor(config, step / total_steps)
         return jnp.where(step % every == 0, weight * factor, 0.0)
 
     return at
 
 
-def _factor(config: WeightScheduleConfig, progress):
+def _factor(config: WeightScheduleConfig, progress: jax.Array) -> jax.Array:
     if config.stages:
         factor = jnp.float32(config.stages[-1].factor)
         for stage in reversed(config.stages):

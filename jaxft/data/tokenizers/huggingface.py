@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,7 @@ class HuggingFaceTokenizer:
     def encode_parts(self, texts: Sequence[Sequence[Part]]) -> list[tuple[np.ndarray, np.ndarray]]:
         return self._parts_encoder(texts)
 
-    def _encoded(self, texts: Sequence[str], spans: bool = False):
+    def _encoded(self, texts: Sequence[str], spans: bool = False) -> Any:
         return self._tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -197,7 +198,7 @@ def _read_files(directory: Path, class_name: str) -> dict[str, bytes]:
     return {**files, _CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
 
 
-def _load(directory: Path):
+def _load(directory: Path) -> Any:
     """A ``PreTrainedTokenizerFast``; transformers takes seconds to import, so only who needs it pays."""
     from transformers import AutoTokenizer
 

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tokenizers
@@ -176,7 +176,7 @@ def _byte_bpe(config: ByteBPEConfig, texts: Iterable[str]) -> tokenizers.Tokeniz
     return tokenizer
 
 
-def _not_empty(texts: Iterable[str]):
+def _not_empty(texts: Iterable[str]) -> Iterator[str]:
     empty = True
     for text in texts:
         empty = empty and not text.strip()

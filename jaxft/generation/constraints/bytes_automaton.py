@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class _Machine:
         self.free[start].append(end)
         return end
 
-    def closed(self, states) -> frozenset[int]:
+    def closed(self, states: Collection[int]) -> frozenset[int]:
         """Those states and all that they are in too."""
         found, waiting = set(states), list(states)
         while waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import string
+from collections.abc import Iterable
 
 from jaxft.errors import RecipeError
 
@@ -60,7 +61,7 @@ Node = Characters | Sequence | Choice | Repeat | Separated
 _MOST_REPEATS = 1000
 
 
-def _merged(ranges) -> Ranges:
+def _merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
     result: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if result and first <= result[-1][1] + 1:

@@ -53,7 +53,7 @@ _DECODER = (*_attention("self_attn", "attention"), *_attention("encoder_attn", "
 def trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
     """Of all four: they differ in positions and norms."""
 
-    def of_side(side: str, embeddings: str, layers: int, tensors) -> tuple[Tensor | Layers, ...]:
+    def of_side(side: str, embeddings: str, layers: int, tensors: tuple[Tensor, ...]) -> tuple[Tensor | Layers, ...]:
         parts: list[Tensor | Layers] = [Layers(f"{side}.layers.{{}}.", f"{side}/stack", layers, tensors)]
         if model.has_learned_positions:
             parts += table(f"{side}.embed_positions", f"{embeddings}/learned_positions")

@@ -6,7 +6,7 @@ from jaxft.huggingface.architecture import Head
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.layout import Tensor, linear, tensor
 from jaxft.models.config import ModelConfig
-from jaxft.models.heads import HeadConfig, HeadKind, Pooling, Transform
+from jaxft.models.heads import HeadConfig, HeadKind, PoolingKind, Transform
 
 
 def bias(name: str, path: str) -> tuple[Tensor, ...]:
@@ -39,7 +39,7 @@ def sequence_labels(
     *,
     of: str = "sequence_classification",
     activation: Transform = "tanh",
-    pooling: Pooling = "first",
+    pooling: PoolingKind = "first",
     labels: int | None = None,
 ) -> Head:
     """Labels of a sequence, with a hidden layer where one is named."""

@@ -9,7 +9,7 @@ from jaxft.huggingface.architectures.heads import bias, untied_vocabulary
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, joint, linear, norm, table
 from jaxft.models.config import ModelConfig
-from jaxft.models.heads import HeadConfig, HeadKind, Pooling
+from jaxft.models.heads import HeadConfig, HeadKind, PoolingKind
 
 
 def _layer(model: ModelConfig, number: int) -> tuple[Tensor, ...]:
@@ -80,7 +80,7 @@ def _less(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-_POOLINGS: dict[Pooling, str] = {"first": "cls", "mean": "mean"}
+_POOLINGS: dict[PoolingKind, str] = {"first": "cls", "mean": "mean"}
 
 
 def _labels_head(name: str, kind: HeadKind, labels: bool = True) -> Head:

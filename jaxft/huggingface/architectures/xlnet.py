@@ -10,7 +10,7 @@ from jaxft.huggingface.architectures.heads import question_answering, token_labe
 from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, linear, norm, table, tensor
 from jaxft.models.config import ModelConfig
-from jaxft.models.heads import HeadConfig, HeadKind, Pooling
+from jaxft.models.heads import HeadConfig, HeadKind, PoolingKind
 
 _ATTENTION = "rel_attn."
 _LAYER = (
@@ -56,7 +56,7 @@ def _summary(
         values.only("summary_type", "last", "first")
         values.only("summary_use_proj", True)
         values.only("summary_activation", "tanh")
-        pooling: Pooling = "last" if values.get("summary_type", "last") == "last" else "first"
+        pooling: PoolingKind = "last" if values.get("summary_type", "last") == "last" else "first"
         return HeadConfig(kind, labels or values.num_labels, pooling)
 
     return config
