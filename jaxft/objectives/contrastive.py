@@ -56,7 +56,7 @@ class ContrastiveConfig(SentenceConfig):
     pooling: Pooling = "mean"
     projection: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise InvalidField("temperature", f"must be positive, found {self.temperature}")
         if not 0 < self.margin <= 2:

@@ -74,7 +74,7 @@ class ImageClassificationConfig(FoundInData, LabelConfig):
     label_smoothing: float = 0.0
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_labels(self.labels)
         check_shares(self, "dropout", "label_smoothing")
         if not 0 < self.crop <= 1:

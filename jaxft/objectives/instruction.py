@@ -47,7 +47,7 @@ class InstructionConfig(ObjectiveConfig):
     turns: Turns = "every"
     length: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.messages is None and self.chat_template is not None:
             raise InvalidField("chat_template", "is for conversations; name their column: `messages: messages`")
         if self.messages is None and self.turns != "every":

@@ -40,7 +40,7 @@ class MaskingConfig(TextConfig):
     whole_words: bool = False
     span_length: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("mask_rate", "evaluation_mask_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise InvalidField(name, f"must lie between 0 and 1, found {getattr(self, name)}")

@@ -49,7 +49,7 @@ class MixtureOfDenoisersConfig(TextConfig):
     sequential_mode: str | None = "[S2S]"
     extreme_mode: str | None = "[NLG]"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         weights = {name: getattr(self, name) for name in _DENOISERS}
         for name, weight in weights.items():
             if weight < 0:

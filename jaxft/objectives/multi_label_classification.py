@@ -71,7 +71,7 @@ class MultiLabelClassificationConfig(FoundInData, TextPairConfig, LabelConfig):
     pooling: Literal["first", "last", "mean"] | None = None
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_labels(self.labels)
         check_shares(self, "dropout")
         check_weights("positive_weights", self.positive_weights, self.labels)

@@ -51,7 +51,7 @@ class MultipleChoiceConfig(FoundInData, ObjectiveConfig):
     pooling: Literal["first", "last", "mean"] | None = None
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_shares(self, "dropout")
         if not self.choices or len(set(self.choices)) < len(self.choices):
             raise InvalidField("choices", f"must be one or several different columns, found {list(self.choices)}")

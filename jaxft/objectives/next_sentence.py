@@ -40,7 +40,7 @@ class SentencePairConfig(MaskingConfig):
     length: int | None = None
     pair_weight: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.pair_weight < 0:
             raise InvalidField("pair_weight", f"must not be negative, found {self.pair_weight}")

@@ -41,7 +41,7 @@ class PermutationLMConfig(TextConfig):
     longest_span: int = 5
     identity_order: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.target_rate < 1:
             raise InvalidField("target_rate", f"must lie between 0 and 1, found {self.target_rate}")
         if self.longest_span < 1:

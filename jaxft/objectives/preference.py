@@ -51,7 +51,7 @@ class PreferenceConfig(ObjectiveConfig):
     beta: float = 0.1
     length: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.beta <= 0:
             raise InvalidField("beta", f"must be positive, found {self.beta}")
         if self.template.count("{prompt}") != 1:

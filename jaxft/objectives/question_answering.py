@@ -64,7 +64,7 @@ class QuestionAnsweringConfig(ObjectiveConfig):
     n_best: int = 1
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("question_length", 1), ("stride", 0), ("answer_length", 1), ("n_best", 1)):
             if getattr(self, name) < least:
                 raise InvalidField(name, f"must be at least {least}, found {getattr(self, name)}")

@@ -51,7 +51,7 @@ class RegressionConfig(FoundInData, TextPairConfig):
     pooling: Literal["first", "last", "mean"] | None = None
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_shares(self, "dropout")
         if not self.target or len(set(self.target)) < len(self.target):
             raise InvalidField("target", f"must be one or more different columns, found {list(self.target)}")

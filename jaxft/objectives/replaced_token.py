@@ -38,7 +38,7 @@ class ReplacedTokenConfig(MaskingConfig):
     generator_size: float = 0.25
     discriminator_weight: float = 50.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.generator_size <= 1:
             raise InvalidField("generator_size", f"must be more than 0 and at most 1, found {self.generator_size}")

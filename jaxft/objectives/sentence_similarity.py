@@ -46,7 +46,7 @@ class SentenceSimilarityConfig(FoundInData, SentenceConfig):
     length: int | None = None
     pooling: Pooling = "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("highest", "scale"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -38,7 +38,7 @@ class Seq2SeqConfig(ObjectiveConfig):
     target_length: int = 128
     label_smoothing: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.target_length < 2:
             raise InvalidField("target_length", f"must be at least 2, found {self.target_length}")
         if not 0 <= self.label_smoothing < 1:

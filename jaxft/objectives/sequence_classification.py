@@ -73,7 +73,7 @@ class SequenceClassificationConfig(FoundInData, TextPairConfig, LabelConfig):
     r_drop: float = 0.0
     mixup: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_labels(self.labels)
         check_shares(self, "dropout", "label_smoothing")
         check_weights("class_weights", self.class_weights, self.labels)

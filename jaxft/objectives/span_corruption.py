@@ -34,7 +34,7 @@ class SpanCorruptionConfig(TextConfig):
     noise_rate: float = 0.15
     span_length: float = 3.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.noise_rate < 1:
             raise InvalidField("noise_rate", f"must lie between 0 and 1, found {self.noise_rate}")
         if self.span_length < 1:

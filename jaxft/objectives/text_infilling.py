@@ -38,7 +38,7 @@ class TextInfillingConfig(TextConfig):
     span_length: float = 3.0
     permute_sentences: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.noise_rate < 1:
             raise InvalidField("noise_rate", f"must lie between 0 and 1, found {self.noise_rate}")
         if self.span_length <= 0:

@@ -49,7 +49,7 @@ class TokenClassificationConfig(FoundInData, LabelConfig):
     labelled: Literal["first", "last", "all"] = "first"
     dropout: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise InvalidField("labels", f"must be at least two different tags, found {list(self.labels)}")
         if not 0 <= self.dropout < 1:

@@ -40,7 +40,7 @@ class _Recording(Apply):
 
     def __call__(
         self,
-        sequences: Sequences,
+        sequences: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
         gather: Places | None = None,

@@ -27,7 +27,7 @@ class ArmConfig:
     of: str | None = None
     interpolate: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.replay is not None and not 0 <= self.replay < 1:
             raise InvalidField("replay", f"must be a share in [0, 1), found {self.replay}")
         if (self.of is None) != (not self.interpolate):
@@ -72,7 +72,7 @@ class CompareConfig:
     forgetting: float = 0.05
     confidence: float = 0.95
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("seeds", "budgets", "learning_rates"):
             values = getattr(self, field)
             if len(set(values)) < len(values):

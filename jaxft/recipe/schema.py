@@ -54,7 +54,7 @@ class ModelSection(_ModelFields):
     pretrained: str | None = None
     adapter: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
             raise InvalidField("preset", f"{self.preset!r} is not one of {', '.join(PRESETS)}")
         if self.preset is not None and self.pretrained is not None:
@@ -80,7 +80,7 @@ class TokenizerSection:
     wordpiece: WordPieceConfig | None = None
     byte_bpe: ByteBPEConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if sum(given is not None for given in (self.path, self.train, self.wordpiece, self.byte_bpe)) != 1:
             raise InvalidField("path", "give one of path, train, wordpiece and byte_bpe")
 
@@ -117,7 +117,7 @@ class StreamSection:
     mixing: MixingConfig | None = None
     augmentation: AugmentationConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.batch_size is None) == (self.share is None):
             raise InvalidField("batch_size", "give either batch_size or share")
         if self.share is not None and not 0 < self.share < 1:
@@ -160,7 +160,7 @@ class EvaluationSection:
     batch_size: int | None = None
     generation: GenerationConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.stream is None) == (self.objective is None):
             raise InvalidField("stream", "give either stream or objective")
         if self.batch_size is not None and self.batch_size < 1:
@@ -195,7 +195,7 @@ class TrainingSection(ComputeConfig):
     evaluate_every: int | None = None
     early_stopping: EarlyStoppingConfig | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             raise InvalidField("steps", "give either steps or epochs")
@@ -226,7 +226,7 @@ class DataSection:
     bad_rows: BadRowsConfig = BadRowsConfig()
     workers: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.workers < 0:
             raise InvalidField("workers", f"must not be negative, found {self.workers}")
 
@@ -269,7 +269,7 @@ class Recipe:
     reporting: ReportingSection = ReportingSection()
     plugins: tuple[str, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name.strip() or any(character in self.name for character in "/\\\0") or self.name in (".", ".."):
             raise InvalidField("name", f"must be usable as the name of a directory, found {self.name!r}")
         if not self.streams:

@@ -21,7 +21,7 @@ from jaxft.models.model import (
     at_places,
     read_by_vocabulary_head,
 )
-from jaxft.models.transformer import Sequences
+from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective, StreamLoss
 from jaxft.parallel.trees import Flags, Parameters, Tree
 from jaxft.training.balance import BalanceConfig, ClipConfig, combine, global_norm
@@ -30,6 +30,8 @@ from jaxft.training.state import TrainState, joined, split
 
 Batches = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, Any]
+# A step of training: the state after a batch, and what is to be told of it.
+TrainStep = Callable[[TrainState, Batches], tuple[TrainState, Metrics]]
 # From parameters, those at the start and a random key to the parameters that a training step computes with.
 Vary = Callable[[Parameters, Parameters | None, jax.Array], Parameters]
 
@@ -70,7 +72,7 @@ class _Bound(Apply):
 
     def __call__(
         self,
-        sequences: Sequences,
+        sequences: Sequences | Images,
         targets: Sequences | None = None,
         head: str | tuple[str, ...] | None = None,
         gather: Places | None = None,
@@ -117,7 +119,7 @@ def make_train_step(
     balance: BalanceConfig | None = None,
     trained: Flags | None = None,
     vary: Vary | None = None,
-) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """The step as a function of state and batches, to be compiled with the state donated.
 
     The loss is `sum_s weight_s * loss_sum_s / weight_sum_s`. A step whose gradient is not finite changes nothing but

@@ -11,6 +11,7 @@ from jaxft.generation.config import GenerationConfig, SpecialTokens
 from jaxft.generation.generator import Generator
 from jaxft.objectives.objective import Objective
 from jaxft.objectives.writing import WritesAnswers
+from jaxft.parallel.trees import Parameters
 from jaxft.workflows.assembly.batches import evaluation_source, held_out_batches
 from jaxft.workflows.assembly.parts import Assembly
 
@@ -45,7 +46,7 @@ def answer_writer(
     special = SpecialTokens(end=objective.end_ids, pad=assembly.tokenizer.pad_id, start=objective.start_ids)
     generator = Generator(assembly.model, special, assembly.tokenizer, assembly.mesh, batch_size)
 
-    def write(parameters, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def write(parameters: Parameters, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
         written = generator.generate(parameters, prompts, config)
         return [one.token_ids[~np.isin(one.token_ids, special.end)] for one in written]
 

@@ -20,6 +20,7 @@ from jaxft.errors import DataError, RecipeError
 from jaxft.models.model import Model, apply_model
 from jaxft.models.transformer import Sequences
 from jaxft.parallel.mesh import MeshConfig, make_mesh
+from jaxft.parallel.trees import Parameters
 from jaxft.workflows.assembly.stores import StoreSource
 from jaxft.workflows.weights.loading import load_pretrained, open_pretrained
 from jaxft.workflows.weights.location import ModelLocation, locate
@@ -116,14 +117,17 @@ def _filler(config: FillConfig) -> Filler:
     longest = min(loaded.config.max_length, _LONGEST) if bounded else _LONGEST
 
     def predict(token_ids: np.ndarray, segment_ids: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return np.asarray(_logits(loaded.model, loaded.params, head, token_ids, segment_ids, places))
+        arrays = map(jnp.asarray, (token_ids, segment_ids, places))
+        return np.asarray(_logits(loaded.model, loaded.params, head, *arrays))
 
     assert loaded.tokenizer is not None, "looked at before, see `_check`"
     return Filler(config, loaded.tokenizer, longest, predict)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def _logits(model: Model, parameters, head: str, token_ids, segment_ids, places) -> jax.Array:
+def _logits(
+    model: Model, parameters: Parameters, head: str, token_ids: jax.Array, segment_ids: jax.Array, places: jax.Array
+) -> jax.Array:
     inputs = Sequences(token_ids, segment_ids, padded=True)
     logits = apply_model(model, parameters, inputs, None, head, places).logits
     assert isinstance(logits, jax.Array)

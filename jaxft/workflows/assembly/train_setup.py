@@ -20,6 +20,7 @@ from jaxft.finetuning.lora import LoraModel, begun, check_targets, merged, train
 from jaxft.finetuning.mixout import mixout
 from jaxft.finetuning.naming import depth, layer_names
 from jaxft.finetuning.policy import Policy, PolicyConfig, make_policy
+from jaxft.models.config import ModelConfig
 from jaxft.models.model import AnyModel, abstract_parameters
 from jaxft.objectives.objective import Objective
 from jaxft.parallel.platform import step_options
@@ -30,7 +31,7 @@ from jaxft.training.optimizer import make_optimizer
 from jaxft.training.schedule import make_schedule
 from jaxft.training.start_divergence import HeldToStart
 from jaxft.training.state import Keeping, TrainState, joined, replaced, split
-from jaxft.training.step import bind, make_train_step
+from jaxft.training.step import TrainStep, bind, make_train_step
 from jaxft.training.stream_weights import stream_weight
 from jaxft.workflows.assembly.parts import Assembly
 
@@ -74,7 +75,7 @@ class TrainSetup:
         options = step_options(device.platform, device.device_kind)
         return jax.jit(self._train_step(), donate_argnums=0, compiler_options=options)
 
-    def _train_step(self):
+    def _train_step(self) -> TrainStep:
         recipe, config = self.assembly.recipe, self.assembly.recipe.finetuning
         weights = {
             name: stream_weight(stream.weight, stream.schedule, stream.every, self.total_steps)
@@ -100,7 +101,7 @@ class TrainSetup:
         objective, weight = self.assembly.objectives[name], self.assembly.recipe.finetuning.start_divergence.get(name)
         return objective if weight is None else HeldToStart(objective, weight)
 
-    def start(self, pretrained: Parameters | None) -> Callable[[Any], Any]:
+    def start(self, pretrained: Parameters | None) -> Callable[[Parameters], Parameters]:
         """From fresh parameters to those that the run begins with.
 
         Args:
@@ -109,7 +110,7 @@ class TrainSetup:
         config = self.assembly.recipe.finetuning
         plain_shapes, plain_axes = abstract_parameters(self.assembly.model)
 
-        def begin(fresh):
+        def begin(fresh: Parameters) -> Parameters:
             if pretrained is None:
                 return fresh
             if config.lora is None:
@@ -227,7 +228,9 @@ def _check(assembly: Assembly) -> None:
         raise RecipeError(f"finetuning.reinitialize_layers: the model has {layers}, found {config.reinitialize_layers}")
 
 
-def _with_fresh_top(found, fresh, names: list[tuple[str, ...]], config, count: int):
+def _with_fresh_top(
+    found: Parameters, fresh: Parameters, names: list[tuple[str, ...]], config: ModelConfig, count: int
+) -> Parameters:
     """`found` with the last `count` layers, of the decoder in an encoder-decoder, as they are in `fresh`."""
     side = "trunk/decoder/" if config.family == "encoder_decoder" else "trunk/"
 

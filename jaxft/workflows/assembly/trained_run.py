@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxft.errors import CheckpointError, JaxftError
 from jaxft.models.model import sharded_target
+from jaxft.parallel.trees import Shapes
 from jaxft.recipe.schema import TokenizerSection
 from jaxft.workflows.assembly.assemble import assemble
 from jaxft.workflows.assembly.parts import Assembly
@@ -70,7 +71,7 @@ def open_run(path: str | pathlib.Path, overrides: Sequence[str] = (), step: int 
     return TrainedRun(run, assembly, location.step, parameters, origin)
 
 
-def _origin(run: RunDirectory, began: str, adapter: str | None, target) -> Any:
+def _origin(run: RunDirectory, began: str, adapter: str | None, target: Shapes) -> Any:
     """The pretrained weights that a run began with.
 
     Raises:

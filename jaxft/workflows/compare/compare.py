@@ -20,6 +20,7 @@ from jaxft.errors import JaxftError, RecipeError
 from jaxft.evaluation.evaluator import Evaluator
 from jaxft.finetuning.averaging import interpolate
 from jaxft.models.model import sharded_target
+from jaxft.parallel.trees import Parameters
 from jaxft.recipe.comparison import CompareConfig
 from jaxft.recipe.library import load_recipe
 from jaxft.recipe.reading import Document
@@ -137,7 +138,9 @@ def _is_ready(trial: Trial, base: pathlib.Path) -> bool:
     return False
 
 
-def _share(recipe, overrides: Sequence[str], base: pathlib.Path, part: tuple[int, int], jobs: int) -> None:
+def _share(
+    recipe: str | pathlib.Path, overrides: Sequence[str], base: pathlib.Path, part: tuple[int, int], jobs: int
+) -> None:
     """Runs this part as so many smaller ones, at once.
 
     Raises:
@@ -201,7 +204,7 @@ def _tokens(metrics: pathlib.Path, streams: Sequence[str]) -> dict[str, float]:
     return {stream: sum(row.get(f"{stream}.tokens", 0.0) for row in rows) for stream in streams}
 
 
-def _divergence(assembly: Assembly, parameters, start) -> float | None:
+def _divergence(assembly: Assembly, parameters: Parameters, start: Parameters) -> float | None:
     """Mean `KL(start || now)` in nats of the pretraining objective's predictions on the task's held-out texts, which
     tells how much is forgotten (Shenfeld et al. 2025, arXiv 2509.04259); None where no stream is replayed, or the task
     has no column of texts, as images, lists of words and conversations have none."""

@@ -12,12 +12,14 @@ import numpy as np
 from jaxft.errors import RecipeError
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.prompts import context_of
+from jaxft.generation.scoring import Score
 from jaxft.workflows.inference.generate import TextGenerator, make_config, open_text_generator
 from jaxft.workflows.weights.opened_model import ModelSource
 
 try:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
     raise RecipeError(f"the harness needs {error.name}; install it with: pip install 'jaxft[harness]'") from None
@@ -97,7 +99,7 @@ class HarnessModel(LM):
                 texts[numbers[one.prompt]] = one.text
         return texts
 
-    def _score(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]):
+    def _score(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Score]:
         text_generator = self._text_generator
         return text_generator.generator.score(
             text_generator.parameters, [one for one, _ in pairs], [two for _, two in pairs]
@@ -136,10 +138,8 @@ def _config(options: Mapping[str, Any]) -> GenerationConfig:
 
 
 @functools.cache
-def _task_manager(include: str | None):
+def _task_manager(include: str | None) -> TaskManager:
     """What knows the tasks, of which there are thousands of files to be read."""
-    from lm_eval.tasks import TaskManager
-
     return TaskManager(include_path=include)
 
 

@@ -132,5 +132,5 @@ def _reader(source: ModelSource | Reader) -> Reader:
     return source if isinstance(source, Reader) else open_reader(source)
 
 
-def _listed(texts) -> list:
+def _listed(texts: Text | Sequence[Text]) -> list:
     return [texts] if isinstance(texts, str | tuple) else list(texts)

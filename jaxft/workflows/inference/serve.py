@@ -6,10 +6,12 @@ import os
 import pathlib
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from jaxft.data.chat import ChatFormat
 from jaxft.errors import InvalidField, JaxftError, RecipeError
 from jaxft.generation.generator import Generator
+from jaxft.generation.reader import Reader
 from jaxft.generation.talking import form_for_chat
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.serving.limits import Limits
@@ -21,6 +23,8 @@ from jaxft.workflows.weights.opened_model import open_model
 
 TOKEN_VARIABLE = "JAXFT_SERVE_TOKEN"
 _SHORTEST_TOKEN = 16
+
+Made = TypeVar("Made")
 
 
 def serve(
@@ -96,7 +100,7 @@ def open_served(
     loaded = opened.loaded
     reasons: dict[str, str] = {}
 
-    def attempt(make, *abilities: str):
+    def attempt(make: Callable[[], Made], *abilities: str) -> Made | None:
         try:
             return make()
         except JaxftError as error:
@@ -109,12 +113,12 @@ def open_served(
             loaded.model, opened.special_tokens, loaded.tokenizer, mesh, limits.batch_size, smallest_batch=smallest
         )
 
-    def form():
+    def form() -> ChatFormat:
         if loaded.config.family == "encoder_decoder":
             raise RecipeError("an encoder-decoder reads one source and is not talked to")
         return form_for_chat(chat_template, loaded.tokenizer)
 
-    def reader():
+    def reader() -> Reader:
         return reader_of(opened, mesh, limits.batch_size)
 
     writes = attempt(generator, "completions", "chat")

@@ -16,6 +16,7 @@ from jaxft.finetuning.averaging import interpolate, soup
 from jaxft.huggingface.loaded import LoadedModel
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
+from jaxft.parallel.trees import Parameters
 from jaxft.reporting.atomic import write_atomically
 from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.weights.labels import labelled_origin
@@ -113,7 +114,9 @@ def _start_of(opened: OpenedModel) -> LoadedModel:
     return load_pretrained(model.pretrained, adapter=model.adapter)
 
 
-def _towards(origin: LoadedModel, tuned: LoadedModel, parameters, share: float) -> tuple[dict[str, Any], list[str]]:
+def _towards(
+    origin: LoadedModel, tuned: LoadedModel, parameters: Parameters, share: float
+) -> tuple[dict[str, Any], list[str]]:
     """The parameters between the start and those tuned, and the parts that had no start."""
     shapes = [jax.tree.map(lambda leaf: leaf.shape, one.params["trunk"]) for one in (origin, tuned)]
     if shapes[0] != shapes[1]:
@@ -124,7 +127,7 @@ def _towards(origin: LoadedModel, tuned: LoadedModel, parameters, share: float) 
     return {**parameters, **between}, sorted(set(parameters) - shared)
 
 
-def _write(target: RunDirectory, opened: OpenedModel, parameters) -> None:
+def _write(target: RunDirectory, opened: OpenedModel, parameters: Parameters) -> None:
     """Writes a model with the tokenizer and the settings of another one."""
     location, model = opened.location, opened.loaded
     assert location is not None
