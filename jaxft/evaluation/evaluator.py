@@ -15,7 +15,7 @@ from jaxft.errors import DataError
 from jaxft.evaluation.bootstrap import Interval, intervals
 from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.measures import MEASURES, WITHOUT_INTERVAL
-from jaxft.models.model import Model
+from jaxft.models.model import AnyModel
 from jaxft.objectives.objective import Objective, Ratio, StreamLoss
 from jaxft.objectives.writing import WRITTEN, WritesAnswers
 from jaxft.parallel.sharding import own_rows, put_batch, replicated
@@ -44,7 +44,7 @@ class Evaluator:
     def __init__(
         self,
         name: str,
-        model: Model,
+        model: AnyModel,
         objective: Objective,
         batches: StreamBatches,
         metrics: tuple[str, ...],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 import flax.struct
@@ -111,8 +111,34 @@ class Model(nn.Module):
             self(inputs, targets, head=name)
 
 
+@runtime_checkable
+class AnyModel(Protocol):
+    """What is initialized and applied as `Model`: itself, or one whose layers are intercepted (low-rank adapters)."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The trunk."""
+
+    @property
+    def heads(self) -> tuple[tuple[str, HeadConfig], ...]:
+        """Pairs of a head's name and its config."""
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """How it is computed."""
+
+    def init(self, *arguments: Any, **keywords: Any) -> Any:
+        """As `flax.linen.Module.init`."""
+
+    def apply(self, *arguments: Any, **keywords: Any) -> Any:
+        """As `flax.linen.Module.apply`."""
+
+    def __hash__(self) -> int:
+        """By what it is made of."""
+
+
 def apply_model(
-    model: Model,
+    model: AnyModel,
     parameters: Parameters,
     inputs: Sequences | Images,
     targets: Sequences | None = None,
@@ -133,7 +159,7 @@ def apply_model(
 
 
 def apply_vocabulary_head(
-    model: Model, parameters: Parameters, hidden: Float[Array, "*places embed"], head: str
+    model: AnyModel, parameters: Parameters, hidden: Float[Array, "*places embed"], head: str
 ) -> Float[Array, "*places vocab"]:
     """What `Model.vocabulary_logits` gives with these parameters."""
     return cast(jax.Array, model.apply({"params": parameters}, hidden, head, method="vocabulary_logits"))
@@ -159,7 +185,7 @@ def read_by_vocabulary_head(parameters: Parameters, head: str, config: ModelConf
     return read
 
 
-def abstract_parameters(model: Model) -> tuple[Shapes, Axes]:
+def abstract_parameters(model: AnyModel) -> tuple[Shapes, Axes]:
     """Shapes and logical axes of all parameters, without computing anything.
 
     Returns:
@@ -170,17 +196,17 @@ def abstract_parameters(model: Model) -> tuple[Shapes, Axes]:
 
 
 @functools.lru_cache(maxsize=32)
-def _boxed(model: Model) -> Any:
+def _boxed(model: AnyModel) -> Any:
     """Every part of a run asks for them, and a model is traced for a second or several each time."""
     return jax.eval_shape(lambda key: _initialize(model, key), jax.random.key(0))
 
 
-def initialize(model: Model, key: jax.Array) -> Parameters:
+def initialize(model: AnyModel, key: jax.Array) -> Parameters:
     """Fresh float32 parameters, a nested dict; to be run under `jit` with shardings and outside `jax.set_mesh`."""
     return nn.unbox(_initialize(model, key))
 
 
-def _initialize(model: Model, key: jax.Array) -> Any:
+def _initialize(model: AnyModel, key: jax.Array) -> Any:
     config = model.config
     tokens = jnp.zeros((1, 2), jnp.int32)
     sequences = Sequences(tokens, token_types=tokens)

@@ -10,7 +10,7 @@ import jax
 from jaxft.kernels.shapes import Places, Scalar
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
-from jaxft.models.model import Model, ModelOutput
+from jaxft.models.model import AnyModel, ModelOutput
 from jaxft.models.transformer import Images, Sequences
 from jaxft.objectives.objective import Apply, Objective
 from jaxft.parallel.trees import Parameters, Shapes
@@ -31,7 +31,7 @@ class _Recording(Apply):
       trained: whether gradients flow back through its passes.
     """
 
-    model: Model
+    model: AnyModel
     bound: Apply
     passes: list[Pass]
     key: jax.Array
@@ -95,7 +95,7 @@ def _pass(
 
 
 def passes_of(
-    objective: Objective, model: Model, parameters: Shapes, batch: Mapping[str, jax.ShapeDtypeStruct]
+    objective: Objective, model: AnyModel, parameters: Shapes, batch: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[Pass, ...]:
     """The passes that a loss makes on a batch; nothing is computed.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxft.models.model import Model, abstract_parameters, initialize
+from jaxft.models.model import AnyModel, abstract_parameters, initialize
 from jaxft.parallel.sharding import parameter_shardings, replicated
 from jaxft.parallel.trees import Axes, Flags, Parameters, Shapes, Shardings, Tree
 from jaxft.training.matrices import matrix_shape, matrix_spec
@@ -72,7 +72,7 @@ def joined(trained: Tree, others: Tree) -> Tree:
 
 
 def abstract_state(
-    model: Model, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, keeping: Keeping = Keeping()
+    model: AnyModel, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, keeping: Keeping = Keeping()
 ) -> TrainState:
     """Shapes, dtypes and shardings of a state, without computing anything.
 
@@ -126,7 +126,7 @@ def _struct(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDty
 
 
 def create_state(
-    model: Model,
+    model: AnyModel,
     optimizer: optax.GradientTransformation,
     seed: int,
     mesh: jax.sharding.Mesh,

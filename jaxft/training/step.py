@@ -14,7 +14,7 @@ import optax
 from jaxft.kernels.cross_entropy import weighted_sums
 from jaxft.kernels.shapes import Places, Scalar
 from jaxft.models.model import (
-    Model,
+    AnyModel,
     ModelOutput,
     apply_model,
     apply_vocabulary_head,
@@ -37,7 +37,9 @@ Vary = Callable[[Parameters, Parameters | None, jax.Array], Parameters]
 Applied = Callable[[Parameters, jax.Array], Apply]
 
 
-def bind(model: Model, parameters: Parameters, key: jax.Array | None = None, origin: Parameters | None = None) -> Apply:
+def bind(
+    model: AnyModel, parameters: Parameters, key: jax.Array | None = None, origin: Parameters | None = None
+) -> Apply:
     """A model as an objective calls it; without a key it is deterministic.
 
     Args:
@@ -61,7 +63,7 @@ class _Bound(Apply):
       origin: the model at the start of the run, or None.
     """
 
-    model: Model
+    model: AnyModel
     parameters: Parameters
     key: jax.Array | None = None
     origin: Apply | None = None
@@ -104,7 +106,7 @@ class _Bound(Apply):
 
 
 def make_train_step(
-    model: Model,
+    model: AnyModel,
     objectives: Mapping[str, Objective],
     weights: Mapping[str, float | optax.Schedule],
     optimizer: optax.GradientTransformation,
@@ -163,7 +165,7 @@ def make_train_step(
     return train_step
 
 
-def _applier(model: Model, state: TrainState, rest: Parameters, vary: Vary | None) -> Applied:
+def _applier(model: AnyModel, state: TrainState, rest: Parameters, vary: Vary | None) -> Applied:
     """From the trained parameters and a random key to the model as an objective calls it."""
 
     def applied(parameters: Parameters, key: jax.Array) -> Apply:
