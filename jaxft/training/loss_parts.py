@@ -91,7 +91,7 @@ def _forward(
 
 
 def _backward(
-    function: SumsOfTokens, parts: int, reduce_dtype: jnp.dtype, gradients: Tree, cotangents: Sums
+    function: SumsOfTokens, parts: int, reduce_dtype: jnp.dtype, gradients: Tree, cotangents: tuple[Any, Any]
 ) -> tuple[Tree, ...]:
     factor = cotangents[0]
     return *jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), gradients), None, None
