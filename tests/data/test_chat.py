@@ -21,6 +21,7 @@ from chat_templates import (
     TURNS,
     as_dicts,
 )
+from support.addresses import read_addresses
 
 from jaxft.data.chat import (
     Message,
@@ -58,16 +59,14 @@ CONFIGS = {
 @pytest.fixture(scope="module", params=CONFIGS)
 def any_tokenizer(request, shared_data, tmp_path_factory):
     """Every kind of vocabulary that is trained here, most with the special tokens of all templates."""
-    with (shared_data / "lm" / "state_union_train.jsonl").open(encoding="utf-8") as lines:
-        texts = [json.loads(next(lines))["text"] for _ in range(2)]
+    texts = read_addresses(shared_data, 2)
     return train_tokenizer(texts, CONFIGS[request.param], tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
 def byte_bpe(shared_data, tmp_path_factory):
     """GPT-2's kind, with the special tokens of all templates."""
-    with (shared_data / "lm" / "state_union_train.jsonl").open(encoding="utf-8") as lines:
-        texts = [json.loads(next(lines))["text"]]
+    texts = read_addresses(shared_data, 1)
     return train_tokenizer(texts, CONFIGS["byte_bpe"], tmp_path_factory.mktemp("byte_bpe"))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import transformers
+from support.addresses import read_addresses
 
 from jaxft.data.tokenizers import ByteBPEConfig, WordPieceConfig, load_tokenizer, train_tokenizer
 from jaxft.errors import DataError, InvalidField
@@ -15,8 +14,7 @@ NASTY = ["  two  spaces ", "line\nbreak\ttab", "Ünïcödé 漢字 😀", "[MASK
 
 @pytest.fixture(scope="module")
 def texts(shared_data) -> list[str]:
-    lines = (shared_data / "lm" / "state_union_train.jsonl").read_text(encoding="utf-8").splitlines()[:2]
-    return [json.loads(line)["text"] for line in lines]
+    return read_addresses(shared_data, 2)
 
 
 CONFIGS = [
