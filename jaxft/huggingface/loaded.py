@@ -20,7 +20,7 @@ from jaxft.huggingface.exporting import SHARD_BYTES, Form, form_of, write_model
 from jaxft.huggingface.importing import load_parameters
 from jaxft.huggingface.pooling import SentencePooling, read_pooling
 from jaxft.models.config import ComputeConfig, ModelConfig, Precision
-from jaxft.models.model import Model, ModelOutput, abstract_parameters, apply_model
+from jaxft.models.model import AnyModel, Model, ModelOutput, abstract_parameters, apply_model
 from jaxft.models.transformer import Images, Sequences
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.parallel.sharding import parameter_shardings
@@ -250,7 +250,7 @@ def loaded_from(description: Description, dtype: str, mesh: jax.sharding.Mesh | 
     )
 
 
-def sharded_target(model: Model, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> Shapes:
+def sharded_target(model: AnyModel, dtype: str, mesh: jax.sharding.Mesh | MeshConfig | None) -> Shapes:
     """Shapes, dtypes and shardings of a model's parameters."""
     if not isinstance(mesh, jax.sharding.Mesh):
         mesh = make_mesh(mesh or MeshConfig())
