@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxft.errors import InvalidField
 from jaxft.finetuning.intercepted import InterceptedModel, InterceptorContext, LayerMethod
 from jaxft.kernels.projection import add_bias, project
-from jaxft.models.blocks import Attention, FeedForward
+from jaxft.models.attention import Attention
+from jaxft.models.blocks import FeedForward
 from jaxft.models.layers import activate, partitioned
 
 

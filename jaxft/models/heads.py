@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxft.kernels.shapes import Array, Hidden, OfTokens
-from jaxft.models.blocks import make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Dropout, Linear, activate, partitioned
+from jaxft.models.layers import Dropout, Linear, activate, make_norm, partitioned
 
 HeadKind = Literal[
     "masked_lm",

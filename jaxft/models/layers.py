@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from jaxft.kernels.dropout import dropout
 from jaxft.kernels.projection import add_bias, project, project_onto_rows
 from jaxft.kernels.shapes import Array
+from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.parallel.sharding import constrain, parts_of
 
 
@@ -141,6 +142,13 @@ class Norm(nn.Module):
             return (x if bias is None else x + bias).astype(dtype)
 
         return _computed_again(normalized)(x, 1.0 + scale if self.offset else scale, bias)
+
+
+def make_norm(config: ModelConfig, compute: ComputeConfig, name: str | None = None) -> Norm:
+    """The norm that a configuration asks for."""
+    return Norm(
+        config.norm, config.norm_epsilon, config.norm_bias, config.norm_offset, jnp.dtype(compute.precision), name=name
+    )
 
 
 def _computed_again(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

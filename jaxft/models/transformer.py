@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from jaxft.kernels.exchange import in_sequence
 from jaxft.kernels.masks import AttentionMask, balanced_order, ring_positions
 from jaxft.kernels.shapes import Array, Hidden, OfTokens
-from jaxft.models.blocks import BlockInputs, make_norm
+from jaxft.models.blocks import BlockInputs
 from jaxft.models.config import ComputeConfig, ModelConfig
-from jaxft.models.layers import Dropout, Embedding, Linear, partitioned
+from jaxft.models.layers import Dropout, Embedding, Linear, make_norm, partitioned
 from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, sinusoidal_table
 from jaxft.models.relative import DisentangledPositions, transformer_xl_positions
 from jaxft.models.stack import Stack
@@ -40,7 +40,8 @@ class Sequences(flax.struct.PyTreeNode):
       causal: whether the only stack of an encoder or a decoder reads from left to right alone, as its family does where
         None: a decoder can read both ways with the same parameters (static).
       cached: int32 `(batch,)`: how many tokens of each row come before these, their keys and values in the collection
-        `cache` (see `jaxft.models.blocks.Attention`), or None. Only what reads from left to right can go on like this.
+        `cache` (see `jaxft.models.attention.Attention`), or None. Only what reads from left to right can go on like
+        this.
       cache_slots: for how many tokens a layer without a window has room in that cache (static).
       balanced: for how many devices that share the length the tokens are laid out (see `balanced_order`); 1 where they
         stand as they follow each other (static).
