@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float, Int
 from jaxft.kernels.exchange import in_sequence
 from jaxft.kernels.masks import AttentionMask, balanced_order, ring_positions
 from jaxft.kernels.shapes import Array, Hidden, OfTokens
-from jaxft.models.blocks import BlockInputs, Stack, make_norm
+from jaxft.models.blocks import BlockInputs, make_norm
 from jaxft.models.config import ComputeConfig, ModelConfig
 from jaxft.models.layers import Dropout, Embedding, Linear, partitioned
 from jaxft.models.positions import RelativeBias, alibi_bias, rotary_angles, sinusoidal_table
 from jaxft.models.relative import DisentangledPositions, transformer_xl_positions
+from jaxft.models.stack import Stack
 from jaxft.parallel.sharding import constrain, parts_of
 
 # Before the last projection they may have another width than the hidden states.
