@@ -9,7 +9,7 @@ import jax
 
 from jaxft.kernels.shapes import Hidden
 from jaxft.kernels.splash import RESIDUALS
-from jaxft.models.blocks import Block, BlockInputs
+from jaxft.models.blocks import Block, BlockInputs, Convolution
 from jaxft.models.config import ComputeConfig, LayerGroup, LayerKind, ModelConfig
 
 
