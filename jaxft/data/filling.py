@@ -175,7 +175,7 @@ class Filler:
         self, number: int, text: str, ids: np.ndarray, spans: np.ndarray, key: np.random.Generator
     ) -> Iterator[_Window]:
         """Masks words of a text, each by one mask, window by window where it is too long for the model."""
-        around = 1 + (self._tokenizer.start_id is not None)
+        around = self._tokenizer.template.overhead
         count = -(-len(ids) // (self._longest - around))
         edges = [len(ids) * i // max(count, 1) for i in range(count + 1)]
         placed = ((found.span(), _tokens_of(spans, *found.span())) for found in _WORD.finditer(text))
@@ -193,14 +193,14 @@ class Filler:
         places: list[int] = []
         kept: list[int] = []
         assert tokenizer.mask_id is not None  # a masked language model's
-        head = [] if tokenizer.start_id is None else [tokenizer.start_id]
+        before = len(tokenizer.template.before.ids)
         for _, start, end in words:
             kept += ids[done : start - first].tolist()
-            places.append(len(head) + len(kept))
+            places.append(before + len(kept))
             kept.append(tokenizer.mask_id)
             done = end - first
         kept += ids[done:].tolist()
-        whole = np.array([*head, *kept, tokenizer.separator_id], np.int32)
+        whole = tokenizer.template.wrap(np.array(kept, np.int32))
         return _Window(number, whole, places, [span for span, _, _ in words], draws)
 
     def _sampled(self, windows: list[_Window], length: int) -> list[list[int]]:

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from jaxft.data.tokenizers import TextTemplate
+from jaxft.data.tokenizers.template import cut_pair
 from jaxft.errors import DataError
 
 
@@ -14,17 +16,11 @@ class TextLayout:
     """A text or a pair of texts as a row of ids.
 
     Attributes:
-      before: ids before the text.
-      after: ids after it, or after the second.
-      between: ids between two texts.
-      second_type: token type of the second text and what follows it.
+      template: what stands around texts.
       longest: most tokens of a row, those around the texts included.
     """
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    between: tuple[int, ...]
-    second_type: int
+    template: TextTemplate
     longest: int
 
     def row(
@@ -41,7 +37,7 @@ class TextLayout:
         Raises:
           DataError: it is empty, or longer than the model reads.
         """
-        around = len(self.before) + len(self.after) + (0 if second is None else len(self.between))
+        around = self.template.overhead if second is None else self.template.pair_overhead
         room, found = self.longest - around, len(first) + (0 if second is None else len(second))
         if not len(first) or (second is not None and not len(second)):
             raise DataError(f"{where} is empty; give it some text")
@@ -50,23 +46,6 @@ class TextLayout:
                 f"{where} has {found} tokens, the model reads {room} beside those around a text; shorten it, or have "
                 "it truncated"
             )
-        one, two = _cut(first, second, room)
-        head = [*self.before, *one]
-        tail = list(self.after) if two is None else [*two, *self.after]
-        ids = head + tail if two is None else [*head, *self.between, *tail]
-        types = np.zeros(len(ids), np.int32)
-        if two is not None:
-            types[-len(tail) :] = self.second_type
-        return np.asarray(ids, np.int32), types
-
-
-def _cut(first: np.ndarray, second: np.ndarray | None, room: int) -> tuple[np.ndarray, np.ndarray | None]:
-    if second is None:
-        return first[:room], None
-    while len(first) + len(second) > room:
-        # As transformers' `longest_first`.
-        if len(first) > len(second):
-            first = first[:-1]
-        else:
-            second = second[:-1]
-    return first, second
+        if second is None:
+            return self.template.row(first[:room])
+        return self.template.row(*cut_pair(first, second, room))

@@ -13,9 +13,6 @@ from tokenizers import processors
 
 from jaxft.data.tokenizers import Tokenizer
 
-# Classes of tokenizers whose files alone say what stands around a text.
-_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-
 
 @dataclasses.dataclass(frozen=True)
 class GenerationSettings:
@@ -42,7 +39,7 @@ def write_generation_settings(
     if settings.around is None or tokenizer is None or not (path.is_file() and config.is_file()):
         return
     described = json.loads(config.read_text(encoding="utf-8"))
-    if described.get("tokenizer_class") not in _GENERIC:
+    if not tokenizer.is_generic:
         return
     before, after = (tokenizer.tokens(ids) for ids in settings.around)
     fast = FastTokenizer.from_file(str(path))

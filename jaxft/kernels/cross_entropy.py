@@ -97,7 +97,7 @@ _in_one_pass.defvjp(_in_one_pass_forward, _in_one_pass_backward)
 
 def binary_cross_entropy(
     logits: Float[Array, "*places labels"],
-    targets: Float[Array, "*places labels"],
+    targets: Float[Array, "*#places labels"],
     positive_weights: Float[Array, " labels"] | float = 1.0,
 ) -> Float[Array, "*places labels"]:
     """Negative log-likelihood of yes and no by a sigmoid, in nats.

@@ -44,7 +44,7 @@ def document_fields(row: Row, column: str) -> Fields:
 class CausalLM(Objective):
     """Predicts every token from those before it in its document.
 
-    A piece begins with the start token, where the tokenizer has one, and the end token is predicted where the document
+    A piece begins with what the tokenizer puts before texts, and the end token is predicted where the document
     ends, not where it was split. On an encoder it reads from left to right too, so that one stack can learn both ways
     in a mix of streams (GPT-BERT, Charpentier and Samuel 2024, arXiv 2410.24159).
     """
@@ -56,7 +56,9 @@ class CausalLM(Objective):
     def __init__(self, config: Any, context: ObjectiveContext):
         super().__init__(config.kind, context, config.length, {"causal_lm": HeadConfig("causal_lm")})
         self._config = config
-        self.overhead = int(context.tokenizer.start_id is not None)
+        # A text begins as its tokenizer has it, and ends with the token that ends texts, whether prompts do or not.
+        self._start = context.tokenizer.template.before.ids
+        self.overhead = len(self._start)
 
     def fields(self, row: Row) -> Fields:
         """The text and its bytes."""
@@ -81,7 +83,7 @@ class CausalLM(Objective):
 
     def _row(self, records: list[Record], weights: list[np.ndarray]) -> Batch:
         tokenizer = self.tokenizer
-        whole = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
+        whole = [enclose(self._start, record[TOKENS], tokenizer.separator_id) for record in records]
         return {
             **lay_out([piece[:-1] for piece in whole], self.length, tokenizer.pad_id),
             "labels": lay([piece[1:] for piece in whole], self.length),

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxft.data.batches import Batch
 from jaxft.data.store import BYTES, Record
-from jaxft.data.tokenizers import Tokenizer
+from jaxft.data.tokenizers import TextTemplate, Tokenizer
+from jaxft.data.tokenizers.template import own_template
 from jaxft.errors import RecipeError
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
@@ -52,7 +53,7 @@ class SequenceToSequence(Objective):
         """
         pairs = [self.example(record, key) for record, key in zip(records, keys, strict=True)]
         targets = [target for _, target in pairs]
-        shifted = [enclose(self._decoder_start_id, target[:-1]) for target in targets]
+        shifted = [enclose((self._decoder_start_id,), target[:-1]) for target in targets]
         pad_id = self.tokenizer.pad_id
         return {
             **lay_out([source for source, _ in pairs], self.length, pad_id),
@@ -82,6 +83,19 @@ class SequenceToSequence(Objective):
 def decoder_start_id(tokenizer: Tokenizer, model: ModelConfig) -> int:
     """What the decoder of a model that was made here begins with: padding, as T5's does, or a separator, as BART's."""
     return tokenizer.pad_id if model.position == "relative_bias" else tokenizer.separator_id
+
+
+def seq2seq_template(tokenizer: Tokenizer, is_foreign: bool) -> TextTemplate:
+    """What stands around sources and targets of an encoder-decoder.
+
+    Args:
+      tokenizer: of the model.
+      is_foreign: whether its weights came from Hugging Face; texts of models that are made here end with a separator,
+        as T5's do, unless the tokenizer's class has them otherwise wherever it is read.
+    """
+    if is_foreign or not tokenizer.is_generic:
+        return tokenizer.template
+    return own_template(None, tokenizer.separator_id)
 
 
 def sentinels_of(kind: str, context: ObjectiveContext) -> np.ndarray:

@@ -100,8 +100,8 @@ class Instruction(CausalLM, WritesAnswers):
         return f"prompt={config.prompt} response={config.response} template={config.template}{kept}"
 
     def prompt(self, record: Record) -> np.ndarray:
-        """The prompt after the start token."""
-        return enclose(self.tokenizer.start_id, self.with_room(record[TOKENS][: int(record[PART_ENDS][0])]))
+        """The prompt after what begins a text."""
+        return enclose(self._start, self.with_room(record[TOKENS][: int(record[PART_ENDS][0])]))
 
     def _weights(self, record: Record, key: np.random.Generator) -> np.ndarray:
         prompt = int(record[PART_ENDS][0])

@@ -15,7 +15,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.objectives.config import TextConfig
 from jaxft.objectives.objective import Objective, ObjectiveContext, ReadsText
-from jaxft.objectives.rows import enclose, lay_out, starts_of
+from jaxft.objectives.rows import lay_out, starts_of
 from jaxft.objectives.shown import ShownRow, gathered_targets, shown_tokens
 
 
@@ -75,10 +75,10 @@ class MaskedObjective(ReadsText, Objective):
 
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A packed row: `token_ids`, `segment_ids`, `positions` `(length,)`, and what `Masking.apply` adds."""
-        tokenizer = self.tokenizer
-        pieces = [enclose(tokenizer.start_id, record[TOKENS], tokenizer.separator_id) for record in records]
-        row = lay_out(pieces, self.length, tokenizer.pad_id)
-        return self._masking.apply(row, starts_of(pieces) + (tokenizer.start_id is not None), records, keys)
+        template = self.tokenizer.template
+        pieces = [template.wrap(record[TOKENS]) for record in records]
+        row = lay_out(pieces, self.length, self.tokenizer.pad_id)
+        return self._masking.apply(row, starts_of(pieces) + len(template.before.ids), records, keys)
 
     def shown(self, row: Batch) -> ShownRow:
         """The row with the tokens that have to be predicted."""

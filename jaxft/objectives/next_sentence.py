@@ -15,6 +15,7 @@ from jaxft.data.batches import Batch
 from jaxft.data.sentences import split_sentences
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import PART_ENDS, TOKENS, Fields, Record
+from jaxft.data.tokenizers.template import cut_pair
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first, weighted_sums
 from jaxft.models.heads import HeadConfig
@@ -22,7 +23,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
 from jaxft.objectives.masking import Masking, MaskingConfig
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
-from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
+from jaxft.objectives.rows import lay, lay_out
 from jaxft.objectives.shown import ShownRow, gathered_targets, shown_tokens
 
 
@@ -57,7 +58,6 @@ class SentencePairs(Objective):
     """Predicts masked tokens, and something about the two segments of a row: the sum of two means."""
 
     families = frozenset({"encoder"})
-    overhead = 3
     pack = False
     metrics = ("loss", "masked_lm_loss", "accuracy", "pair_loss", "pair_accuracy")
     default_metrics = metrics
@@ -73,6 +73,7 @@ class SentencePairs(Objective):
         if context.tokenizer.start_id is None:
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
         self._config, self._context = config, context
+        self.overhead = context.tokenizer.template.pair_overhead
         self._masking = Masking(config.kind, config, context.tokenizer, self.length)
 
     def fields(self, row: Row) -> Fields:
@@ -99,16 +100,15 @@ class SentencePairs(Objective):
         """
         (record,), (key,), tokenizer = records, keys, self.tokenizer
         first, second, label = self.pair(record, key)
-        first, second = cut_longest(first, second, self.longest)
-        opening = enclose(tokenizer.start_id, first, tokenizer.separator_id)
-        closing = enclose(None, second, tokenizer.separator_id)
-        row = lay_out([np.concatenate([opening, closing])], self.length, tokenizer.pad_id)
+        first, second = cut_pair(first, second, self.longest)
+        ids, kinds = tokenizer.template.row(first, second)
+        row = lay_out([ids], self.length, tokenizer.pad_id)
+        before, between = (len(fixed.ids) for fixed in tokenizer.template.pair[:2])
         # A piece of one token leaves no second segment.
-        segments = [(1, first), (len(opening), second)] if len(second) else [(1, first)]
+        segments = [(before, first), (before + len(first) + between, second)] if len(second) else [(before, first)]
         texts = [{TOKENS: segment} for _, segment in segments]
         row = self._masking.apply(row, np.array([start for start, _ in segments]), texts, [key] * len(segments))
-        types = lay([np.zeros(len(opening)), np.ones(len(closing))], self.length)
-        return {**row, "token_types": types, "label": np.array(label, np.int32)}
+        return {**row, "token_types": lay([kinds], self.length), "label": np.array(label, np.int32)}
 
     def shown(self, row: Batch) -> ShownRow:
         """The pair with the tokens that have to be predicted, and the number of its label."""

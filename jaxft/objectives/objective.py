@@ -36,12 +36,14 @@ class ObjectiveContext:
       model: the trunk; its `max_length` is the length of rows where an objective's config has none.
       stream: name of the stream, which names the head of a task: two tasks never share a head.
       decoder_start_id: what a decoder that reads an encoder begins with; None where its weights do not say.
+      is_foreign: whether the weights came from Hugging Face, whose tokenizer then says what stands around every text.
     """
 
     tokenizer: Tokenizer
     model: ModelConfig
     stream: str = "stream"
     decoder_start_id: int | None = None
+    is_foreign: bool = False
 
 
 @flax.struct.dataclass

@@ -60,6 +60,8 @@ class PermutationLM(ReadsText, Objective):
         if context.model.position != "transformer_xl":
             raise RecipeError(f"objective {config.kind}: needs a model with position transformer_xl, such as XLNet's")
         self._config = config
+        tokenizer = context.tokenizer
+        self._ends = [end for end in (tokenizer.separator_id, tokenizer.start_id) if end is not None]
         rate = 1.0 if config.identity_order else config.target_rate
         self.budget = min(self.length, math.ceil(self.length * rate) + math.ceil(self.length / 32))
 
@@ -71,8 +73,7 @@ class PermutationLM(ReadsText, Objective):
           `label_weights` float32 `(budget,)`.
         """
         tokenizer = self.tokenizer
-        ends = [end for end in (tokenizer.separator_id, tokenizer.start_id) if end is not None]
-        pieces = [enclose(None, record[TOKENS], *ends) for record in records]
+        pieces = [enclose((), record[TOKENS], *self._ends) for record in records]
         row = lay_out(pieces, self.length, tokenizer.pad_id)
         order, places = np.zeros(self.length, np.int32), []
         for start, record, key in zip(starts_of(pieces), records, keys, strict=True):

@@ -76,7 +76,8 @@ class Preference(Objective):
     def __init__(self, config: PreferenceConfig, context: ObjectiveContext):
         super().__init__(config.kind, context, config.length, {"causal_lm": HeadConfig("causal_lm")})
         self._config = config
-        self.overhead = 1 + (context.tokenizer.start_id is not None)
+        self._start = context.tokenizer.template.before.ids
+        self.overhead = 1 + len(self._start)
 
     def fields(self, row: Row) -> Fields:
         """The prompt and both answers."""
@@ -100,7 +101,7 @@ class Preference(Objective):
         (record,) = records
         prompt, answers = self._fitted(record[_PROMPT], (record[TOKENS], record[_REJECTED]))
         tokenizer = self.tokenizer
-        texts = [enclose(tokenizer.start_id, np.append(prompt, one), tokenizer.separator_id) for one in answers]
+        texts = [enclose(self._start, np.append(prompt, one), tokenizer.separator_id) for one in answers]
         marks = [np.arange(len(text)) >= len(text) - len(one) - 1 for text, one in zip(texts, answers, strict=True)]
         return {
             "token_ids": np.stack([lay([text], self.length, tokenizer.pad_id) for text in texts]),

@@ -22,7 +22,7 @@ from jaxft.models.transformer import Sequences
 from jaxft.objectives.answer_spans import Span, best_spans
 from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
-from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
+from jaxft.objectives.rows import examples_of, lay, lay_out
 from jaxft.objectives.shown import ShownRow, shown_tokens
 
 _QUESTION, _CONTEXT, _ANSWERS, _START, _END = "question", "context", "answers", "answer_start", "answer_end"
@@ -97,7 +97,10 @@ class QuestionAnswering(Objective):
         if context.tokenizer.start_id is None and context.model.family == "encoder":
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
         self._config, self.overlap = config, config.stride
-        self.overhead = 2 + (context.tokenizer.start_id is not None)
+        template = context.tokenizer.template
+        self.overhead = template.pair_overhead
+        # Tokens before a window of the context, besides those of the question.
+        self._before = sum(len(fixed.ids) for fixed in template.pair[:2])
         if self.longest <= config.stride:
             raise RecipeError(
                 f"objective {config.kind}: rows of {self.length} tokens leave {self.longest} for the context beside a "
@@ -150,17 +153,17 @@ class QuestionAnswering(Objective):
           may start and end, and for the first token; `start` and `end` int32 `()`, 0 where the window has no answer.
         """
         (record,), tokenizer = records, self.tokenizer
-        question = enclose(tokenizer.start_id, record[_QUESTION], tokenizer.separator_id)
-        context = enclose(None, record[TOKENS], tokenizer.separator_id)
-        row = lay_out([np.concatenate([question, context])], self.length, tokenizer.pad_id)
+        ids, types = tokenizer.template.row(record[_QUESTION], record[TOKENS])
+        row = lay_out([ids], self.length, tokenizer.pad_id)
         del row["positions"]
         written = record[SPAN_STARTS] < record[SPAN_ENDS]
         first, last = _answer_tokens(record, written)
-        offset = 0 if first < 0 else len(question)
+        begin = self._before + len(record[_QUESTION])
+        offset = 0 if first < 0 else begin
         return {
             **row,
-            "token_types": lay([np.zeros(len(question)), np.ones(len(context))], self.length),
-            "eligible": lay([np.ones(1), np.zeros(len(question) - 1), written], self.length, dtype=np.float32),
+            "token_types": lay([types], self.length),
+            "eligible": lay([np.ones(1), np.zeros(begin - 1), written], self.length, dtype=np.float32),
             "start": np.array(max(first, 0) + offset, np.int32),
             "end": np.array(max(last, 0) + offset, np.int32),
         }
@@ -208,7 +211,7 @@ class QuestionAnswering(Objective):
         count = config.n_best * _SAME_TEXT if config.n_best > 1 else 1
         for row in rows:
             record, start, end = records[row], outputs["start"][row], outputs["end"][row]
-            offset = self.overhead - 1 + len(record[_QUESTION])
+            offset = self._before + len(record[_QUESTION])
             inside = slice(offset, offset + len(record[TOKENS]))
             nulls.append(float(start[0] + end[0]))
             totals.append(special.logsumexp(start) + special.logsumexp(end))

@@ -12,9 +12,9 @@ from jaxft.data.store import Record
 from jaxft.data.tokenizers import Tokenizer
 
 
-def enclose(start_id: int | None, tokens: np.ndarray, *end_ids: int) -> np.ndarray:
-    """Tokens between special ones, int32; without a start where the tokenizer has none."""
-    return np.concatenate([[] if start_id is None else [start_id], tokens, end_ids]).astype(np.int32)
+def enclose(start_ids: Sequence[int], tokens: np.ndarray, *end_ids: int) -> np.ndarray:
+    """Tokens between special ones, int32."""
+    return np.concatenate([start_ids, tokens, end_ids]).astype(np.int32)
 
 
 def lay(pieces: Sequence[np.ndarray], length: int, fill: float = 0, dtype: DTypeLike = np.int32) -> np.ndarray:
@@ -47,7 +47,7 @@ def lay_out(pieces: Sequence[np.ndarray], length: int, pad_id: int, prefix: str 
 
 def side_by_side(texts: Sequence[np.ndarray], length: int, tokenizer: Tokenizer) -> Batch:
     """Each text in a row of its own: `token_ids` and `segment_ids` int32 `(texts, length)`."""
-    rows = [enclose(tokenizer.start_id, text, tokenizer.separator_id) for text in texts]
+    rows = [tokenizer.template.wrap(text) for text in texts]
     return {
         "token_ids": np.stack([lay([row], length, tokenizer.pad_id) for row in rows]),
         "segment_ids": np.stack([lay([np.ones(len(row))], length) for row in rows]),
@@ -57,18 +57,6 @@ def side_by_side(texts: Sequence[np.ndarray], length: int, tokenizer: Tokenizer)
 def starts_of(pieces: Sequence[np.ndarray]) -> np.ndarray:
     """Where each of the pieces begins in their row."""
     return np.cumsum([0, *(len(piece) for piece in pieces)])[:-1]
-
-
-def cut_longest(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the longer of two texts, then both alike, until they fit into `room` tokens together."""
-    half = room // 2
-    if len(first) + len(second) <= room:
-        return first, second
-    if len(first) <= half:
-        return first, second[: room - len(first)]
-    if len(second) <= room - half:
-        return first[: room - len(second)], second
-    return first[:half], second[: room - half]
 
 
 def examples_of(records: Sequence[Record]) -> list[range]:

@@ -11,9 +11,8 @@ from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField
 from jaxft.objectives.config import ObjectiveConfig
-from jaxft.objectives.denoising import Pair, SequenceToSequence
+from jaxft.objectives.denoising import Pair, SequenceToSequence, seq2seq_template
 from jaxft.objectives.objective import ObjectiveContext
-from jaxft.objectives.rows import enclose
 from jaxft.objectives.writing import TEXT_METRICS, WritesAnswers
 
 
@@ -52,7 +51,6 @@ class Seq2SeqConfig(ObjectiveConfig):
 class Seq2Seq(SequenceToSequence, WritesAnswers):
     """Writes the target of each source."""
 
-    overhead = 1
     pack = False
     truncate = True
     metrics = (*SequenceToSequence.metrics, *TEXT_METRICS)
@@ -63,6 +61,8 @@ class Seq2Seq(SequenceToSequence, WritesAnswers):
         self._config, self.target_length = config, config.target_length
         self.label_smoothing, self.longest_answer = config.label_smoothing, config.target_length
         self.start_ids = (self._decoder_start_id,)
+        self._template = seq2seq_template(context.tokenizer, context.is_foreign)
+        self.overhead = self._template.overhead
 
     def fields(self, row: Row) -> Fields:
         """Source and target."""
@@ -77,8 +77,8 @@ class Seq2Seq(SequenceToSequence, WritesAnswers):
         return {TOKENS: self._config.prefix + text_column(row, self._config.source)}
 
     def prompt(self, record: Record) -> np.ndarray:
-        """The source with its end."""
-        return enclose(None, record[TOKENS], self.tokenizer.separator_id)
+        """The source with what stands around it."""
+        return self._template.wrap(record[TOKENS])
 
     def record_options(self) -> str:
         """The columns and the prefix."""
@@ -86,7 +86,6 @@ class Seq2Seq(SequenceToSequence, WritesAnswers):
         return f"source={self._config.source} target={self._config.target} prefix={self._config.prefix}{kept}"
 
     def example(self, record: Record, key: np.random.Generator) -> Pair:
-        """Source and target, each with its end."""
-        end = self.tokenizer.separator_id
-        target = record["target"][: self.target_length - 1]
-        return enclose(None, record[TOKENS], end), enclose(None, target, end)
+        """Source and target, each with what stands around it."""
+        target = record["target"][: self.target_length - self._template.overhead]
+        return self._template.wrap(record[TOKENS]), self._template.wrap(target)

@@ -105,7 +105,7 @@ def cut_out(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, end_id:
     starts = mask & ~np.concatenate([[False], mask[:-1]])
     spoken = sentinels[np.maximum(np.cumsum(starts) - 1, 0)]
     target = np.stack([np.where(starts, spoken, -1), np.where(mask, tokens, -1)], axis=1).ravel()
-    return enclose(None, replace_spans(tokens, mask, sentinels), end_id), enclose(None, target[target >= 0], end_id)
+    return enclose((), replace_spans(tokens, mask, sentinels), end_id), enclose((), target[target >= 0], end_id)
 
 
 def longest_piece(noises: list[Noise], length: int, target_length: int | None) -> int:

@@ -70,8 +70,9 @@ class TextInfilling(SequenceToSequence):
         tokens, tokenizer = record[TOKENS], self.tokenizer
         shuffled = permuted(tokens, record[PART_ENDS], key) if self._config.permute_sentences else tokens
         source = self._infilled(shuffled, key)
-        ends = tokenizer.start_id, tokenizer.separator_id
-        return enclose(ends[0], source, ends[1]), enclose(ends[0], tokens, ends[1])
+        start = () if tokenizer.start_id is None else (tokenizer.start_id,)
+        end = tokenizer.separator_id
+        return enclose(start, source, end), enclose(start, tokens, end)
 
     def _infilled(self, tokens: np.ndarray, key: np.random.Generator) -> np.ndarray:
         starts = ~self._continues[tokens]

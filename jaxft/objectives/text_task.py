@@ -13,11 +13,12 @@ from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Record
 from jaxft.data.tokenizers import Tokenizer
+from jaxft.data.tokenizers.template import cut_pair
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.models.heads import HeadConfig, HeadKind
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext
-from jaxft.objectives.rows import cut_longest, enclose, lay, lay_out
+from jaxft.objectives.rows import lay, lay_out
 
 _PAIR = "pair"
 
@@ -64,7 +65,7 @@ class TextTask(Objective):
         if context.tokenizer.start_id is None and context.model.family == "encoder":
             raise RecipeError(f"objective {config.kind}: this tokenizer has no start token (CLS or BOS)")
         self._config, self._context = config, context
-        self.overhead = 1 + (context.tokenizer.start_id is not None)
+        self.overhead = context.tokenizer.template.overhead
 
     def texts(self, row: Row) -> dict[str, str]:
         """The text, and the second one of a pair."""
@@ -94,7 +95,7 @@ class TextTask(Objective):
 
 
 def lay_pair(first: np.ndarray, second: np.ndarray | None, length: int, tokenizer: Tokenizer) -> Batch:
-    """A text or a pair in a row, with special tokens, cut where it is too long.
+    """A text or a pair in a row, with the special tokens of the tokenizer's template, cut where it is too long.
 
     Args:
       first: int32 tokens, which fit where they are alone.
@@ -105,12 +106,10 @@ def lay_pair(first: np.ndarray, second: np.ndarray | None, length: int, tokenize
     Returns:
       `token_ids`, `segment_ids`, `token_types` int32 `(length,)`.
     """
+    template = tokenizer.template
     if second is not None:
-        room = length - 2 - (tokenizer.start_id is not None)
-        first, second = cut_longest(first, second, room)
-    pieces = [enclose(tokenizer.start_id, first, tokenizer.separator_id)]
-    if second is not None:
-        pieces.append(enclose(None, second, tokenizer.separator_id))
-    row = lay_out([np.concatenate(pieces)], length, tokenizer.pad_id)
+        first, second = cut_pair(first, second, length - template.pair_overhead)
+    ids, types = template.row(first, second)
+    row = lay_out([ids], length, tokenizer.pad_id)
     del row["positions"]
-    return {**row, "token_types": lay([np.full(len(piece), number) for number, piece in enumerate(pieces)], length)}
+    return {**row, "token_types": lay([types], length)}

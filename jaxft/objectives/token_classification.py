@@ -20,7 +20,7 @@ from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.config import LabelConfig
 from jaxft.objectives.objective import Apply, FoundInData, Objective, ObjectiveContext, Ratio, StreamLoss, count_tokens
-from jaxft.objectives.rows import enclose, examples_of, lay, lay_out
+from jaxft.objectives.rows import examples_of, lay, lay_out
 from jaxft.objectives.shown import ShownRow, shown_tokens
 
 _logger = logging.getLogger("jaxft")
@@ -147,8 +147,7 @@ class TokenClassification(Objective):
         head = HeadConfig("token_classification", len(labels), None, "none", dropout=config.dropout)
         super().__init__(config.kind, context, config.length, {context.stream: head})
         self._config, self.labels, self.tag_set = config, labels, TagSet(labels)
-        self._start = int(context.tokenizer.start_id is not None)
-        self.overhead = 1 + self._start
+        self.overhead = context.tokenizer.template.overhead
         self._ids = {label: number for number, label in enumerate(self.labels)}
         self.metrics = self.default_metrics = ("loss", "accuracy")
         if self.tag_set.types:
@@ -185,11 +184,11 @@ class TokenClassification(Objective):
     def make_row(self, records: list[Record], keys: list[np.random.Generator]) -> Batch:
         """A sentence or a piece of one: `token_ids`, `segment_ids`, `tags` int32 and `tag_weights` float32."""
         (record,) = records
-        tokens = enclose(self.tokenizer.start_id, record[TOKENS], self.tokenizer.separator_id)
-        row = lay_out([tokens], self.length, self.tokenizer.pad_id)
+        template = self.tokenizer.template
+        row = lay_out([template.wrap(record[TOKENS])], self.length, self.tokenizer.pad_id)
         del row["positions"]
         words, labelled = self._labelled(record)
-        before = np.zeros(self._start)
+        before = np.zeros(len(template.before.ids))
         return {
             **row,
             "tags": lay([before, record[_TAGS][words] * labelled], self.length),
@@ -244,9 +243,10 @@ class TokenClassification(Objective):
         record = records[rows[0]]
         totals = np.zeros((len(record[_WORD_STARTS]), len(self.labels)))
         counts = np.zeros(len(totals), np.int64)
+        start = len(self.tokenizer.template.before.ids)
         for row in rows:
             words, labelled = self._labelled(records[row])
-            own = probabilities[row, self._start : self._start + len(words)]
+            own = probabilities[row, start : start + len(words)]
             np.add.at(totals, words[labelled], own[labelled])
             counts += np.bincount(words[labelled], minlength=len(totals))
         # A word that the tokenizer drops (an invisible character) is outside.

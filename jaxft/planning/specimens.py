@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxft.data.tokenizers import Part
+from jaxft.data.tokenizers.template import own_template
 
 _WORD = "word"
 _SPECIAL = 5
@@ -36,6 +37,8 @@ class PlannedTokenizer:
     pad_id, unknown_id, start_id, separator_id, mask_id = range(_SPECIAL)
     fingerprint = "planned"
     chat_template = None
+    template = own_template(start_id, separator_id)
+    is_generic = True
     token_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property

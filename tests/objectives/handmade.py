@@ -15,6 +15,7 @@ from jaxft.data.batches import Batch, example_generator
 from jaxft.data.packing import plan_rows
 from jaxft.data.sources import Row
 from jaxft.data.store import PART_ENDS, TOKENS, Record, cut, encode_fields
+from jaxft.data.tokenizers.template import own_template
 from jaxft.huggingface.expressing import natural_head
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, ModelOutput
@@ -25,7 +26,10 @@ from jaxft.objectives.objective import Apply, Objective
 def without(tokenizer, name: str):
     """The same tokenizer, without one of its special tokens."""
     changed = copy.copy(tokenizer)
-    changed.__class__ = type("Without", (type(tokenizer),), {name: None})
+    parts = {name: None}
+    if name == "start_id":
+        parts["template"] = own_template(None, tokenizer.separator_id)
+    changed.__class__ = type("Without", (type(tokenizer),), parts)
     return changed
 
 

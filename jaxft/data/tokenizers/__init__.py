@@ -16,6 +16,7 @@ from jaxft.data.tokenizers.sentencepiece import (
     SentencePieceTokenizer,
     train_sentencepiece,
 )
+from jaxft.data.tokenizers.template import TextTemplate
 from jaxft.errors import RecipeError
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Part",
     "SentencePieceConfig",
     "SentencePieceTokenizer",
+    "TextTemplate",
     "Tokenizer",
     "TrainingConfig",
     "WordPieceConfig",

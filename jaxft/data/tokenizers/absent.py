@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from jaxft.data.tokenizers.protocol import Part
+from jaxft.data.tokenizers.template import own_template
 
 ABSENT_FILE = "no_tokenizer.json"
 
@@ -27,6 +28,8 @@ class NoTokenizer:
     fingerprint = "none"
     chat_template = None
     token_names: Mapping[str, str] = MappingProxyType({})
+    template = own_template(None, 0)
+    is_generic = True
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """One id for each text, int32 `(1,)`."""

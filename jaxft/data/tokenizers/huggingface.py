@@ -15,6 +15,7 @@ import numpy as np
 from jaxft.data.tokenizers.parts import PartsEncoder
 from jaxft.data.tokenizers.protocol import CHAT_TEMPLATE_FILE, Part
 from jaxft.data.tokenizers.spans import tidy_spans
+from jaxft.data.tokenizers.template import TextTemplate, template_of_probe
 from jaxft.errors import DataError, RecipeError
 
 # One of these makes a directory a tokenizer's.
@@ -28,6 +29,8 @@ TOKENIZER_FILES = (
 )
 _CONFIG_FILE = "tokenizer_config.json"
 _OTHER_FILES = ("merges.txt", "added_tokens.json", "special_tokens_map.json", CHAT_TEMPLATE_FILE)
+# Classes of tokenizers whose files alone say what stands around a text.
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _SPACE_MARK = "▁"
 _WORD_STARTS = ("Ġ", _SPACE_MARK)
 
@@ -95,6 +98,19 @@ class HuggingFaceTokenizer:
     @cached_property
     def token_names(self) -> Mapping[str, str]:
         return {name: token for name, token in self._tokenizer.special_tokens_map.items() if isinstance(token, str)}
+
+    @cached_property
+    def template(self) -> TextTemplate:
+        return template_of_probe(self._probed("a"), self._probed("a", "a"))
+
+    @property
+    def is_generic(self) -> bool:
+        return type(self._tokenizer).__name__ in _GENERIC
+
+    def _probed(self, *texts: str) -> tuple[list[int], list[int], list[int | None]]:
+        """Ids, token types, and which of the texts each is of, as transformers lays them out."""
+        found = self._tokenizer(*texts, return_token_type_ids=True, truncation=False, padding=False)
+        return found["input_ids"], found["token_type_ids"], found.sequence_ids()
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         if not texts:

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxft.data.tokenizers.template import TextTemplate
+
 # As transformers names the file of a tokenizer's chat template.
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
@@ -43,6 +45,8 @@ class Tokenizer(Protocol):
       fingerprint: SHA-256 (hexadecimal) of the files that define the ids.
       chat_template: of Jinja, with which the model that the tokenizer belongs to was trained; None where it has none.
       token_names: special tokens by the names that chat templates know them by (``bos_token``, ...).
+      template: what stands around texts.
+      is_generic: whether nothing but its own files says what stands around texts, so that an export may write others.
     """
 
     @property
@@ -67,6 +71,10 @@ class Tokenizer(Protocol):
     def chat_template(self) -> str | None: ...
     @property
     def token_names(self) -> Mapping[str, str]: ...
+    @property
+    def template(self) -> TextTemplate: ...
+    @property
+    def is_generic(self) -> bool: ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, int32 (length,), uncut and with no special ids around them.

@@ -24,6 +24,7 @@ from jaxft.data.tokenizers.conversion import converted, token_names, write_conve
 from jaxft.data.tokenizers.parts import PartsEncoder
 from jaxft.data.tokenizers.protocol import CHAT_TEMPLATE_FILE, Part
 from jaxft.data.tokenizers.spans import tidy_spans
+from jaxft.data.tokenizers.template import own_template
 from jaxft.errors import DataError, InvalidField, RecipeError
 
 MODEL_FILE = "tokenizer.model"
@@ -203,6 +204,8 @@ class SentencePieceTokenizer:
     start_id = START_ID
     separator_id = SEPARATOR_ID
     mask_id = MASK_ID
+    template = own_template(START_ID, SEPARATOR_ID)
+    is_generic = True
 
     def __init__(self, directory: Path):
         try:

@@ -201,7 +201,8 @@ def _objectives(
                 (section, name, "objective", "length"),
                 f"must lie between 4 and the model's max_length {model.max_length}, found {length}",
             )
-        objectives[name] = make_objective(config, ObjectiveContext(tokenizer, model, name, decoder_start_id))
+        context = ObjectiveContext(tokenizer, model, name, decoder_start_id, origin is not None)
+        objectives[name] = make_objective(config, context)
         if model.has_learned_positions and objectives[name].target_length > model.max_length:
             problem = f"must be at most the model's max_length {model.max_length}"
             fail(document, (section, name, "objective", "target_length"), problem)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
-
-import tokenizers
 
 from jaxft.data.chat import chat_format, end_of_turn
 from jaxft.data.tokenizers import Tokenizer
@@ -16,7 +13,7 @@ from jaxft.generation.config import SpecialTokens
 from jaxft.generation.text_layout import TextLayout
 from jaxft.huggingface.pooling import longest_sentence
 from jaxft.models.config import ModelConfig
-from jaxft.objectives.denoising import decoder_start_id
+from jaxft.objectives.denoising import decoder_start_id, seq2seq_template
 from jaxft.workflows.weights.location import ModelLocation
 
 # Keys of generation_config.json, and of config.json in older models.
@@ -30,16 +27,15 @@ def special_tokens(location: ModelLocation | None, model: ModelConfig, tokenizer
     """Ids with a meaning of their own to a model that writes.
 
     Args:
-      location: of a model of Hugging Face, whose `tokenizer.json` says what is put around a text, or of a run, which
-        begins where its tokenizer has a start token, whose sources end with its separator, and whose texts may also end
-        with what ends a turn of its chat template; None for a model without files, which is as a run.
+      location: of a model of Hugging Face, or of a run, whose texts may also end with what ends a turn of its chat
+        template; None for a model without files, which is as a run.
       model: that writes.
       tokenizer: of the model, or None.
 
     Raises:
       RecipeError: a file of settings is no JSON.
     """
-    values, template = _generation_settings(location), _template_of(location)
+    values = _generation_settings(location)
     is_ours = location is None or location.run is not None
     end = values.get("eos_token_id")
     ends = list(end) if isinstance(end, list) else [] if end is None else [end]
@@ -47,12 +43,7 @@ def special_tokens(location: ModelLocation | None, model: ModelConfig, tokenizer
         ends = [tokenizer.separator_id]
     if is_ours and tokenizer is not None:
         ends += [end for end in _ends_of_turns(tokenizer) if end not in ends]
-    before: tuple[int, ...] = () if tokenizer is None or tokenizer.start_id is None else (tokenizer.start_id,)
-    after: tuple[int, ...] = () if tokenizer is None else (tokenizer.separator_id,)
-    if model.family == "encoder_decoder":
-        before = ()
-    if template is not None:
-        before, after = _around_text(template)
+    before, after = _around(location, model, tokenizer)
     pad = values.get("pad_token_id")
     if pad is None:
         pad = tokenizer.pad_id if tokenizer is not None else next(iter(ends), 0)
@@ -85,14 +76,19 @@ def text_layout(location: ModelLocation | None, model: ModelConfig, tokenizer: T
     longest = model.max_length
     if location is not None and location.run is None:
         longest = min(longest, longest_sentence(location.directory) or longest)
-    second_type = 1 if model.token_types > 1 else 0
-    template = _template_of(location)
-    if template is not None:
-        before, between, after, own_type = _around_pair(template)
-        return TextLayout(before, after, between, own_type if second_type else 0, longest)
-    start = () if tokenizer.start_id is None else (tokenizer.start_id,)
-    end = (tokenizer.separator_id,)
-    return TextLayout(start, end, end, second_type, longest)
+    return TextLayout(tokenizer.template, longest)
+
+
+def _around(
+    location: ModelLocation | None, model: ModelConfig, tokenizer: Tokenizer | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids before and after what a model reads before it writes: a prompt, or the source of an encoder-decoder."""
+    if tokenizer is None:
+        return (), ()
+    template = tokenizer.template
+    if model.family == "encoder_decoder":
+        template = seq2seq_template(tokenizer, location is not None and location.huggingface is not None)
+    return template.before.ids, template.after.ids
 
 
 def _generation_settings(location: ModelLocation | None) -> dict[str, Any]:
@@ -110,17 +106,6 @@ def _generation_settings(location: ModelLocation | None) -> dict[str, Any]:
     return values
 
 
-def _template_of(location: ModelLocation | None) -> pathlib.Path | None:
-    """The file that says what a tokenizer of Hugging Face puts around texts.
-
-    A run's rows are laid out by its objectives, whatever its tokenizer would put around a text.
-    """
-    if location is None or location.run is not None:
-        return None
-    path = location.directory / "tokenizer.json"
-    return path if path.is_file() else None
-
-
 def _ends_of_turns(tokenizer: Tokenizer) -> list[int]:
     """The special id that ends an answer in the tokenizer's own chat template, where there is one."""
     if tokenizer.chat_template is None:
@@ -130,32 +115,3 @@ def _ends_of_turns(tokenizer: Tokenizer) -> list[int]:
     except JaxftError:  # a template for other conversations
         return []
     return [first for first in ids[:1].tolist() if first in tokenizer.special_ids]
-
-
-def _around_text(path: pathlib.Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that a tokenizer puts before and after a text."""
-    encoded = _plain(path).encode("a", add_special_tokens=True)
-    is_text = [i for i, special in enumerate(encoded.special_tokens_mask) if not special]
-    if not is_text:
-        return (), ()
-    return tuple(encoded.ids[: is_text[0]]), tuple(encoded.ids[is_text[-1] + 1 :])
-
-
-def _around_pair(path: pathlib.Path) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
-    """Ids that a tokenizer puts before, between and after two texts, and the token type of the second."""
-    encoded = _plain(path).encode("a", "a", add_special_tokens=True)
-    first = [i for i, number in enumerate(encoded.sequence_ids) if number == 0]
-    second = [i for i, number in enumerate(encoded.sequence_ids) if number == 1]
-    if not first or not second:
-        return (), (), (), 0
-    ids = encoded.ids
-    between = tuple(ids[first[-1] + 1 : second[0]])
-    return tuple(ids[: first[0]]), between, tuple(ids[second[-1] + 1 :]), encoded.type_ids[second[0]]
-
-
-def _plain(path: pathlib.Path) -> tokenizers.Tokenizer:
-    """A tokenizer that neither pads nor cuts."""
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
