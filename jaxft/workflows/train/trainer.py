@@ -67,7 +67,7 @@ class Trainer:
         self._quiet, self._callbacks = quiet, tuple(callbacks)
         self._total = total_steps(assembly, batches)
         self._setup = make_train_setup(assembly, self._total)
-        self._started = time.time()
+        self._started = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, and returns the summary.
@@ -83,8 +83,8 @@ class Trainer:
         recipe, control = self._assembly.recipe, RunControl(self._run.path, beginning.step, self._total)
         with (
             Progress(recipe.name, self._total, beginning.step, quiet=self._quiet) as progress,
-            shown_through(progress.message),
-            contextlib.closing(make_writer(self._run, recipe, beginning.step)) as writer,
+            contextlib.nullcontext() if self._quiet else shown_through(progress.message),
+            contextlib.closing(make_writer(self._run, recipe, beginning.last_row)) as writer,
             contextlib.closing(self._loader(beginning.step)) as loader,
             contextlib.closing(self._run.checkpoints),
             jax.set_mesh(self._assembly.mesh),
@@ -160,7 +160,7 @@ class Trainer:
             "stopped_early": step < self._total,
             "used_step": used,
             "evaluation": _by_evaluation(history, used),
-            "seconds": round(time.time() - self._started, 2),
+            "seconds": round(time.monotonic() - self._started, 2),
         }
         if is_first():
             objectives = {name: self._assembly.evaluated_objective(name) for name in recipe.evaluation}
@@ -222,7 +222,7 @@ class _RunHooks:
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         telling = [f"{name}.{metric}" for name, own in self._evaluators.items() for metric in own.metrics[:2]]
         self._reporter.evaluated(step, numbers, telling)
-        if self.checkpoints.best(self.history) == step:
+        if self.checkpoints.is_best(step, self.history):
             self.save(step, state)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -242,6 +242,7 @@ class _RunHooks:
     def requested(self, step: int) -> Request:
         """What a signal or a callback asks for, of this process or another."""
         moved(self._patience.step())
+        self.checkpoints.check()
         finish, save = self._control.taken()
         if process_count() == 1:
             return Request(self.signal is not None, finish, save)
