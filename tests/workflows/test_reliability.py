@@ -216,3 +216,15 @@ def test_a_run_of_an_earlier_version_still_opens_and_goes_on(damaged):
     shutil.rmtree(damaged / "checkpoints" / "12")
     (damaged / "best.json").unlink()
     assert again(damaged) == 0
+
+
+def test_a_damaged_tokenizer_in_the_cache_is_trained_again(damaged, capsys):
+    (cached,) = (damaged.parent / "cache" / "tokenizers").iterdir()
+    model = max(cached.iterdir(), key=lambda path: path.stat().st_size)
+    flip(model, 0.5)
+    capsys.readouterr()
+    assert run(["train", "tiny.yaml", "--run-dir", "new", "--quiet"]) == 0
+    assert "is trained again" in capsys.readouterr().err
+    assert (damaged.parent / "new" / "tokenizer" / model.name).read_bytes() == (
+        damaged / "tokenizer" / model.name
+    ).read_bytes()
