@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from support.processes import environment
 
+import jaxft
 from jaxft.cli.main import run
-from jaxft.errors import CheckpointError
+from jaxft.errors import CheckpointError, JaxftError
 from jaxft.workflows.assembly.trained_run import open_run
 from jaxft.workflows.runs.run_directory import RunDirectory
 
@@ -228,3 +229,32 @@ def test_a_damaged_tokenizer_in_the_cache_is_trained_again(damaged, capsys):
     assert (damaged.parent / "new" / "tokenizer" / model.name).read_bytes() == (
         damaged / "tokenizer" / model.name
     ).read_bytes()
+
+
+class Removing(jaxft.Callback):
+    """Removes the lock file of its run after the first report, and may put a file of somebody else there."""
+
+    def __init__(self, replaced: bool):
+        self.replaced, self.done = replaced, False
+
+    def on_begin(self, control):
+        self.lock = control.directory / ".lock"
+
+    def on_log(self, step, metrics):
+        if not self.done:
+            self.lock.unlink()
+            if self.replaced:
+                self.lock.touch()
+        self.done = True
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_file_that_somebody_removes_is_noticed(damaged, caplog, replaced):
+    shutil.rmtree(damaged)
+    if replaced:
+        with pytest.raises(JaxftError, match="another process has taken its place"):
+            jaxft.train("tiny.yaml", run_directory=damaged, quiet=True, callbacks=[Removing(True)])
+        assert len(rows_of(damaged)) == 2
+    else:
+        jaxft.train("tiny.yaml", run_directory=damaged, quiet=True, callbacks=[Removing(False)])
+        assert (damaged / ".lock").exists()

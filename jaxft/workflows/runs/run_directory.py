@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import pathlib
@@ -33,6 +32,7 @@ from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import clear_unfinished, directory_written_whole, write_atomically
 from jaxft.workflows.runs.identity import identity_changes
+from jaxft.workflows.runs.lock import LOCK_FILE, DirectoryLock
 from jaxft.workflows.runs.seal import check_seal, sealed
 from jaxft.workflows.runs.software import versions
 
@@ -63,6 +63,7 @@ class RunDirectory:
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
         self._contents: dict[str, bytes] = {}
+        self._lock: DirectoryLock | None = None
         self.checkpoints = Checkpoints(self.path / "checkpoints", self._beside_checkpoints)
 
     @property
@@ -98,23 +99,27 @@ class RunDirectory:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            self._lock = DirectoryLock(self.path)
         except OSError as error:
             raise RecipeError(
                 f"run directory {self.path} cannot be written: {error.strerror}; choose another with --run-dir"
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RecipeError(f"run directory {self.path}: another process is writing this run") from None
+        with self._lock:
             self._clear_leftovers()
             if process_count() > 1:
                 mark = uuid.uuid4().hex
-                lock.write(mark)
-                lock.flush()
+                self._lock.write(mark)
                 self._check_seen(gathered(mark)[0])
             yield
+
+    def check_held(self) -> None:
+        """Whether the directory that `locked` holds is still held, to be called before something is written.
+
+        Raises:
+          JaxftError: somebody removed its lock file or the directory, and another process may write there.
+        """
+        if self._lock is not None:
+            self._lock.check_held()
 
     def _clear_leftovers(self) -> None:
         """Removes what a killed start left: files that it had not finished, and a beginning that it had not."""
@@ -130,7 +135,7 @@ class RunDirectory:
         seen = False
         for _ in range(20):
             with contextlib.suppress(OSError):
-                seen = (self.path / ".lock").read_text() == mark
+                seen = (self.path / LOCK_FILE).read_text() == mark
             if seen:
                 break
             time.sleep(0.25)

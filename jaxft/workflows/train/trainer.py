@@ -91,7 +91,9 @@ class Trainer:
         ):
             reporter = RunReporter(progress, writer, self._callbacks)
             checkpoints = CheckpointPolicy(self._run, self._setup, beginning.saved)
-            hooks = _RunHooks(self._setup, self._evaluators, beginning, checkpoints, reporter, patience, control)
+            hooks = _RunHooks(
+                self._run, self._setup, self._evaluators, beginning, checkpoints, reporter, patience, control
+            )
             reporter.message(f"{self._run.path}: {self._counted(parameters)}, {self._described(beginning.step)}")
             for callback in self._callbacks:
                 callback.on_begin(control)
@@ -163,6 +165,7 @@ class Trainer:
             "seconds": round(time.monotonic() - self._started, 2),
         }
         if is_first():
+            self._run.check_held()
             objectives = {name: self._assembly.evaluated_objective(name) for name in recipe.evaluation}
             labels = {name: objective.labels for name, objective in objectives.items() if objective.labels}
             write_run_report(self._run, recipe, summary, history, labels)
@@ -181,6 +184,7 @@ class _RunHooks:
 
     def __init__(
         self,
+        run: RunDirectory,
         setup: TrainSetup,
         evaluators: Mapping[str, Evaluator],
         beginning: Beginning,
@@ -189,7 +193,7 @@ class _RunHooks:
         patience: Patience,
         control: RunControl,
     ):
-        self._setup, self._evaluators, self._reporter = setup, evaluators, reporter
+        self._run, self._setup, self._evaluators, self._reporter = run, setup, evaluators, reporter
         self._patience, self._control = patience, control
         self._has_callbacks, self._asked_to_save = reporter.has_callbacks, False
         self.checkpoints = checkpoints
@@ -205,6 +209,7 @@ class _RunHooks:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows and writes training metrics."""
+        self._run.check_held()
         self._reporter.logged(step, metrics)
 
     def evaluate(self, step: int, state: TrainState) -> None:
@@ -219,6 +224,7 @@ class _RunHooks:
             row |= {f"{name}.{metric}": value for metric, value in evaluator(parameters, origin).items()}
         row = from_first(functools.partial(dict, row))
         self.history.append(row)
+        self._run.check_held()
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         telling = [f"{name}.{metric}" for name, own in self._evaluators.items() for metric in own.metrics[:2]]
         self._reporter.evaluated(step, numbers, telling)
@@ -228,6 +234,7 @@ class _RunHooks:
     def save(self, step: int, state: TrainState) -> None:
         """Begins to write a checkpoint, unless this step has one."""
         moved(self._patience.pause())
+        self._run.check_held()
         if self.checkpoints.save(step, state, self.history):
             self._reporter.saved(step)
 
