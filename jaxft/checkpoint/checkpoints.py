@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxft.checkpoint.manifest import defect, write_manifest
+from jaxft.checkpoint.manifest import NAME, defect, write_manifest
 from jaxft.errors import CheckpointError, InvalidField
 from jaxft.parallel.processes import from_first, is_first, wait_for_all
 from jaxft.parallel.trees import Parameters, Shapes, Tree
@@ -50,18 +50,33 @@ class Checkpoints:
     shapes and dtypes and what the run wants to remember), and the manifest, which comes last.
     """
 
-    def __init__(self, directory: pathlib.Path):
-        self.directory = directory
+    def __init__(self, directory: pathlib.Path, beside: Callable[[], Mapping[str, bytes | None]] = dict):
+        """
+        Args:
+          directory: `checkpoints/` of a run.
+          beside: contents of the run's files without which a checkpoint means something else, by name; None for one
+            that is not there.
+        """
+        self.directory, self._beside = directory, beside
         self._writer: ocp.AsyncCheckpointer | None = None
         self._finishing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def steps(self) -> list[int]:
         """All steps with a manifest, ascending."""
+        return [step for step in self._begun() if (self.directory / str(step) / NAME).is_file()]
+
+    def _begun(self) -> list[int]:
+        """All steps, ascending; those without a manifest were not completely written."""
         if not self.directory.is_dir():
             return []
-        names = [path.name for path in self.directory.iterdir() if (path / "manifest.json").is_file()]
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+    def clear_leftovers(self) -> None:
+        """Removes what a killed process left of writing and of removing; to be called by the one who writes."""
+        for pattern in (".removed-*", "*.orbax-checkpoint-tmp*"):
+            for path in self.directory.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
 
     def save(
         self,
@@ -108,21 +123,24 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"checkpoint {target} could not be written: {error}") from error
         self._finishing = threading.Thread(
-            target=self._finish, args=(target, kept | {step}, on_complete), name="checkpoint"
+            target=self._finish, args=(step, kept | {step}, on_complete), name="checkpoint"
         )
         self._finishing.start()
 
-    def _finish(self, target: pathlib.Path, kept: set[int], on_complete: Callable[[], None]) -> None:
+    def _finish(self, step: int, kept: set[int], on_complete: Callable[[], None]) -> None:
         assert self._writer is not None  # which has begun to write
+        target = self.directory / str(step)
         try:
             self._writer.wait_until_finished()
             if is_first():
-                write_manifest(target)
+                beside = {name: content for name, content in self._beside().items() if content is not None}
+                write_manifest(target, step, beside)
                 on_complete()
-                for step in set(self.steps()) - kept:
-                    _remove(self.directory / str(step))
+                for other in set(self._begun()) - kept:
+                    _remove(self.directory / str(other))
         except Exception as error:  # handed to the main thread, which raises it at the next save or wait
             self._failure = error
+            _logger.warning("checkpoint %s could not be written: %s", target, error)
 
     def wait(self) -> None:
         """Waits until the last save is complete.
@@ -130,12 +148,25 @@ class Checkpoints:
         Raises:
           CheckpointError: it could not be written.
         """
+        if (failure := self.take_failure()) is not None:
+            raise failure
+
+    @property
+    def failure(self) -> CheckpointError | None:
+        """That the last save could not be written, as soon as that is known."""
+        if self._failure is None:
+            return None
+        error = CheckpointError(f"a checkpoint in {self.directory} could not be written: {self._failure}")
+        error.__cause__ = self._failure
+        return error
+
+    def take_failure(self) -> CheckpointError | None:
+        """Waits as `wait` does, and gives what that would raise."""
         if self._finishing is not None:
             self._finishing.join()
             self._finishing = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise CheckpointError(f"a checkpoint in {self.directory} could not be written: {failure}") from failure
+        failure, self._failure = self.failure, None
+        return failure
 
     def close(self) -> None:
         """Waits, and lets go of the writer's threads."""
@@ -156,17 +187,21 @@ class Checkpoints:
 
     def find_newest_good(self) -> int | None:
         """As `newest_good`, in this process alone."""
-        steps = self.steps()
-        for step in reversed(steps):
-            problem = defect(self.directory / str(step))
+        problem = None
+        for step in reversed(self._begun()):
+            problem = self._defect(step)
             if problem is None:
                 return step
             _logger.warning("checkpoint %s is left out: %s", self.directory / str(step), problem)
-        if steps:
+        if steps := self.steps():
             raise CheckpointError(
-                f"no checkpoint in {self.directory} is whole: {len(steps)} of {len(steps)} are damaged"
+                f"no checkpoint in {self.directory} is whole: {len(steps)} of {len(steps)} are damaged; the first: "
+                f"{problem}"
             )
         return None
+
+    def _defect(self, step: int) -> str | None:
+        return defect(self.directory / str(step), step, self._beside())
 
     def verify(self, step: int) -> None:
         """Checks every file of a step.
@@ -174,7 +209,7 @@ class Checkpoints:
         Raises:
           CheckpointError: a file is missing or damaged.
         """
-        if problem := defect(self.directory / str(step)):
+        if problem := self._defect(step):
             raise CheckpointError(f"checkpoint {self.directory / str(step)} cannot be used: {problem}")
 
     def progress(self, step: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from jaxft.data.store import (
     pack,
     shard_name,
 )
+from jaxft.data.store_sums import discard_if_damaged, with_sums
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import DataError, InvalidField
 
@@ -90,7 +91,7 @@ def open_or_build(
     how: Preparation = Preparation(),
     change: Change = list,
 ) -> TokenStore:
-    """Opens the store in `directory`, building it first where it is not there.
+    """Opens the store in `directory`, building it first where it is not there, or is damaged.
 
     Args:
       directory: named by the store's fingerprint.
@@ -104,6 +105,7 @@ def open_or_build(
     Raises:
       DataError: a bad row or too many of them, or no rows at all.
     """
+    discard_if_damaged(directory, where)
     if not (directory / "store.json").exists():
         build(directory, rows, fields, tokenizer, where, how, change)
     return TokenStore(directory)
@@ -339,7 +341,9 @@ def _write_chunk(building: pathlib.Path, number: int, batches: Iterable[_Tokeniz
 
 def _read_chunk(building: pathlib.Path, number: int) -> dict | None:
     path = building / f"chunk-{number:05d}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    with contextlib.suppress(FileNotFoundError, ValueError):  # one that a crash left empty is made again
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
 
 
 def _merge(building: pathlib.Path, chunks: list[dict], where: str, config: BadRowsConfig) -> None:
@@ -365,7 +369,8 @@ def _merge(building: pathlib.Path, chunks: list[dict], where: str, config: BadRo
     lengths.flush()
     described = {"format": FORMAT, "shards": [chunk["used"] for chunk in chunks], "rows": rows, "bad": dict(bad)}
     unfinished = building / "store.json.partial"
-    unfinished.write_text(json.dumps(described), encoding="utf-8")
+    shards = (shard_name(number) for number in range(len(chunks)))
+    unfinished.write_text(json.dumps(with_sums(described, building, shards)), encoding="utf-8")
     unfinished.replace(building / "store.json")
     for pattern in ("chunk-*", "lengths-*", "bad-*", "*.partial"):
         for path in building.glob(pattern):

@@ -21,6 +21,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from jaxft.data.tokenizers import Part, Tokenizer
+from jaxft.errors import DataError
 
 FORMAT = 4
 TOKENS = "tokens"
@@ -170,15 +171,32 @@ class TokenStore:
         return TokenStore, (self._directory,)
 
     def read(self, indices: list[int]) -> list[Record]:
-        """The records at these indices, in their order."""
+        """The records at these indices, in their order.
+
+        Raises:
+          DataError: one of them is damaged.
+        """
         shards = np.searchsorted(self._starts, indices, side="right") - 1
         records: list[Record] = [{} for _ in indices]
         for shard in np.unique(shards).tolist():
             places = np.flatnonzero(shards == shard)
-            raw = self._reader(shard).read([int(indices[i] - self._starts[shard]) for i in places])
+            try:
+                raw = self._reader(shard).read([int(indices[i] - self._starts[shard]) for i in places])
+            except (RuntimeError, IndexError) as error:  # as ArrayRecord says it
+                raise self._damaged(shard_name(shard), str(error)) from error
             for place, one in zip(places, raw, strict=True):
                 records[place] = _unpack(one)
+        for index, record in zip(indices, records, strict=True):
+            if len(record[TOKENS]) != self.lengths[index]:
+                raise self._damaged(
+                    "lengths.npy", f"record {index} has {len(record[TOKENS])} tokens, not the number there"
+                )
         return records
+
+    def _damaged(self, name: str, problem: str) -> DataError:
+        return DataError(
+            f"{self._directory / name} is damaged ({problem}); remove {self._directory}, and the store is built again"
+        )
 
     def _reader(self, shard: int) -> array_record_module.ArrayRecordReader:
         """An open shard; only so many are open at a time, those that were used last."""

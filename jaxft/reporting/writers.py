@@ -7,6 +7,7 @@ import math
 import numbers
 import os
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -35,7 +36,7 @@ class MetricWriter(Protocol):
 
 
 class JsonlWriter:
-    """Appends one JSON object a line and flushes it, so that a killed run loses at most the line it was writing.
+    """Appends one JSON object a line at once, so that a killed run loses at most the line it was writing.
 
     A row is `{"step": 10, "kind": "train", "time": <seconds since 1970>, **values}`. Values that are not finite
     become null, since JSON has no word for them.
@@ -52,7 +53,8 @@ class JsonlWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not _ends_cleanly(path):
             write_atomically(path, _joined(line for line, _ in _parse_lines(path)))
-        self._file = path.open("ab")
+        # Without a buffer, so that a row that could not be written is not tried again when the file is closed.
+        self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Appends one row; see `MetricWriter.write`.
@@ -64,8 +66,9 @@ class JsonlWriter:
             raise ValueError(f"metric names that rows use themselves: {sorted(clash)}")
         row = {"step": int(step), "kind": kind, "time": round(time.time(), 3)}
         row |= {name: _json_number(value) for name, value in values.items()}
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
+        while line:
+            line = line[self._file.write(line) :]
 
     def close(self) -> None:
         """Closes the file."""
@@ -100,6 +103,27 @@ def truncate_after(path: str | os.PathLike[str], step: int) -> None:
     path = Path(path)
     if path.exists():
         write_atomically(path, _joined(line for line, row in _parse_lines(path) if row["step"] <= step))
+
+
+def rows_written(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The length in bytes and the checksum of a metrics file, by which `rows_are_as_written` knows it again."""
+    path = Path(path)
+    content = path.read_bytes() if path.exists() else b""
+    return {"bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+def rows_are_as_written(path: str | os.PathLike[str], known: Mapping[str, Any] | None) -> bool:
+    """Whether a metrics file still begins with the rows that it had.
+
+    Args:
+      path: a file that `JsonlWriter` wrote.
+      known: what `rows_written` gave; None where nobody asked, as in runs of earlier versions.
+    """
+    if known is None:
+        return True
+    path = Path(path)
+    content = path.read_bytes()[: known["bytes"]] if path.exists() else b""
+    return len(content) == known["bytes"] and zlib.crc32(content) == known["crc32"]
 
 
 def _parse_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

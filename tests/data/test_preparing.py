@@ -18,6 +18,7 @@ from jaxft.data import preparing
 from jaxft.data.preparing import BadRowsConfig, Preparation, build, open_or_build
 from jaxft.data.sources import Row
 from jaxft.data.store import BYTES, PART_ENDS, TOKENS, Fields, TokenStore, cut
+from jaxft.data.store_sums import store_defect, with_sums
 from jaxft.errors import DataError, InvalidField
 
 COUNT = 53
@@ -245,3 +246,70 @@ def test_pieces_of_a_record_share_its_bytes_and_keep_its_parts():
     assert [piece[PART_ENDS].tolist() for piece in pieces] == [[4], [5, 5, 7], [9]]
     assert [(piece["begins"], piece["ends"]) for piece in pieces] == [(True, False), (False, False), (False, True)]
     assert all(piece["label"] == 1 for piece in pieces) and record[BYTES] == 57
+
+
+@pytest.mark.parametrize("damage", ["zeros", "flip", "cut", "gone"])
+def test_a_damaged_store_is_built_again_and_that_is_said(tmp_path, tokenizer, caplog, damage):
+    make(tmp_path / "a", tokenizer).close()
+    wanted = content(tmp_path / "a")
+    for path in sorted((tmp_path / "a").iterdir()):
+        old = path.read_bytes()
+        if damage == "gone":
+            path.unlink()
+        elif damage == "cut":
+            path.write_bytes(old[: len(old) // 2])
+        else:
+            middle = len(old) // 2
+            changed = bytes(8) if damage == "zeros" else bytes([old[middle] ^ 1])
+            path.write_bytes(old[:middle] + changed + old[middle + len(changed) :])
+        same = path.exists() and path.read_bytes() == old  # zeros in the padding of a shard
+        caplog.clear()
+        make(tmp_path / "a", tokenizer).close()
+        assert same or "is built again" in caplog.text, path
+        assert content(tmp_path / "a") == wanted
+        assert [left.name for left in tmp_path.iterdir()] == ["a"]
+
+
+def test_lengths_of_zero_are_noticed_in_a_store_of_an_earlier_version(tmp_path, tokenizer, caplog):
+    make(tmp_path / "a", tokenizer).close()
+    described = json.loads((tmp_path / "a" / "store.json").read_text())
+    (tmp_path / "a" / "store.json").write_text(
+        json.dumps({name: described[name] for name in ("format", "shards", "rows", "bad")})
+    )
+    wanted = content(tmp_path / "a")
+    make(tmp_path / "a", tokenizer).close()
+    assert "built again" not in caplog.text
+    lengths = np.load(tmp_path / "a" / "lengths.npy")
+    np.save(tmp_path / "a" / "lengths.npy", np.zeros_like(lengths))
+    make(tmp_path / "a", tokenizer).close()
+    assert "lengths.npy" in caplog.text and content(tmp_path / "a") == wanted
+
+
+def test_what_no_sum_covers_is_noticed_when_it_is_read(tmp_path, tokenizer):
+    make(tmp_path / "a", tokenizer).close()
+    lengths = np.load(tmp_path / "a" / "lengths.npy")
+    np.save(tmp_path / "a" / "lengths.npy", lengths + 1)
+    with pytest.raises(DataError, match=r"lengths.npy is damaged .* remove"):
+        content(tmp_path / "a")
+    np.save(tmp_path / "a" / "lengths.npy", lengths)
+    shard = tmp_path / "a" / "shard-00002.array_record"
+    raw = bytearray(shard.read_bytes())
+    raw[raw.index(b"tokens")] ^= 1
+    shard.write_bytes(raw)
+    with pytest.raises(DataError, match=r"shard-00002.array_record is damaged"):
+        content(tmp_path / "a")
+
+
+def test_a_large_shard_is_known_by_its_size_and_blocks_of_it(tmp_path):
+    shard, lengths = tmp_path / "shard", tmp_path / "lengths.npy"
+    shard.write_bytes(bytes(1 << 23))
+    np.save(lengths, np.ones(3, np.int32))
+    (tmp_path / "store.json").write_text(json.dumps(with_sums({"shards": [3]}, tmp_path, ["shard"])))
+    assert store_defect(tmp_path) is None
+    for place in (0, 1 << 14, (1 << 23) - 1):
+        content = bytearray(1 << 23)
+        content[place] = 1
+        shard.write_bytes(content)
+        assert (store_defect(tmp_path) is None) == (place == 1 << 14)
+    shard.write_bytes(bytes((1 << 23) - 1))
+    assert store_defect(tmp_path) == "shard is damaged"

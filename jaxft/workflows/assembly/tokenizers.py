@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 import shutil
 import uuid
 from collections.abc import Iterator
 
+from jaxft.checkpoint.manifest import NAME as MANIFEST
+from jaxft.checkpoint.manifest import defect, write_manifest
 from jaxft.data.chat import texts_of
 from jaxft.data.sources import SourceConfig
 from jaxft.data.store import fingerprint_of
@@ -18,6 +21,8 @@ from jaxft.recipe.schema import Recipe
 from jaxft.workflows.assembly.stores import cache_of, fingerprint, good_rows
 from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.weights.pretrained import Pretrained
+
+_logger = logging.getLogger("jaxft")
 
 
 def make_tokenizer(
@@ -50,10 +55,14 @@ def _trained_tokenizer(recipe: Recipe, config: TrainingConfig, directory: pathli
     name = fingerprint_of(sources=sources, config=str(config))
     target = cache_of(recipe) / "tokenizers" / name
     with first_then_others():
+        if (target / MANIFEST).is_file() and (problem := defect(target)) is not None:
+            _logger.warning("the tokenizer %s is trained again: %s", target, problem)
+            shutil.rmtree(target)
         if not target.is_dir():
             texts = _texts(recipe, streams)
             partial = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
             train_tokenizer(texts, config, partial)
+            write_manifest(partial)
             with contextlib.suppress(OSError):  # another process was first: its tokenizer is the same
                 partial.rename(target)
             shutil.rmtree(partial, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import pathlib
@@ -31,8 +30,10 @@ from jaxft.recipe.library import load_recipe, recipe_to_text
 from jaxft.recipe.plugins import check_plugins_unchanged, plugin_digests
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
-from jaxft.reporting.atomic import write_atomically
+from jaxft.reporting.atomic import clear_unfinished, directory_written_whole, write_atomically
 from jaxft.workflows.runs.identity import identity_changes
+from jaxft.workflows.runs.lock import LOCK_FILE, DirectoryLock
+from jaxft.workflows.runs.seal import check_seal, sealed
 from jaxft.workflows.runs.software import versions
 
 
@@ -61,7 +62,9 @@ class RunDirectory:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
-        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self._contents: dict[str, bytes] = {}
+        self._lock: DirectoryLock | None = None
+        self.checkpoints = Checkpoints(self.path / "checkpoints", self._beside_checkpoints)
 
     @property
     def metrics(self) -> pathlib.Path:
@@ -96,29 +99,43 @@ class RunDirectory:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            self._lock = DirectoryLock(self.path)
         except OSError as error:
             raise RecipeError(
                 f"run directory {self.path} cannot be written: {error.strerror}; choose another with --run-dir"
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RecipeError(f"run directory {self.path}: another process is writing this run") from None
+        with self._lock:
+            self._clear_leftovers()
             if process_count() > 1:
                 mark = uuid.uuid4().hex
-                lock.write(mark)
-                lock.flush()
+                self._lock.write(mark)
                 self._check_seen(gathered(mark)[0])
             yield
+
+    def check_held(self) -> None:
+        """Whether the directory that `locked` holds is still held, to be called before something is written.
+
+        Raises:
+          JaxftError: somebody removed its lock file or the directory, and another process may write there.
+        """
+        if self._lock is not None:
+            self._lock.check_held()
+
+    def _clear_leftovers(self) -> None:
+        """Removes what a killed start left: files that it had not finished, and a beginning that it had not."""
+        clear_unfinished(self.path)
+        self.checkpoints.clear_leftovers()
+        if not self.has_model() and not self.checkpoints.steps():
+            # `model.json` comes last: what was to go with it may be half of it, and nothing was trained on it.
+            for directory in (self.tokenizer, self.settings):
+                shutil.rmtree(directory, ignore_errors=True)
 
     def _check_seen(self, mark: str) -> None:
         """Whether all processes see what the first has written; some file systems show it a little later."""
         seen = False
         for _ in range(20):
             with contextlib.suppress(OSError):
-                seen = (self.path / ".lock").read_text() == mark
+                seen = (self.path / LOCK_FILE).read_text() == mark
             if seen:
                 break
             time.sleep(0.25)
@@ -198,13 +215,16 @@ class RunDirectory:
           huggingface: config.json that it came with.
           settings: directory with further files that came with it.
         """
-        for name in TRAVELLING_FILES:
-            if settings is not None and (settings / name).is_file():
-                (self.settings / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(settings / name, self.settings / name)
+        travelling = [name for name in TRAVELLING_FILES if settings is not None and (settings / name).is_file()]
+        if settings is not None and travelling:
+            with directory_written_whole(self.settings) as directory:
+                for name in travelling:
+                    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(settings / name, directory / name)
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values
-        self._write("model.json", {"model": encode(config), "heads": encoded, "huggingface": origin})
+        said = {"model": encode(config), "heads": encoded, "huggingface": origin}
+        self._write("model.json", sealed(said, self.path, (self.tokenizer.name, self.settings.name)))
 
     def has_model(self) -> bool:
         """Whether a model was written here."""
@@ -214,12 +234,13 @@ class RunDirectory:
         """What `model.json` says.
 
         Raises:
-          CheckpointError: there is no model here, or the file is damaged.
+          CheckpointError: there is no model here, or its file, the tokenizer or the settings are damaged.
         """
         found = self._read("model.json")
         if found is None:
             problem = "it does not exist" if not self.path.exists() else "it has neither model.json nor config.json"
             raise CheckpointError(f"{self.path} holds no model: {problem}")
+        check_seal(found, self.path / "model.json")
         where = str(self.path / "model.json")
         heads = {name: decode(Document(where, head, {}), HeadConfig) for name, head in found["heads"].items()}
         origin = found.get("huggingface")
@@ -257,20 +278,21 @@ class RunDirectory:
     def used_step(self) -> int:
         """The step that a finished or stopped run is used at: its best where it has one, else its last.
 
-        Raises:
-          CheckpointError: no checkpoint is whole.
-        """
-        return from_first(self._used_step)
+        Which is the best, the newest checkpoint knows. `best.json` repeats it for whoever looks; only a run of an
+        earlier version has it there alone.
 
-    def _used_step(self) -> int:
-        best = self._read("best.json")
-        if best is not None:
-            self.checkpoints.verify(best["step"])
-            return best["step"]
-        step = self.checkpoints.find_newest_good()
-        if step is None:
+        Raises:
+          CheckpointError: no checkpoint is whole, or the best one is not.
+        """
+        newest = self.checkpoints.newest_good()
+        if newest is None:
             raise CheckpointError(f"{self.path} has no checkpoint yet")
-        return step
+        progress = self.checkpoints.progress(newest)
+        best = progress["best"] if "best" in progress else self._read("best.json")
+        if best is None or best["step"] == newest:
+            return newest
+        from_first(lambda: self.checkpoints.verify(best["step"]))
+        return best["step"]
 
     def chosen_step(self, step: int | None) -> int:
         """A step that the user named, verified; `used_step` where None.
@@ -286,17 +308,30 @@ class RunDirectory:
         from_first(lambda: self.checkpoints.verify(step))
         return step
 
-    def write_best(self, step: int, metric: str, value: float) -> None:
-        """Names the best checkpoint."""
-        self._write("best.json", {"step": step, "metric": metric, "value": value})
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        """Names the best checkpoint: its `step`, the `metric` and its `value`."""
+        self._write("best.json", best)
+
+    def _beside_checkpoints(self) -> dict[str, bytes | None]:
+        """The files without which a checkpoint means something else."""
+        return {name: self._content(name) for name in ("model.json", "identity.json")}
+
+    def _content(self, name: str) -> bytes | None:
+        """Of a small file, as it was read first."""
+        if name not in self._contents:
+            try:
+                self._contents[name] = (self.path / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return self._contents[name]
 
     def _read(self, name: str) -> Any:
+        content = self._content(name)
         try:
-            return json.loads((self.path / name).read_text())
-        except FileNotFoundError:
-            return None
+            return None if content is None else json.loads(content)
         except ValueError as error:
             raise CheckpointError(f"{self.path / name} is damaged: {error}") from error
 
     def _write(self, name: str, value: Any) -> None:
-        write_atomically(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        self._contents[name] = (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+        write_atomically(self.path / name, self._contents[name])

@@ -61,17 +61,17 @@ class RunReporter:
             callback.on_save(step)
 
 
-def make_writer(run: RunDirectory, recipe: Recipe, first: int) -> MetricWriter:
+def make_writer(run: RunDirectory, recipe: Recipe, last: int) -> MetricWriter:
     """Where the metrics of a run go, without rows of steps that are trained again; nowhere but in the first process.
 
     Args:
       run: its directory.
       recipe: names services.
-      first: steps that are done.
+      last: step of the last row that stays.
     """
     if not is_first():
         return CombinedWriter(())
-    truncate_after(run.metrics, first)
+    truncate_after(run.metrics, last)
     writers: list[MetricWriter] = [JsonlWriter(run.metrics)]
     if recipe.reporting.tensorboard:
         writers.append(TensorBoardWriter(run.path / "tensorboard"))

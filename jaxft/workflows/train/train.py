@@ -12,7 +12,7 @@ from jaxft.recipe.library import load_recipe
 from jaxft.recipe.plugins import plugin_digests
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
-from jaxft.reporting.atomic import write_atomically
+from jaxft.reporting.atomic import directory_written_whole
 from jaxft.training.callbacks import Callback
 from jaxft.workflows.assembly.assemble import assemble
 from jaxft.workflows.assembly.batches import make_batches, with_rows_of_shares
@@ -79,9 +79,10 @@ def train_recipe(
 def _write_beginning(run: RunDirectory, assembly: Assembly) -> None:
     """Writes what a run is before it trains."""
     if not run.tokenizer.is_dir():
-        assembly.tokenizer.save(run.tokenizer)
-    if assembly.chat_template is not None:
-        write_atomically(run.tokenizer / CHAT_TEMPLATE_FILE, assembly.chat_template.encode())
+        with directory_written_whole(run.tokenizer) as directory:
+            assembly.tokenizer.save(directory)
+            if assembly.chat_template is not None:
+                (directory / CHAT_TEMPLATE_FILE).write_bytes(assembly.chat_template.encode())
     run.write_recipe(assembly.recipe)
     if not run.has_model():
         origin = assembly.pretrained

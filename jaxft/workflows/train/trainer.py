@@ -67,7 +67,7 @@ class Trainer:
         self._quiet, self._callbacks = quiet, tuple(callbacks)
         self._total = total_steps(assembly, batches)
         self._setup = make_train_setup(assembly, self._total)
-        self._started = time.time()
+        self._started = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, and returns the summary.
@@ -83,15 +83,17 @@ class Trainer:
         recipe, control = self._assembly.recipe, RunControl(self._run.path, beginning.step, self._total)
         with (
             Progress(recipe.name, self._total, beginning.step, quiet=self._quiet) as progress,
-            shown_through(progress.message),
-            contextlib.closing(make_writer(self._run, recipe, beginning.step)) as writer,
+            contextlib.nullcontext() if self._quiet else shown_through(progress.message),
+            contextlib.closing(make_writer(self._run, recipe, beginning.last_row)) as writer,
             contextlib.closing(self._loader(beginning.step)) as loader,
             contextlib.closing(self._run.checkpoints),
             jax.set_mesh(self._assembly.mesh),
         ):
             reporter = RunReporter(progress, writer, self._callbacks)
             checkpoints = CheckpointPolicy(self._run, self._setup, beginning.saved)
-            hooks = _RunHooks(self._setup, self._evaluators, beginning, checkpoints, reporter, patience, control)
+            hooks = _RunHooks(
+                self._run, self._setup, self._evaluators, beginning, checkpoints, reporter, patience, control
+            )
             reporter.message(f"{self._run.path}: {self._counted(parameters)}, {self._described(beginning.step)}")
             for callback in self._callbacks:
                 callback.on_begin(control)
@@ -160,9 +162,10 @@ class Trainer:
             "stopped_early": step < self._total,
             "used_step": used,
             "evaluation": _by_evaluation(history, used),
-            "seconds": round(time.time() - self._started, 2),
+            "seconds": round(time.monotonic() - self._started, 2),
         }
         if is_first():
+            self._run.check_held()
             objectives = {name: self._assembly.evaluated_objective(name) for name in recipe.evaluation}
             labels = {name: objective.labels for name, objective in objectives.items() if objective.labels}
             write_run_report(self._run, recipe, summary, history, labels)
@@ -181,6 +184,7 @@ class _RunHooks:
 
     def __init__(
         self,
+        run: RunDirectory,
         setup: TrainSetup,
         evaluators: Mapping[str, Evaluator],
         beginning: Beginning,
@@ -189,7 +193,7 @@ class _RunHooks:
         patience: Patience,
         control: RunControl,
     ):
-        self._setup, self._evaluators, self._reporter = setup, evaluators, reporter
+        self._run, self._setup, self._evaluators, self._reporter = run, setup, evaluators, reporter
         self._patience, self._control = patience, control
         self._has_callbacks, self._asked_to_save = reporter.has_callbacks, False
         self.checkpoints = checkpoints
@@ -205,6 +209,7 @@ class _RunHooks:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows and writes training metrics."""
+        self._run.check_held()
         self._reporter.logged(step, metrics)
 
     def evaluate(self, step: int, state: TrainState) -> None:
@@ -219,15 +224,17 @@ class _RunHooks:
             row |= {f"{name}.{metric}": value for metric, value in evaluator(parameters, origin).items()}
         row = from_first(functools.partial(dict, row))
         self.history.append(row)
+        self._run.check_held()
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
         telling = [f"{name}.{metric}" for name, own in self._evaluators.items() for metric in own.metrics[:2]]
         self._reporter.evaluated(step, numbers, telling)
-        if self.checkpoints.best(self.history) == step:
+        if self.checkpoints.is_best(step, self.history):
             self.save(step, state)
 
     def save(self, step: int, state: TrainState) -> None:
         """Begins to write a checkpoint, unless this step has one."""
         moved(self._patience.pause())
+        self._run.check_held()
         if self.checkpoints.save(step, state, self.history):
             self._reporter.saved(step)
 
@@ -242,6 +249,7 @@ class _RunHooks:
     def requested(self, step: int) -> Request:
         """What a signal or a callback asks for, of this process or another."""
         moved(self._patience.step())
+        self.checkpoints.check()
         finish, save = self._control.taken()
         if process_count() == 1:
             return Request(self.signal is not None, finish, save)

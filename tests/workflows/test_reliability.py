@@ -1,0 +1,260 @@
+"""A run goes on, whatever happened to it, and damage to what it reads is noticed."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from support.processes import environment
+
+import jaxft
+from jaxft.cli.main import run
+from jaxft.errors import CheckpointError, JaxftError
+from jaxft.workflows.assembly.trained_run import open_run
+from jaxft.workflows.runs.run_directory import RunDirectory
+
+RECIPE = """
+name: tiny
+model: {preset: encoder-tiny, embed_dim: 16, num_heads: 2, mlp_dim: 16, num_layers: 1, max_length: 16}
+tokenizer: {train: {vocab_size: 29}}
+streams:
+  task:
+    source: {jsonl: train.jsonl}
+    objective: {kind: sequence_classification, length: 16}
+    batch_size: 4
+evaluation:
+  held: {stream: task, source: {jsonl: train.jsonl}}
+optimizer: {learning_rate: 1e-2}
+training: {steps: 12, log_every: 2, evaluate_every: 4, seed: 1}
+checkpoint: {every: 4, keep: 3, best: held.loss}
+data: {cache: cache}
+"""
+KILLED_AT = str(pathlib.Path(__file__).with_name("killed_at.py"))
+
+
+def write_recipe(directory: pathlib.Path) -> str:
+    words = [("good", "pos"), ("bad", "neg"), ("fine", "pos"), ("poor", "neg")]
+    rows = [{"text": f"a {word} film of the year {i}", "label": label} for i in range(4) for word, label in words]
+    (directory / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "tiny.yaml").write_text(RECIPE)
+    return str(directory / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> pathlib.Path:
+    """A finished run, to be copied; its recipe lies beside it."""
+    directory = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        assert run(["train", write_recipe(directory), "--run-dir", "run", "--quiet"]) == 0
+    return directory / "run"
+
+
+@pytest.fixture
+def damaged(whole, tmp_path, monkeypatch) -> pathlib.Path:
+    """A copy of the run, as a kill before its end leaves it, to be damaged."""
+    shutil.copytree(whole.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "summary.json").unlink()
+    return tmp_path / "run"
+
+
+def again(directory: pathlib.Path) -> int:
+    return run(["train", str(directory.parent / "tiny.yaml"), "--run-dir", str(directory), "--quiet"])
+
+
+def rows_of(directory: pathlib.Path) -> list[tuple[str, int]]:
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [(row["kind"], row["step"]) for row in rows]
+
+
+def killed(directory: pathlib.Path, place: str, number: int, *changes: str) -> str:
+    """Trains until the `number`-th call of a function; what standard error said."""
+    words = ["train", str(directory.parent / "tiny.yaml"), *changes, "--run-dir", str(directory)]
+    command = [sys.executable, KILLED_AT, place, str(number), *words]
+    ended = subprocess.run(
+        command, cwd=directory.parent, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.slow
+def test_killed_between_any_two_files_it_ends_as_if_nothing_had_happened(whole, tmp_path, monkeypatch):
+    """Of the tokenizer, before the first checkpoint, between a checkpoint and `best.json`, and while one is removed."""
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path)
+    directory = tmp_path / "killed"
+    killed(directory, "pathlib:Path.write_bytes", 2)  # what saves a tokenizer wrote one file
+    assert not (directory / "tokenizer").exists()
+    killed(directory, "jaxft.workflows.runs.run_directory:write_atomically", 3)
+    killed(directory, "jaxft.checkpoint.checkpoints:write_manifest", 1)
+    assert rows_of(directory)[0] == ("evaluation", 0)
+    killed(directory, "jaxft.workflows.runs.run_directory:RunDirectory.write_best", 3)
+    steps = RunDirectory(directory).checkpoints.steps()
+    best = json.loads((directory / "best.json").read_text())["step"]
+    assert max(steps) > best and RunDirectory(directory).used_step() == max(steps)
+    (directory / "checkpoints" / ".removed-1").mkdir()
+    (directory / ".best.json.123.tmp").write_text("{")
+    assert again(directory) == 0
+    one, two = open_run(whole), open_run(directory)
+    assert one.step == two.step
+    jax.tree.map(np.testing.assert_array_equal, one.parameters, two.parameters)
+    assert rows_of(directory) == rows_of(whole)
+    left = [path.name for path in directory.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
+    assert left == []
+
+
+def test_half_a_tokenizer_of_a_killed_start_is_written_anew(damaged):
+    """As versions before this one left it."""
+    tokenizer = sorted(path for path in (damaged / "tokenizer").iterdir())
+    tokenizer[0].unlink()
+    for name in ("checkpoints", "model.json", "best.json", "metrics.jsonl"):
+        path = damaged / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert again(damaged) == 0
+
+
+def flip(path: pathlib.Path, place: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.7, 0.99])
+def test_a_flipped_bit_of_what_parameters_belong_to_is_refused(damaged, capsys, place):
+    files = [damaged / "model.json", *sorted((damaged / "tokenizer").iterdir())]
+    assert len(files) > 2
+    for path in files:
+        content = path.read_bytes()
+        flip(path, place)
+        for words in (["evaluate", str(damaged)], ["train", "tiny.yaml", "--run-dir", str(damaged), "--quiet"]):
+            capsys.readouterr()
+            assert run(words) == 4, (path, words)
+            told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jaxft: ")]
+            assert len(told) == 1 and path.name in told[0]
+        path.write_bytes(content)
+    assert run(["evaluate", str(damaged)]) == 0
+
+
+def test_a_missing_file_of_the_tokenizer_and_the_model_of_another_run_are_refused(damaged, capsys):
+    path = sorted((damaged / "tokenizer").iterdir())[-1]
+    content = path.read_bytes()
+    path.unlink()
+    assert run(["evaluate", str(damaged)]) == 4 and f"{path.name} is missing" in capsys.readouterr().err
+    path.write_bytes(content)
+    other = RunDirectory(damaged.parent / "other")
+    stored = RunDirectory(damaged).model()
+    shutil.copytree(damaged / "tokenizer", other.path / "tokenizer")
+    other.write_model(stored.config, {}, None, None)
+    shutil.copyfile(other.path / "model.json", damaged / "model.json")
+    assert run(["evaluate", str(damaged)]) == 4
+    assert "model.json of its run is not the one that it was written with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, '{"step": 4, "metric": "held.loss", "value": 0.0}'])
+def test_the_best_step_is_that_of_the_history_whatever_best_json_says(damaged, content):
+    used = RunDirectory(damaged).used_step()
+    assert used == json.loads((damaged / "best.json").read_text())["step"] != 4
+    if content is None:
+        (damaged / "best.json").unlink()
+    else:
+        (damaged / "best.json").write_text(content)
+    assert RunDirectory(damaged).used_step() == used
+
+
+def test_a_newest_checkpoint_that_is_passed_over_is_said_by_evaluate_too(damaged, capsys):
+    for damage in ("manifest.json", "parameters"):
+        step = damaged / "checkpoints" / "12"
+        if damage == "manifest.json":
+            (step / damage).unlink()
+        else:
+            shutil.copytree(damaged / "checkpoints" / "4", step, dirs_exist_ok=True)  # another step's in its place
+        assert run(["evaluate", str(damaged)]) == 0
+        assert f"{step} is left out" in capsys.readouterr().err
+
+
+def test_a_checkpoint_in_the_place_of_another_is_not_taken_for_it(damaged, capsys):
+    checkpoints = damaged / "checkpoints"
+    shutil.rmtree(checkpoints / "12")
+    (checkpoints / "8").rename(checkpoints / "12")
+    assert RunDirectory(damaged).checkpoints.newest_good() == 4
+    with pytest.raises(CheckpointError, match="it is the checkpoint of step 8"):
+        RunDirectory(damaged).chosen_step(12)
+
+
+def test_a_damaged_best_checkpoint_is_said_and_does_not_keep_the_run_from_its_end(damaged, capsys):
+    shutil.rmtree(damaged / "checkpoints" / "12")
+    best = json.loads((damaged / "best.json").read_text())["step"]
+    assert best == 12  # so that the loss of step 8, which the resumed run begins with, is the best so far
+    flip(max((damaged / "checkpoints" / "8" / "parameters").rglob("d/*"), key=lambda path: path.stat().st_size), 0.5)
+    assert run(["train", "tiny.yaml", "checkpoint.keep=4", "--run-dir", str(damaged), "--quiet"]) == 0
+    assert RunDirectory(damaged).used_step() == 12
+
+
+def test_changed_metrics_are_said(damaged, capsys):
+    metrics = damaged / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"step": 2', '"step": 3', 1))
+    assert again(damaged) == 0
+    assert "metrics.jsonl is not what the run wrote" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_still_opens_and_goes_on(damaged):
+    """Its model names no files, its manifests neither step nor model, its checkpoints not the best."""
+    described = json.loads((damaged / "model.json").read_text())
+    (damaged / "model.json").write_text(json.dumps({k: described[k] for k in ("model", "heads", "huggingface")}))
+    for step in (damaged / "checkpoints").iterdir():
+        manifest = json.loads((step / "manifest.json").read_text())
+        (step / "manifest.json").write_text(json.dumps({"crc32": manifest["crc32"]}))
+    assert open_run(damaged).step == json.loads((damaged / "best.json").read_text())["step"]
+    shutil.rmtree(damaged / "checkpoints" / "12")
+    (damaged / "best.json").unlink()
+    assert again(damaged) == 0
+
+
+def test_a_damaged_tokenizer_in_the_cache_is_trained_again(damaged, capsys):
+    (cached,) = (damaged.parent / "cache" / "tokenizers").iterdir()
+    model = max(cached.iterdir(), key=lambda path: path.stat().st_size)
+    flip(model, 0.5)
+    capsys.readouterr()
+    assert run(["train", "tiny.yaml", "--run-dir", "new", "--quiet"]) == 0
+    assert "is trained again" in capsys.readouterr().err
+    assert (damaged.parent / "new" / "tokenizer" / model.name).read_bytes() == (
+        damaged / "tokenizer" / model.name
+    ).read_bytes()
+
+
+class Removing(jaxft.Callback):
+    """Removes the lock file of its run after the first report, and may put a file of somebody else there."""
+
+    def __init__(self, replaced: bool):
+        self.replaced, self.done = replaced, False
+
+    def on_begin(self, control):
+        self.lock = control.directory / ".lock"
+
+    def on_log(self, step, metrics):
+        if not self.done:
+            self.lock.unlink()
+            if self.replaced:
+                self.lock.touch()
+        self.done = True
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_file_that_somebody_removes_is_noticed(damaged, caplog, replaced):
+    shutil.rmtree(damaged)
+    if replaced:
+        with pytest.raises(JaxftError, match="another process has taken its place"):
+            jaxft.train("tiny.yaml", run_directory=damaged, quiet=True, callbacks=[Removing(True)])
+        assert len(rows_of(damaged)) == 2
+    else:
+        jaxft.train("tiny.yaml", run_directory=damaged, quiet=True, callbacks=[Removing(False)])
+        assert (damaged / ".lock").exists()
