@@ -136,19 +136,19 @@ def merge(adapter: Adapter, placed: Iterable[Placed], parameters: Flat) -> dict[
                 f"{adapter.directory}: {module} is {list(wanted)} there and {list(shape)} in the base"
             )
         whole = update.merged(tensor_value(tensor, parameters), transposed)
-        _put(tensor, whole, parameters, changed)
+        put(tensor, whole, parameters, changed)
     for name, stored in adapter.saved.items():
         if name not in by_name:
             raise CheckpointError(f"{adapter.directory}: the base has no place for {name}")
         if stored.shape != by_name[name].shape:
             shapes = f"{list(stored.shape)} there and {list(by_name[name].shape)} in the base"
             raise CheckpointError(f"{adapter.directory}: {name} is {shapes}")
-        _put(by_name[name], stored.read().astype(np.float32), parameters, changed)
+        put(by_name[name], stored.read().astype(np.float32), parameters, changed)
     return changed
 
 
-def _put(tensor: Placed, value: np.ndarray, parameters: Flat, changed: dict[str, np.ndarray]) -> None:
-    """Writes a tensor of the file into the parameters that it holds."""
+def put(tensor: Placed, value: np.ndarray, parameters: Flat, changed: dict[str, np.ndarray]) -> None:
+    """Writes a tensor of a file into the parameters that it holds, whole ones of which go into `changed`."""
     for place in tensor.places:
         if place.path not in changed:
             changed[place.path] = np.array(parameters[place.path], np.float32)

@@ -13,23 +13,14 @@ import jax
 import numpy as np
 
 from jaxft.errors import CheckpointError
+from jaxft.huggingface.peft_config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from jaxft.huggingface.safetensors_files import StoredTensor, tensors_of, write_file
 
-CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
-# Our key of adapter_config.json: which base an adapter was made for.
-BASE_KEY = "jaxft_base"
+TENSOR_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _SUFFIXES = {
     "lora_A.weight": "a", "lora_B.weight": "b", "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
-}  # fmt: skip
-# Keys of adapter_config.json with the values that are understood; others change what is computed.
-_SUPPORTED = {
-    "peft_type": ("LORA",), "bias": ("none",), "lora_bias": (False,), "layer_replication": (None,),
-    "trainable_token_indices": (None,), "target_parameters": (None, []), "alora_invocation_tokens": (None,),
-    "use_qalora": (False,), "arrow_config": (None,), "use_bdlora": (None,),
-    # The others change the base.
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }  # fmt: skip
 
 
@@ -71,7 +62,7 @@ class Adapter:
     """
 
     directory: pathlib.Path
-    config: Mapping[str, Any]
+    config: AdapterConfig
     modules: Mapping[str, LowRank]
     saved: Mapping[str, StoredTensor]
 
@@ -82,7 +73,7 @@ def read_adapter(directory: pathlib.Path) -> Adapter:
     Raises:
       CheckpointError: it is none, or has parts that cannot be merged exactly; they are named.
     """
-    config = _config(directory)
+    config = read_adapter_config(directory)
     if not (directory / TENSOR_FILE).is_file():
         pickled = " (adapter_model.bin is a pickle, which is not read)" * (directory / "adapter_model.bin").is_file()
         raise CheckpointError(f"{directory} has no {TENSOR_FILE}{pickled}")
@@ -99,43 +90,29 @@ def read_adapter(directory: pathlib.Path) -> Adapter:
             raise CheckpointError(f"{directory}: {name} is no update of a linear layer, the only ones that are merged")
         else:
             saved[name] = stored
-    modules = {module: _low_rank(directory, config, module, own) for module, own in parts.items()}
+    modules = {module: _low_rank(config, module, own) for module, own in parts.items()}
     if not modules:
         raise CheckpointError(f"{directory} holds no low-rank update")
     return Adapter(directory, config, modules, saved)
 
 
-def _config(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} is no adapter: it has no {CONFIG_FILE}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    for key, values in _SUPPORTED.items():
-        if config.get(key, values[0]) not in values:
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}; supported: {', '.join(map(repr, values))}")
-    return config
-
-
-def _low_rank(directory: pathlib.Path, config: Mapping[str, Any], module: str, parts: dict[str, np.ndarray]) -> LowRank:
+def _low_rank(config: AdapterConfig, module: str, parts: dict[str, np.ndarray]) -> LowRank:
+    directory = config.path.parent
     if "a" not in parts or "b" not in parts:
         raise CheckpointError(f"{directory}: {module} has only one of lora_A and lora_B")
     if parts["a"].ndim != 2 or parts["b"].ndim != 2 or parts["a"].shape[0] != parts["b"].shape[1]:
         shapes = f"{list(parts['a'].shape)} and {list(parts['b'].shape)}"
         raise CheckpointError(f"{directory}: {module} has lora_A and lora_B of shapes {shapes}")
-    if bool(config.get("use_dora")) != ("magnitude" in parts):
-        raise CheckpointError(f"{directory}: use_dora is {config.get('use_dora')}, but not so for {module}")
+    if bool(config.values.get("use_dora")) != ("magnitude" in parts):
+        raise CheckpointError(f"{directory}: use_dora is {config.values.get('use_dora')}, but not so for {module}")
+    if not config.is_target(module):
+        raise CheckpointError(f"{config.path}: {module} has an update, but is none of the modules that are adapted")
     rank = parts["a"].shape[0]
-    alpha = _of_module(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return LowRank(parts["a"], parts["b"], scale, parts.get("magnitude"))
-
-
-def _of_module(values: Mapping[str, float], module: str, otherwise: float) -> float:
-    """A value by the end of a module's name."""
-    return next((value for name, value in values.items() if f".{module}".endswith(f".{name}")), otherwise)
+    if rank != config.rank(module):
+        raise CheckpointError(
+            f"{config.path}: r and rank_pattern give {module} the rank {config.rank(module)}, its update has {rank}"
+        )
+    return LowRank(parts["a"], parts["b"], config.scale(module), parts.get("magnitude"))
 
 
 def write_adapter(

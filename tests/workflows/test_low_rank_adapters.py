@@ -15,7 +15,7 @@ from support.tiny_models import WORDS
 
 import jaxft
 from jaxft.cli.main import run
-from jaxft.huggingface.peft_format import CONFIG_FILE
+from jaxft.huggingface.peft_config import CONFIG_FILE
 
 pytestmark = pytest.mark.slow
 

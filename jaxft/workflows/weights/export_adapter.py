@@ -15,7 +15,8 @@ from jaxft.finetuning.lora import LoraConfig, LoraModel
 from jaxft.huggingface.exporting import tensor_value
 from jaxft.huggingface.expressing import Form
 from jaxft.huggingface.low_rank import modules_of
-from jaxft.huggingface.peft_format import BASE_KEY, fingerprint, write_adapter
+from jaxft.huggingface.peft_config import BASE_KEY
+from jaxft.huggingface.peft_format import fingerprint, write_adapter
 from jaxft.huggingface.placing import Placed
 from jaxft.models.config import ModelConfig
 from jaxft.models.model import Model, flat_paths, sharded_target

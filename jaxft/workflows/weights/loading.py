@@ -144,7 +144,9 @@ def _adapted(loaded: LoadedModel, base: AdaptedWeights, dtype: str, mesh: Mesh) 
         return loaded
     head, config = base.saved_heads[0]
     shapes = {path: leaf.shape for path, leaf in flat_paths(parameters).items()}
-    labels = {"id2label": {str(i): str(i) for i in range(config.num_labels)}} if config.num_labels else {}
+    labels = {}
+    if config.num_labels and (base.huggingface is None or base.huggingface.num_labels != config.num_labels):
+        labels = {"id2label": {str(i): str(i) for i in range(config.num_labels)}}
     form = form_for(base.config, (head.name, config), base.huggingface, labels, shapes)
     return dataclasses.replace(loaded, heads=(head.name,), form=dataclasses.replace(form, directory=base.settings))
 
