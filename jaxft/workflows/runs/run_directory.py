@@ -33,6 +33,7 @@ from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import clear_unfinished, directory_written_whole, write_atomically
 from jaxft.workflows.runs.identity import identity_changes
 from jaxft.workflows.runs.lock import LOCK_FILE, DirectoryLock
+from jaxft.workflows.runs.model_use import ModelUse
 from jaxft.workflows.runs.seal import check_seal, sealed
 from jaxft.workflows.runs.software import versions
 
@@ -45,11 +46,13 @@ class StoredModel:
       config: the trunk.
       heads: by name.
       huggingface: the config.json that the model once came with; None for a model made here.
+      use: how it is used; None for one that was trained elsewhere, and where an earlier version wrote the file.
     """
 
     config: ModelConfig
     heads: Mapping[str, HeadConfig]
     huggingface: HuggingFaceConfig | None
+    use: ModelUse | None = None
 
 
 class RunDirectory:
@@ -206,14 +209,16 @@ class RunDirectory:
         heads: Mapping[str, HeadConfig],
         huggingface: HuggingFaceConfig | None,
         settings: pathlib.Path | None,
+        use: ModelUse | None = None,
     ) -> None:
-        """Writes what the parameters belong to, and what is needed to go back to where they came from.
+        """Writes what the parameters belong to, and what is needed to use them and to go back to where they came from.
 
         Args:
           config: the model.
           heads: by name.
           huggingface: config.json that it came with.
           settings: directory with further files that came with it.
+          use: how it is used; None for one that was trained elsewhere.
         """
         travelling = [name for name in TRAVELLING_FILES if settings is not None and (settings / name).is_file()]
         if settings is not None and travelling:
@@ -224,6 +229,7 @@ class RunDirectory:
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values
         said = {"model": encode(config), "heads": encoded, "huggingface": origin}
+        said |= {} if use is None else {"use": encode(use)}
         self._write("model.json", sealed(said, self.path, (self.tokenizer.name, self.settings.name)))
 
     def has_model(self) -> bool:
@@ -248,6 +254,7 @@ class RunDirectory:
             decode(Document(where, found["model"], {}), ModelConfig),
             heads,
             None if origin is None else HuggingFaceConfig(origin, where),
+            None if found.get("use") is None else decode(Document(where, found["use"], {}), ModelUse),
         )
 
     @property

@@ -20,6 +20,7 @@ from jaxft.workflows.assembly.evaluators import make_evaluators
 from jaxft.workflows.assembly.parts import Assembly
 from jaxft.workflows.runs.agreement import check_data_agrees, check_recipes_agree
 from jaxft.workflows.runs.identity import identity_of
+from jaxft.workflows.runs.model_use import use_of
 from jaxft.workflows.runs.run_directory import RunDirectory
 from jaxft.workflows.train.trainer import Trainer
 
@@ -91,5 +92,6 @@ def _write_beginning(run: RunDirectory, assembly: Assembly) -> None:
             dict(assembly.model.heads),
             None if origin is None else origin.huggingface,
             None if origin is None else origin.settings,
+            use_of({name: stream.objective for name, stream in assembly.recipe.streams.items()}),
         )
     run.write_environment(plugin_digests(assembly.recipe))

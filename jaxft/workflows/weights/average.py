@@ -140,4 +140,4 @@ def _write(target: RunDirectory, opened: OpenedModel, parameters: Parameters) ->
             if (template := location.tokenizer / CHAT_TEMPLATE_FILE).is_file():
                 write_atomically(target.tokenizer / CHAT_TEMPLATE_FILE, template.read_bytes())
         # Last, since it is what says that a model is here.
-        target.write_model(model.config, dict(model.model.heads), huggingface, location.settings)
+        target.write_model(model.config, dict(model.model.heads), huggingface, location.settings, location.use)

@@ -22,7 +22,7 @@ from jaxft.objectives.denoising import decoder_start_id
 from jaxft.recipe.library import recipe_to_text
 from jaxft.reporting.tables import format_value
 from jaxft.workflows.weights.export_adapter import write_run_adapter
-from jaxft.workflows.weights.labels import label_settings, objective_of, sentence_pooling
+from jaxft.workflows.weights.labels import label_settings, sentence_pooling
 from jaxft.workflows.weights.loading import load_checkpoint
 from jaxft.workflows.weights.location import ModelLocation, locate
 from jaxft.workflows.weights.special_tokens import special_tokens
@@ -69,15 +69,14 @@ def export_model(
     if adapter:
         head_name = None if chosen is None else chosen[0]
         return {**written, **write_run_adapter(location, form, head_name, loaded.params, pathlib.Path(output))}
-    if dtype is None and origin is not None and location.recipe is None:
+    if dtype is None and origin is not None and location.use is None:
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
     write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(location, form))
-    objective = None if chosen is None else objective_of(location, chosen[0])
-    pixels = None if objective is None else objective.normalization()
+    pixels = None if location.use is None else location.use.normalization
     if pixels is not None:
         write_preprocessing(pathlib.Path(output), loaded.config, pixels.mean, pixels.deviation)
-    if pooling is not None and location.recipe is not None:
-        length = next(iter(location.recipe.streams.values())).objective.length or loaded.config.max_length
+    if pooling is not None and location.use is not None:
+        length = location.use.length or loaded.config.max_length
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     return {**written, "parameters": sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())}
 
@@ -107,8 +106,8 @@ def _special_ids(loaded: LoadedModel) -> dict[str, int]:
 
 
 def _generation_settings(location: ModelLocation, loaded: LoadedModel) -> GenerationSettings | None:
-    """How the model of a run writes; None for one whose own files say it."""
-    if loaded.tokenizer is None or location.recipe is None:
+    """How a model that was trained here writes; None for one whose own files say it."""
+    if loaded.tokenizer is None or location.use is None:
         return None
     special = special_tokens(location, loaded.config, loaded.tokenizer)
     ends = {"eos_token_id": special.end[0] if len(special.end) == 1 else list(special.end)}

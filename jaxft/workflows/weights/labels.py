@@ -21,10 +21,8 @@ def objective_of(location: ModelLocation, stream: str) -> ObjectiveConfig | None
 
 
 def sentence_pooling(location: ModelLocation) -> SentencePooling | None:
-    """How a run whose first stream makes vectors of sentences does so; None for any other model."""
-    if location.recipe is None:
-        return None
-    mode = next(iter(location.recipe.streams.values())).objective.sentence_pooling()
+    """How a model that was trained here to make vectors of sentences does so; None for any other."""
+    mode = None if location.use is None else location.use.pooling
     return None if mode is None else SentencePooling(mode, normalize=True)
 
 
@@ -32,18 +30,18 @@ def label_settings(location: ModelLocation, head: tuple[str, HeadConfig] | None)
     """`id2label`, `label2id` and `problem_type` of a classifier or a regression of a run or an imported model."""
     if head is None or head[1].kind in _WITHOUT_LABELS:
         return {}
-    origin, objective = location.stored.huggingface, objective_of(location, head[0])
+    origin = location.stored.huggingface
+    use = None if location.use is None else location.use.heads.get(head[0])
     names = [str(number) for number in range(head[1].num_labels)]
-    if objective is None and origin is not None and origin.num_labels == len(names):
+    if use is None and origin is not None and origin.num_labels == len(names):
         return {}
     problem = {}
     if head[1].kind == "sequence_classification":
-        own = None if objective is None else objective.problem_type
         # transformers takes one output for a number, and refuses to call it a class.
         default = "single_label_classification" if len(names) > 1 else "regression"
-        problem = {"problem_type": own or default}
-    if objective is not None:
-        names = list(objective.label_names() or names)
+        problem = {"problem_type": default if use is None or use.problem_type is None else use.problem_type}
+    if use is not None:
+        names = list(use.labels or names)
     labels = {str(i): name for i, name in enumerate(names)}
     return {"id2label": labels, "label2id": {n: i for i, n in enumerate(names)}, **problem}
 

@@ -12,6 +12,7 @@ from jaxft.errors import CheckpointError
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.description import Description, describe
 from jaxft.recipe.schema import Recipe
+from jaxft.workflows.runs.model_use import ModelUse, use_of
 from jaxft.workflows.runs.run_directory import RunDirectory, StoredModel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -63,6 +64,14 @@ class ModelLocation:
     def recipe(self) -> Recipe | None:
         """What the run was trained by; None where nothing was trained here."""
         return self.run.recipe()[0] if self.run is not None and self.run.has_recipe else None
+
+    @functools.cached_property
+    def use(self) -> ModelUse | None:
+        """How the run's model is used, or one made of runs; None for a model that was trained elsewhere."""
+        if self.run is None or self.stored.use is not None or self.recipe is None:
+            return None if self.run is None else self.stored.use
+        # A run of a version that kept this in its recipe alone.
+        return use_of({name: stream.objective for name, stream in self.recipe.streams.items()})
 
     @functools.cached_property
     def step(self) -> int:
