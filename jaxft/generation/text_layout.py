@@ -18,10 +18,13 @@ class TextLayout:
     Attributes:
       template: what stands around texts.
       longest: most tokens of a row, those around the texts included.
+      cut: tokens of a row to which longer texts are cut where that is asked for, those of the rows that the model was
+        trained on; `longest` where None.
     """
 
     template: TextTemplate
     longest: int
+    cut: int | None = None
 
     def row(
         self, where: str, first: np.ndarray, second: np.ndarray | None = None, truncate: bool = False
@@ -46,6 +49,8 @@ class TextLayout:
                 f"{where} has {found} tokens, the model reads {room} beside those around a text; shorten it, or have "
                 "it truncated"
             )
+        if truncate:
+            room = min(self.longest, self.cut or self.longest) - around
         if second is None:
             return self.template.row(first[:room])
         return self.template.row(*cut_pair(first, second, room))

@@ -35,6 +35,7 @@ def write_model(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     card: str | None = None,
+    longest_text: int | None = None,
 ) -> None:
     """Writes a model in Hugging Face layout, one tensor at a time.
 
@@ -46,6 +47,7 @@ def write_model(
       dtype: `float32`, `bfloat16` or `float16` for all tensors; that of the form where None.
       shard_bytes: largest size of a file.
       card: text of README.md.
+      longest_text: tokens to which its tokenizer cuts texts where that is asked for; as its files have it where None.
 
     Raises:
       CheckpointError: the directory holds a model, or `dtype` is none of the above.
@@ -67,14 +69,7 @@ def write_model(
         return array.astype(described[file_name][0], copy=False)
 
     write_tensors(directory, described, value, shard_bytes)
-    if tokenizer is not None:
-        tokenizer.export(directory, token_types=form.config.get("type_vocab_size", 0) > 1)
-    for name in TRAVELLING_FILES:
-        if form.directory is not None and (form.directory / name).is_file():
-            (directory / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(form.directory / name, directory / name)
-    if form.generation_settings is not None:
-        write_generation_settings(directory, form.generation_settings, tokenizer)
+    _write_settings(directory, form, tokenizer, longest_text)
     if card is not None:
         (directory / "README.md").write_text(card, encoding="utf-8")
     config = dict(form.config)
@@ -84,6 +79,29 @@ def write_model(
         config["dtype"] = next(name for name, value in _DTYPES.items() if value in dtypes)
     # Last, since it is what says that a model is here.
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_settings(directory: pathlib.Path, form: Form, tokenizer: Tokenizer | None, longest_text: int | None) -> None:
+    """Writes the tokenizer, what travels with the model, and how it writes."""
+    if tokenizer is not None:
+        tokenizer.export(directory, token_types=form.config.get("type_vocab_size", 0) > 1)
+        if longest_text is not None:
+            _limit_texts(directory / "tokenizer_config.json", longest_text)
+    for name in TRAVELLING_FILES:
+        if form.directory is not None and (form.directory / name).is_file():
+            (directory / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(form.directory / name, directory / name)
+    if form.generation_settings is not None:
+        write_generation_settings(directory, form.generation_settings, tokenizer)
+
+
+def _limit_texts(path: pathlib.Path, longest: int) -> None:
+    """Writes to how many tokens a tokenizer cuts texts, unless its own limit is lower."""
+    if path.is_file():
+        values = json.loads(path.read_text(encoding="utf-8"))
+        own = values.get("model_max_length")
+        values["model_max_length"] = min(longest, own) if isinstance(own, int) else longest
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array | np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ from support.tiny_models import bert, llama, t5
 
 import jaxft
 from jaxft.workflows.weights.export import export_model
+from jaxft.workflows.weights.opened_model import open_model
 
 TEXTS = ["a good film", "the plot is bad and dull", "fine", "the film is a good film is a bad film"]
 RECIPE = """
@@ -132,3 +133,41 @@ def test_an_encoder_decoder_reads_and_writes_alike(tmp_path):
             with torch.no_grad():
                 theirs = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8, do_sample=False)[0]
             assert one.token_ids.tolist() == theirs[1:].tolist(), (place, text)
+
+
+def test_long_texts_are_cut_as_in_training_wherever_that_is_asked_for(tmp_path):
+    bert(tmp_path / "start")
+    directory = trained(tmp_path, "{kind: sequence_classification, length: 8}")
+    long = ["the film is a good film is a bad film"]
+    (directory / "texts.jsonl").write_text(json.dumps({"text": long[0]}) + "\n")
+    jaxft.predict(directory / "run", directory / "texts.jsonl", directory / "predicted.jsonl")
+    wanted = list(json.loads((directory / "predicted.jsonl").read_text())["probabilities"].values())
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory / "exported")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(directory / "exported").eval()
+    with torch.no_grad():
+        theirs = model(**tokenizer(long, truncation=True, return_tensors="pt")).logits.softmax(-1)[0]
+    assert tokenizer.model_max_length == 8 and wanted == pytest.approx(theirs.numpy(), abs=2e-5)
+    (ours,) = jaxft.classify(directory / "run", long, truncate=True)
+    assert sorted(ours.scores.values()) == pytest.approx(sorted(wanted), abs=2e-5)
+
+
+def test_a_chat_stops_at_the_end_of_a_turn_there_too(tmp_path):
+    """Also where what it began with had no generation_config.json, but keys of it in its config.json."""
+    plain_llama(tmp_path / "start")
+    (tmp_path / "start" / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "start" / "config.json").read_text())
+    (tmp_path / "start" / "config.json").write_text(json.dumps({**config, "repetition_penalty": 1.5}))
+    turns = [({"role": "user", "content": one}, {"role": "assistant", "content": one[:4]}) for one in TEXTS * 2]
+    rows = [{"messages": messages} for messages in turns]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    objective = "{kind: instruction, messages: messages, chat_template: chatml}"
+    text = RECIPE.format(model=tmp_path / "start", objective=objective).replace("rows.jsonl", "chats.jsonl")
+    (tmp_path / "recipe.yaml").write_text(text)
+    jaxft.train(tmp_path / "recipe.yaml", run_directory=tmp_path / "run", quiet=True)
+    export_model(tmp_path / "run", tmp_path / "exported")
+
+    ours = open_model(tmp_path / "run").special_tokens.end
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").generation_config
+    ends = theirs.eos_token_id if isinstance(theirs.eos_token_id, list) else [theirs.eos_token_id]
+    assert set(ends) == set(ours) and theirs.repetition_penalty == 1.5

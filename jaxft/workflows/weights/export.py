@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxft.errors import CheckpointError
+from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import write_model
 from jaxft.huggingface.expressing import Form, form_for
 from jaxft.huggingface.generation_settings import GenerationSettings
@@ -21,6 +22,7 @@ from jaxft.models.model import flat_paths
 from jaxft.objectives.denoising import decoder_start_id
 from jaxft.recipe.library import recipe_to_text
 from jaxft.reporting.tables import format_value
+from jaxft.workflows.runs.model_use import ModelUse
 from jaxft.workflows.weights.export_adapter import write_run_adapter
 from jaxft.workflows.weights.labels import label_settings, sentence_pooling
 from jaxft.workflows.weights.loading import load_checkpoint
@@ -71,14 +73,22 @@ def export_model(
         return {**written, **write_run_adapter(location, form, head_name, loaded.params, pathlib.Path(output))}
     if dtype is None and origin is not None and location.use is None:
         dtype = origin.get("dtype", origin.get("torch_dtype", "float32"))
-    write_model(pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=_card(location, form))
+    card, longest = _card(location, form), None if location.use is None else _longest(location.use, loaded, writes)
+    write_model(
+        pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=card, longest_text=longest
+    )
     pixels = None if location.use is None else location.use.normalization
     if pixels is not None:
         write_preprocessing(pathlib.Path(output), loaded.config, pixels.mean, pixels.deviation)
     if pooling is not None and location.use is not None:
-        length = location.use.length or loaded.config.max_length
+        length = _longest(location.use, loaded, writes)
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     return {**written, "parameters": sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())}
+
+
+def _longest(use: ModelUse, loaded: LoadedModel, writes: bool) -> int:
+    """Tokens of the longest text that is read whole: as in training, but for models that write on."""
+    return loaded.config.max_length if writes or use.length is None else use.length
 
 
 def _chosen_head(loaded: LoadedModel, name: str | None) -> tuple[str, HeadConfig] | None:
@@ -111,16 +121,26 @@ def _generation_settings(location: ModelLocation, loaded: LoadedModel) -> Genera
         return None
     special = special_tokens(location, loaded.config, loaded.tokenizer)
     ends = {"eos_token_id": special.end[0] if len(special.end) == 1 else list(special.end)}
-    if location.stored.huggingface is not None:
+    origin = location.stored.huggingface
+    if origin is not None:
         own = location.settings / "generation_config.json"
-        # Without such a file older models have more of this in config.json, which a new one would hide.
-        return GenerationSettings(json.loads(own.read_text(encoding="utf-8")) | ends) if own.is_file() else None
+        # Without such a file older models have this in config.json, which a new one hides.
+        values = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else _of_generation(origin)
+        return GenerationSettings(values | ends)
     settings = {**ends, "pad_token_id": special.pad}
     if loaded.config.family == "encoder_decoder":
         settings["decoder_start_token_id"] = special.start[0]
         return GenerationSettings(settings, (special.source_start, special.source_end))
     first = {} if loaded.tokenizer.start_id is None else {"bos_token_id": loaded.tokenizer.start_id}
     return GenerationSettings(settings | first, (special.start, ()))
+
+
+def _of_generation(origin: HuggingFaceConfig) -> dict[str, Any]:
+    """Keys of a config.json that are those of a generation_config.json."""
+    from transformers import GenerationConfig  # takes seconds to import, so only who needs it pays
+
+    known = GenerationConfig().to_dict()
+    return {key: value for key, value in origin.values.items() if key in known and value is not None}
 
 
 def _card(location: ModelLocation, form: Form) -> str:

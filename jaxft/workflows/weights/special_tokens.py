@@ -76,7 +76,8 @@ def text_layout(location: ModelLocation | None, model: ModelConfig, tokenizer: T
     longest = model.max_length
     if location is not None and location.run is None:
         longest = min(longest, longest_sentence(location.directory) or longest)
-    return TextLayout(tokenizer.template, longest)
+    cut = None if location is None or location.use is None else location.use.length
+    return TextLayout(tokenizer.template, longest, cut)
 
 
 def _around(
