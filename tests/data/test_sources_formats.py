@@ -15,6 +15,7 @@ import zstandard
 from made_sources import prepare_tfds, scan, write_hf, write_jsonl, write_parquet
 from PIL import Image
 from sklearn.datasets import load_digits
+from transformers.image_utils import load_image
 
 from jaxft.data.sources import SourceConfig, read_image, read_rows, resolve_paths, scan_rows, source_fingerprint
 from jaxft.errors import DataError, RecipeError
@@ -484,3 +485,13 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, option
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(RecipeError, match=rf"{module}.*pip install 'jaxft\[{extra}\]'"):
         scan(tmp_path, **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_upright_as_their_exif_data_says(tmp_path, orientation):
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "turned.png", exif=exif)
+    theirs = np.asarray(load_image(str(tmp_path / "turned.png")).convert("L"))
+    assert np.array_equal(read_image(str(tmp_path / "turned.png"), "here")[..., 0], theirs)

@@ -87,7 +87,9 @@ def decode_image(stream: BinaryIO, location: str) -> np.ndarray:
 
 
 def as_array(image: Any) -> np.ndarray:
-    """An image of Pillow in the shape that `read_image` gives; transparency is dropped."""
+    """An image of Pillow in the shape that `read_image` gives: upright, as its EXIF data says, without transparency."""
+    operations = import_extra("PIL.ImageOps", "images", "reading images")
+    image = operations.exif_transpose(image)
     grey = image.mode in ("1", "L", "LA")
     array = np.asarray(image.convert("L" if grey else "RGB"))
     return array[..., None] if grey else array
