@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.data.tokenizers.template import Fixed
 from jaxft.errors import CheckpointError
 from jaxft.huggingface.configuration import HuggingFaceConfig
 from jaxft.huggingface.exporting import write_model
@@ -23,6 +24,7 @@ from jaxft.objectives.denoising import decoder_start_id
 from jaxft.recipe.library import recipe_to_text
 from jaxft.reporting.tables import format_value
 from jaxft.workflows.runs.model_use import ModelUse
+from jaxft.workflows.weights.check_export import check_tokenizer
 from jaxft.workflows.weights.export_adapter import write_run_adapter
 from jaxft.workflows.weights.labels import label_settings, sentence_pooling
 from jaxft.workflows.weights.loading import load_checkpoint
@@ -77,6 +79,7 @@ def export_model(
     write_model(
         pathlib.Path(output), form, loaded.params, loaded.tokenizer, dtype=dtype, card=card, longest_text=longest
     )
+    _check(location, loaded, pathlib.Path(output), writes)
     pixels = None if location.use is None else location.use.normalization
     if pixels is not None:
         write_preprocessing(pathlib.Path(output), loaded.config, pixels.mean, pixels.deviation)
@@ -84,6 +87,28 @@ def export_model(
         length = _longest(location.use, loaded, writes)
         write_pooling(pathlib.Path(output), pooling, loaded.config.embed_dim, length)
     return {**written, "parameters": sum(int(np.prod(tensor.shape)) for tensor in form.placed.values())}
+
+
+def _check(location: ModelLocation, loaded: LoadedModel, output: pathlib.Path, writes: bool) -> None:
+    """Has transformers read texts out of what was written; of a model that was trained here.
+
+    Raises:
+      CheckpointError: it reads them otherwise than the model was trained.
+    """
+    tokenizer = loaded.tokenizer
+    if tokenizer is None or location.use is None:
+        return
+    template = tokenizer.template
+    if writes:
+        special = special_tokens(location, loaded.config, tokenizer)
+        before: tuple[int, ...] = special.start
+        after: tuple[int, ...] = ()
+        if loaded.config.family == "encoder_decoder":
+            before, after = special.source_start, special.source_end
+        elif not tokenizer.is_generic or location.stored.huggingface is not None:
+            after = template.after.ids  # its own files stay as they are
+        template = dataclasses.replace(template, before=Fixed(before), after=Fixed(after))
+    check_tokenizer(output, tokenizer, template, pairs=not writes)
 
 
 def _longest(use: ModelUse, loaded: LoadedModel, writes: bool) -> int:
