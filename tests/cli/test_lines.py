@@ -36,7 +36,7 @@ def test_lines_are_the_same_however_they_end(texts, mark, end, last):
 
 
 def test_other_bytes_than_utf8_are_an_error_that_says_where(texts):
-    with pytest.raises(DataError, match="not text in UTF-8: .* position 2"):
+    with pytest.raises(DataError, match=r"not text in UTF-8: .* position 2"):
         texts("größer".encode("latin-1"))
 
 

@@ -329,3 +329,13 @@ def test_a_clock_that_goes_backwards_changes_no_figure(damaged, monkeypatch):
     monkeypatch.setattr("time.time", lambda: next(clock))
     assert again(damaged) == 0
     assert 0 < json.loads((damaged / "summary.json").read_text())["seconds"] < 600
+
+
+def test_a_changed_recipe_of_a_run_is_said(damaged, capsys):
+    recipe = damaged / "recipe.yaml"
+    assert run(["evaluate", str(damaged), "evaluation.held.batch_size=4"]) == 0
+    assert "is not the recipe" not in capsys.readouterr().err
+    recipe.write_text(recipe.read_text().replace("length: 16", "length: 12"))
+    assert run(["evaluate", str(damaged)]) == 0
+    err = capsys.readouterr().err
+    assert "is not the recipe that the run began with" in err and "length: 16 there, 12 here" in err
