@@ -121,7 +121,7 @@ class Checkpoints:
                 ),
             )
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {target} could not be written: {error}") from error
+            raise CheckpointError(f"checkpoint {target} could not be written: {_reason(error)}") from error
         self._finishing = threading.Thread(
             target=self._finish, args=(step, kept | {step}, on_complete), name="checkpoint"
         )
@@ -140,7 +140,7 @@ class Checkpoints:
                     _remove(self.directory / str(other))
         except Exception as error:  # handed to the main thread, which raises it at the next save or wait
             self._failure = error
-            _logger.warning("checkpoint %s could not be written: %s", target, error)
+            _logger.warning("checkpoint %s could not be written: %s", target, _reason(error))
 
     def wait(self) -> None:
         """Waits until the last save is complete.
@@ -156,7 +156,7 @@ class Checkpoints:
         """That the last save could not be written, as soon as that is known."""
         if self._failure is None:
             return None
-        error = CheckpointError(f"a checkpoint in {self.directory} could not be written: {self._failure}")
+        error = CheckpointError(f"a checkpoint in {self.directory} could not be written: {_reason(self._failure)}")
         error.__cause__ = self._failure
         return error
 
@@ -303,6 +303,13 @@ def _described(tree: Tree) -> dict[str, list]:
         jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
         for path, leaf in leaves
     }
+
+
+def _reason(error: BaseException) -> str:
+    """Why a write failed; TensorStore also repeats, in brackets, all that it was asked for."""
+    if isinstance(error, OSError):
+        return str(error)
+    return str(error).partition(" [os_error_code")[0].partition(" [tensorstore_spec")[0]
 
 
 def _shown(described: list) -> str:

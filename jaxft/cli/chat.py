@@ -121,7 +121,9 @@ class _Terminal:
         begun: list[str] = []
         while True:
             try:
-                line = input(("... " if begun else "> ") if self._is_person else "")
+                line = input(("... " if begun else "> ") if self._is_person else "").removeprefix("\ufeff")
+            except UnicodeDecodeError as error:
+                raise DataError(f"standard input is not text in UTF-8: {error}") from error
             except EOFError:
                 if begun:
                     yield "\n".join(begun)

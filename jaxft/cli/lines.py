@@ -33,7 +33,7 @@ def _given_texts(given: Sequence[str] | None, path: str | None, column: str) -> 
     if given is not None:
         return list(given)
     if path is None:
-        return list(read_prompts(sys.stdin, "standard input", None))
+        return list(read_prompts(io.StringIO(_standard_input()), "standard input", None))
     return list(read_prompts(io.StringIO(text_of(path)), path, column if path.endswith(".jsonl") else None))
 
 
@@ -61,17 +61,28 @@ def read_prompts(file: Iterable[str], name: str, column: str | None) -> Iterator
 
 
 def text_of(path: str) -> str:
-    """A file's text.
+    """A file's text, with lines as Unix ends them and without a byte order mark.
 
     Raises:
       DataError: it cannot be read.
     """
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
+        return _text(pathlib.Path(path).read_bytes(), path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _standard_input() -> str:
+    """All of standard input, read as a file is, whatever the locale says."""
+    return _text(sys.stdin.buffer.read(), "standard input")
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8: {error}") from error
+        raise DataError(f"{name} is not text in UTF-8: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def check_words(options: argparse.Namespace) -> None:

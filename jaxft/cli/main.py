@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -13,6 +12,7 @@ from typing import Any
 
 from jaxft import __version__
 from jaxft.cli import chat, generation, harness, launching, planning, reading, serving, verbs
+from jaxft.cli.streams import leave_standard_output, open_standard_streams
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.parallel.environment import found_place
 from jaxft.parallel.processes import ProcessesConfig, is_first, joined, leave
@@ -24,6 +24,8 @@ _EPILOG = """exit status: 0 done, 2 the recipe or the command is wrong, 3 the da
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one verb and exits with its status."""
+    open_standard_streams()
+    sys.unraisablehook = _show_unraisable
     leave(run(arguments))
 
 
@@ -36,7 +38,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    options = _parsed(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if (number := next((i for i, word in enumerate(words, 1) if not _is_utf8(word)), None)) is not None:
+        print(f"jaxft: word {number} of the command is not UTF-8: {words[number - 1]!a}", file=sys.stderr)
+        return RecipeError.exit_status
+    options = _parsed(words)
     _log_to_standard_error(logging.WARNING if getattr(options, "quiet", True) else logging.INFO)
     try:
         with _as_one_of_several(options), readings_shown(getattr(options, "quiet", False) or not is_first()):
@@ -49,9 +55,38 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("jaxft: interrupted before there was anything to save", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of the output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_standard_output()
+        return 1
+    except OSError as error:  # a full disk, a file system that is gone, no more files to open
+        print(f"jaxft: {_told(error)}", file=sys.stderr)
+        leave_standard_output()
         return 1
     return 0
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    """Shows what nobody can catch, but for what tells nothing.
+
+    Where one array of a checkpoint cannot be written, the threads that write the others find the event loop of all of
+    them closed. Why, the checkpoint's own exception says.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _is_utf8(word: str) -> bool:
+    """Whether a word of the command came as UTF-8; Python keeps other bytes as halves of surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, in one line."""
+    what = error.filename if error.filename is not None else "a file or a standard stream"
+    return f"{what} cannot be read or written: {error.strerror or error}"
 
 
 def _as_one_of_several(options: argparse.Namespace) -> contextlib.AbstractContextManager:
@@ -91,9 +126,9 @@ def _log_to_standard_error(level: int) -> None:
     logger.handlers = [handler]
     logger.propagate = False  # other libraries put handlers on the root, which would say everything twice
     logger.setLevel(level)
-    # Orbax tells at length what it does; its errors arrive as exceptions.
-    for noisy in ("absl", "orbax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    # Orbax tells at length what it does, and of each thread what failed; its errors arrive as exceptions.
+    for noisy in ("absl", "orbax", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 # What argparse hangs verbs on, whose type it keeps to itself.

@@ -9,23 +9,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import selectors
-import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxft.parallel.link import Link
+
 _TICK = 0.5
-# How long a message may take to be read, and those who are told of a failure to end.
-_SEND_SECONDS = 20.0
+# How long those who are told of a failure may take to end.
 _FAREWELL_SECONDS = 5.0
 # By so much the first process is given the lead in saying who is stuck.
 _GRACE_SECONDS = 6.0
+_NUMBER = (int, float, type(None))
+# What each kind of message must hold.
+_HELD: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "failed": {"reason": str, "status": int},
+    "bye": {},
+    "give": {"round": int, "value": object},
+    "all": {"round": int, "values": list},
+    "mark": {"moves": int, "limit": _NUMBER},
+    "stop": {"reason": str},
+    "halt": {"reason": str},
+    "at": {"step": int},
+    "stop at": {"step": int},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,70 +60,6 @@ class Member:
     def name(self) -> str:
         """As messages call it."""
         return f"process {self.index} of {self.count} (pid {self.pid} on {self.host})"
-
-
-class Link:
-    """A connection that carries lines of JSON both ways."""
-
-    def __init__(self, connection: socket.socket):
-        connection.settimeout(_SEND_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A machine that is gone closes nothing: it is missed after about 20 seconds.
-        for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, option):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self.connection, self._unread, self._sending = connection, b"", threading.Lock()
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Sends one message.
-
-        Raises:
-          OSError: nobody reads it.
-        """
-        with self._sending:
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def read(self) -> None:
-        """Reads what has come, and waits for something.
-
-        Raises:
-          EOFError: the other side has ended.
-          OSError: it is lost.
-        """
-        read = self.connection.recv(1 << 16)
-        if not read:
-            raise EOFError
-        self._unread += read
-
-    def next_message(self) -> dict[str, Any] | None:
-        """The first message that was read and not taken; None where none is complete.
-
-        Raises:
-          ValueError: the other side speaks of something else.
-        """
-        line, end, rest = self._unread.partition(b"\n")
-        if not end:
-            return None
-        self._unread = rest
-        message = json.loads(line)
-        if not isinstance(message, dict):
-            raise ValueError("not a message")
-        return message
-
-    def receive(self) -> dict[str, Any]:
-        """Waits for a message.
-
-        Raises:
-          EOFError, OSError, ValueError: as `read` and `next_message`.
-        """
-        while (message := self.next_message()) is None:
-            self.read()
-        return message
-
-    def close(self) -> None:
-        """Lets go of the connection."""
-        self.connection.close()
 
 
 class Channel:
@@ -230,11 +178,11 @@ class Channel:
             for index, link in self._links.items():
                 selector.register(link.connection, selectors.EVENT_READ, index)
             for index in self._links:  # what came along with the last words of the rendezvous
-                self._handle(selector, index)
+                self._attend(selector, index, lambda link: None)
             told, has_told = None, False
             while not self._left.is_set():
                 for key, _ in selector.select(_TICK):
-                    self._read(selector, key)
+                    self._attend(selector, key.data, Link.read)
                 with self._changed:
                     failing, stop, mark = self._failing, self._stop, (self._moves, self._limit)
                 if failing is not None:
@@ -247,25 +195,26 @@ class Channel:
                     self._tell({"kind": "stop", "reason": stop})
                 self._look_for_stuck(selector)
 
-    def _read(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-        index, link = key.data, self._links[key.data]
+    def _attend(self, selector: selectors.BaseSelector, index: int, read: Callable[[Link], None]) -> None:
+        """Reads a link and acts on its messages; ends all where it is lost or holds something else."""
+        link = self._links[index]
         try:
-            link.read()
-            self._handle(selector, index)
+            read(link)
+            while (message := link.next_message()) is not None:
+                _check(message)
+                if message["kind"] == "failed":
+                    self._down(selector, message["reason"], message["status"])
+                self._take(index, message)
         except (EOFError, OSError, ValueError) as error:
             if index in self._bye or self._left.is_set():
                 selector.unregister(link.connection)
                 return
             how = "ended without a word: it was killed, or ran out of memory"
-            if isinstance(error, OSError) and not isinstance(error, ConnectionResetError):
+            if isinstance(error, ValueError):
+                how = f"says what no process of a run says ({error})"
+            elif isinstance(error, OSError) and not isinstance(error, ConnectionResetError):
                 how = f"cannot be reached any more ({error})"
             self._down(selector, f"{self.members[index].name} {how}", 1)
-
-    def _handle(self, selector: selectors.BaseSelector, index: int) -> None:
-        while (message := self._links[index].next_message()) is not None:
-            if message["kind"] == "failed":
-                self._down(selector, message["reason"], message["status"])
-            self._take(index, message)
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Sends to the first process; in it, takes the message itself."""
@@ -364,7 +313,7 @@ class Channel:
                 try:
                     link.read()
                     while (message := link.next_message()) is not None:
-                        if message["kind"] == "failed" and not self.is_first:
+                        if message.get("kind") == "failed" and not self.is_first:
                             return
                 except (EOFError, OSError, ValueError):
                     selector.unregister(key.fileobj)
@@ -375,6 +324,16 @@ class Channel:
         shown = "\n\x1b[?25h" if os.isatty(2) else ""
         with contextlib.suppress(OSError):
             os.write(2, f"{shown}jaxft: {reason}\n".encode())
+
+
+def _check(message: Mapping[str, Any]) -> None:
+    """Raises ValueError for a message of no known kind, or without what its kind must hold."""
+    held = _HELD.get(kind) if isinstance(kind := message.get("kind"), str) else None
+    if held is None:
+        raise ValueError("a message of no known kind")
+    for name, types in held.items():
+        if name not in message or not isinstance(message[name], types):
+            raise ValueError(f"{kind} without {name}")
 
 
 def end_now(status: int) -> None:

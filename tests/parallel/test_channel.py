@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import pathlib
 import signal
@@ -10,10 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from jaxft.errors import JaxftError, RecipeError
+from jaxft.parallel import rendezvous
 from jaxft.parallel.rendezvous import Place, meet
 
 PROGRAM = pathlib.Path(__file__).parent / "member.py"
@@ -135,3 +138,112 @@ def test_processes_that_contradict_each_other_are_refused(places, problem):
         thread.join()
     assert len(raised) == len(places)
     assert all(isinstance(error, RecipeError) and problem in str(error) for error in raised)
+
+
+class Stranger(threading.Thread):
+    """Somebody else who calls the port of a run and sends what a function gives, until the connection is cut."""
+
+    def __init__(self, port: int, sent, pause: float = 0.0):
+        super().__init__(daemon=True)
+        self.port, self.sent, self.pause = port, sent, pause
+        self.called = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                caller = socket.create_connection(("127.0.0.1", self.port))
+                break
+        with caller, contextlib.suppress(OSError):
+            for piece in self.sent():
+                caller.sendall(piece)
+                self.called.set()
+                time.sleep(self.pause)
+            caller.recv(1)
+
+
+STRANGERS = {
+    "deep nesting": (lambda: [b'{"jaxft": ' + b"[" * 4000 + b"\n"], 0.0),
+    "a byte now and then": (lambda: itertools.repeat(b" "), 0.2),
+    "nothing": (lambda: [b""], 0.0),
+    "a line without end": (lambda: itertools.repeat(b"x" * 4096), 0.0),
+    "no object": (lambda: [b"[1]\n"], 0.0),
+    "bytes": (lambda: [bytes(range(256)) + b"\n"], 0.0),
+    "HTTP": (lambda: [b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"], 0.0),
+    "no member": (lambda: [b'{"jaxft": {"index": 1}}\n'], 0.0),
+    "no numbers": (lambda: [b'{"jaxft": [true, 2, "host", {}]}\n'], 0.0),
+    "a member without a name": (lambda: [b'{"jaxft": [1, 2, [], 5]}\n'], 0.0),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_strangers_neither_end_nor_hold_a_run(kind):
+    """Three of them call before the second process does."""
+    port, channels = free_port(), {}
+
+    def join(index: int) -> None:
+        channels[index], _ = meet(Place("127.0.0.1", port, 2, index), timeout=20)
+
+    first = threading.Thread(target=join, args=(0,))
+    first.start()
+    strangers = [Stranger(port, *STRANGERS[kind]) for _ in range(3)]
+    for stranger in strangers:
+        stranger.start()
+    for stranger in strangers:
+        stranger.called.wait(10)
+    join(1)
+    first.join()
+    try:
+        given = threading.Thread(target=lambda: channels[1].exchange("b"))
+        given.start()
+        assert channels[0].exchange("a") == ["a", "b"]
+        given.join()
+    finally:
+        for channel in channels.values():
+            channel.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b" ", b"x" * 4096, b'{"members": 5, "port": 1}\n', b'{"members": [[]], "port": 1}\n', b'{"refused": 5}\n'],
+)
+def test_a_stranger_in_the_place_of_the_first_process_holds_nobody(monkeypatch, answer):
+    monkeypatch.setattr(rendezvous, "_LEAD_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answers() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = other.accept()
+                    with contextlib.suppress(OSError):
+                        while True:
+                            connection.sendall(answer)
+                            time.sleep(0.1)
+
+        threading.Thread(target=answers, daemon=True).start()
+        with pytest.raises(JaxftError, match="found no coordinator"):
+            meet(Place("127.0.0.1", other.getsockname()[1], 2, 1), timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"{}", b'{"kind": []}', b'{"kind": "more"}', b'{"kind": "mark", "moves": 0, "limit": "x"}', b"[" * 10**5, b'"a"'],
+)
+def test_what_no_process_says_ends_the_run_with_a_word(said):
+    port = free_port()
+    command = [sys.executable, str(PROGRAM), str(port), "2", "0", "exchange"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                caller = socket.create_connection(("127.0.0.1", port))
+                break
+            time.sleep(0.05)
+        with caller:
+            caller.sendall(b'{"jaxft": [1, 2, "here", 5]}\n')
+            caller.recv(1 << 16)
+            caller.sendall(said + b"\n")
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "process 1 of 2 (pid 5 on here) says what no process of a run says" in err and "Traceback" not in err

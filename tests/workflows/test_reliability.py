@@ -15,6 +15,7 @@ import pytest
 from support.processes import environment
 
 import jaxft
+from jaxft.checkpoint import checkpoints
 from jaxft.cli.main import run
 from jaxft.errors import CheckpointError, JaxftError
 from jaxft.workflows.assembly.trained_run import open_run
@@ -258,3 +259,83 @@ def test_a_lock_file_that_somebody_removes_is_noticed(damaged, caplog, replaced)
     else:
         jaxft.train("tiny.yaml", run_directory=damaged, quiet=True, callbacks=[Removing(False)])
         assert (damaged / ".lock").exists()
+
+
+def disk_is_full(self, *arguments, **keywords):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_the_next_is_tried(damaged, capsys, monkeypatch):
+    """The state of the run is that of a run whose checkpoints were all written."""
+    written = checkpoints.write_manifest
+    full = iter([True, False])  # the first time only
+    monkeypatch.setattr(
+        checkpoints, "write_manifest", lambda *a: disk_is_full(*a) if next(full, False) else written(*a)
+    )
+    shutil.rmtree(damaged)
+    assert again(damaged) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "could not be written" in line]
+    assert len(told) == 1 and "checkpoints/0" in told[0] and "No space left" in told[0]
+    assert RunDirectory(damaged).checkpoints.steps() == [4, 8, 12]
+
+
+def test_a_run_ends_with_one_message_where_two_checkpoints_in_a_row_cannot_be_written(damaged, capsys, monkeypatch):
+    shutil.rmtree(damaged)
+    with monkeypatch.context() as full:
+        full.setattr(checkpoints, "write_manifest", disk_is_full)
+        assert again(damaged) == 4
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("jaxft: ") and "No space left" in line]) == 1
+    assert max(step for _, step in rows_of(damaged)) < 12  # it ended soon after the second failure
+    assert again(damaged) == 0
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a full device")
+@pytest.mark.parametrize(("redirected", "status"), [(">/dev/full", 1), (">&-", 1), ("2>/dev/full", 0), ("<&- 2>&-", 0)])
+def test_closed_and_full_standard_streams(damaged, redirected, status):
+    words = f"{sys.executable} -m jaxft recipes ls {redirected}"
+    ended = subprocess.run(["sh", "-c", words], env=environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == status
+    assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
+    assert ended.stderr.count("jaxft: ") == (status == 1)
+
+
+def test_no_closed_stream_gives_its_number_to_a_file_of_the_run(damaged):
+    shutil.rmtree(damaged)
+    words = f"{sys.executable} -m jaxft train tiny.yaml --run-dir run <&- >&- 2>&-"
+    ended = subprocess.run(["sh", "-c", words], env=environment(), timeout=300)
+    assert ended.returncode == 1  # the table of results could not be printed
+    assert (damaged / "summary.json").exists() and (damaged / ".lock").read_bytes() == b""
+
+
+def test_a_terminal_that_is_gone_saves_as_other_signals_do(damaged):
+    shutil.rmtree(damaged)
+    words = [sys.executable, "-m", "jaxft", "train", "tiny.yaml", "training.steps=100000", "--run-dir", str(damaged)]
+    process = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 2/"):
+            break
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "stopped by SIGHUP after step" in err and "Traceback" not in err
+    assert max(RunDirectory(damaged).checkpoints.steps()) > 2
+
+
+def test_a_clock_that_goes_backwards_changes_no_figure(damaged, monkeypatch):
+    shutil.rmtree(damaged)
+    clock = iter(range(10**9, 0, -1000))
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    assert again(damaged) == 0
+    assert 0 < json.loads((damaged / "summary.json").read_text())["seconds"] < 600
+
+
+def test_a_changed_recipe_of_a_run_is_said(damaged, capsys):
+    recipe = damaged / "recipe.yaml"
+    assert run(["evaluate", str(damaged), "evaluation.held.batch_size=4"]) == 0
+    assert "is not the recipe" not in capsys.readouterr().err
+    recipe.write_text(recipe.read_text().replace("length: 16", "length: 12"))
+    assert run(["evaluate", str(damaged)]) == 0
+    err = capsys.readouterr().err
+    assert "is not the recipe that the run began with" in err and "length: 16 there, 12 here" in err

@@ -32,7 +32,7 @@ def quickstart(run_directory: str | pathlib.Path = "runs/quickstart", quiet: boo
       `start`, `one_way`, `bidirectional` and `from_scratch`, each with `task` (metrics) and `retained` (masked-LM loss
       in nats on held-out pretraining text), `baselines`, `seconds` and `run_dir`.
     """
-    started = time.time()
+    started = time.monotonic()
     base = pathlib.Path(run_directory)
     pretrain, one_way, bidirectional = base / "pretrain", base / "one-way", base / "bidirectional"
     train(path_of("quickstart"), (), pretrain, quiet)
@@ -49,7 +49,7 @@ def quickstart(run_directory: str | pathlib.Path = "runs/quickstart", quiet: boo
     result = {
         **arms,
         "baselines": _baselines(pretrain, one_way),
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "run_dir": str(base),
     }
     write_comparison(result, base)

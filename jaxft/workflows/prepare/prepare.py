@@ -49,7 +49,7 @@ def prepare(
 
 
 def _prepared(source: StoreSource, how: Preparation) -> dict[str, Any]:
-    started, there = time.time(), source.exists
+    started, there = time.monotonic(), source.exists
     whole = there or source.build(how)
     result: dict[str, Any] = {
         "source": source.where,
@@ -61,4 +61,4 @@ def _prepared(source: StoreSource, how: Preparation) -> dict[str, Any]:
         tokens = int(store.lengths.sum(dtype="int64"))
         result |= {"rows": store.rows, "bad": store.bad, "records": len(store), "tokens": tokens}
         store.close()
-    return {**result, "seconds": round(time.time() - started, 2)}
+    return {**result, "seconds": round(time.monotonic() - started, 2)}

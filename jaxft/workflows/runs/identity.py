@@ -41,6 +41,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[s
     ]
 
 
+def recipe_changes(began: Mapping[str, Any], recipe: Recipe, overrides: Sequence[str]) -> list[str]:
+    """How the recipe of a run's directory differs from the one that it began with, in words.
+
+    Args:
+      began: encoded, perhaps by an earlier version, whose missing keys are no difference.
+      recipe: as decoded.
+      overrides: of it, like `training.seed=1`; what they change is no difference either.
+    """
+    now, before = encode(recipe), _flat(began)
+    known = {key: value for key, value in _flat(now).items() if key in before}
+    before = {key: value for key, value in before.items() if key in known}
+    return differences(before, known, (*FREE_KEYS, *(override.partition("=")[0] for override in overrides)))
+
+
 def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """How the identity of a start differs from that of the run's beginning, in words."""
     changes = differences(old["recipe"], new["recipe"], FREE_KEYS)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import pathlib
 import platform
 import shutil
@@ -31,11 +32,13 @@ from jaxft.recipe.plugins import check_plugins_unchanged, plugin_digests
 from jaxft.recipe.reading import Document
 from jaxft.recipe.schema import Recipe
 from jaxft.reporting.atomic import clear_unfinished, directory_written_whole, write_atomically
-from jaxft.workflows.runs.identity import identity_changes
+from jaxft.workflows.runs.identity import identity_changes, recipe_changes
 from jaxft.workflows.runs.lock import LOCK_FILE, DirectoryLock
 from jaxft.workflows.runs.model_use import ModelUse
 from jaxft.workflows.runs.seal import check_seal, sealed
 from jaxft.workflows.runs.software import versions
+
+_logger = logging.getLogger("jaxft")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,10 +279,14 @@ class RunDirectory:
             found = "it does not exist" if not self.path.exists() else "it has no recipe.yaml"
             raise CheckpointError(f"{self.path} is not the directory of a run: {found}")
         # The directory may come from elsewhere: what lies in it is data.
-        recipe, document = load_recipe(self.path / "recipe.yaml", overrides, never_from=[self.path])
-        began = (self._read("identity.json") or {}).get("plugins", {})
+        where = self.path / "recipe.yaml"
+        recipe, document = load_recipe(where, overrides, never_from=[self.path])
+        identity = self._read("identity.json") or {}
+        began = identity.get("plugins", {})
         now = {name: digest for name, digest in plugin_digests(recipe).items() if name in began}
         check_plugins_unchanged(began, now, str(self.path))
+        if changes := recipe_changes(identity.get("recipe", {}), recipe, overrides):
+            _logger.warning("%s is not the recipe that the run began with: %s", where, "; ".join(changes))
         return recipe, document
 
     def used_step(self) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a note; a second one acts as it did before. A context manager."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a note; a second one acts as before. A context manager."""
 
-    _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+    _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
     def __init__(self, note: Callable[[str], None]):
         """
@@ -24,7 +24,9 @@ class StopSignals:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._old = {number: signal.signal(number, self._receive) for number in self._NAMES}
+            # One that is ignored stays so: `nohup` asks that a run outlives its terminal.
+            heard = [number for number in self._NAMES if signal.getsignal(number) != signal.SIG_IGN]
+            self._old = {number: signal.signal(number, self._receive) for number in heard}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._restore()
