@@ -16,13 +16,12 @@ from jaxft.errors import CheckpointError
 from jaxft.huggingface.expressing import Form
 from jaxft.huggingface.generation_settings import write_generation_settings
 from jaxft.huggingface.placing import Placed
-from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
+from jaxft.huggingface.sentence_modules import sentence_files
 from jaxft.models.model import flat_paths
 from jaxft.parallel.trees import Parameters
 
 SHARD_BYTES = 5 * 10**9
-TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json", *POOLING_FILES)
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 
 
@@ -69,10 +68,8 @@ def write_model(
     write_tensors(directory, described, value, shard_bytes)
     if tokenizer is not None:
         tokenizer.export(directory, token_types=form.config.get("type_vocab_size", 0) > 1)
-    for name in TRAVELLING_FILES:
-        if form.directory is not None and (form.directory / name).is_file():
-            (directory / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(form.directory / name, directory / name)
+    if form.directory is not None:
+        copy_settings(form.directory, directory)
     if form.generation_settings is not None:
         write_generation_settings(directory, form.generation_settings, tokenizer)
     if card is not None:
@@ -84,6 +81,14 @@ def write_model(
         config["dtype"] = next(name for name, value in _DTYPES.items() if value in dtypes)
     # Last, since it is what says that a model is here.
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def copy_settings(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies the files of a model's settings, which travel along with its weights."""
+    own = ("generation_config.json", "preprocessor_config.json")
+    for name in (*(name for name in own if (source / name).is_file()), *sentence_files(source)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array | np.ndarray]) -> np.ndarray:

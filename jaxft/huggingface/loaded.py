@@ -19,7 +19,8 @@ from jaxft.huggingface.description import Description, describe
 from jaxft.huggingface.exporting import SHARD_BYTES, write_model
 from jaxft.huggingface.expressing import Form, form_of
 from jaxft.huggingface.importing import load_parameters
-from jaxft.huggingface.pooling import SentencePooling, read_pooling
+from jaxft.huggingface.pooling import SentencePooling
+from jaxft.huggingface.sentence_modules import read_pooling
 from jaxft.models.config import ComputeConfig, ModelConfig, Precision
 from jaxft.models.model import Model, ModelOutput, apply_model, sharded_target
 from jaxft.models.transformer import Images, Sequences

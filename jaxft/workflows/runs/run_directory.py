@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import shutil
 import sys
 import time
 import uuid
@@ -21,7 +20,7 @@ import jax
 from jaxft.checkpoint.checkpoints import Checkpoints
 from jaxft.errors import CheckpointError, RecipeError
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.exporting import TRAVELLING_FILES
+from jaxft.huggingface.exporting import copy_settings
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.parallel.platform import usable_cores
@@ -198,10 +197,8 @@ class RunDirectory:
           huggingface: config.json that it came with.
           settings: directory with further files that came with it.
         """
-        for name in TRAVELLING_FILES:
-            if settings is not None and (settings / name).is_file():
-                (self.settings / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(settings / name, self.settings / name)
+        if settings is not None:
+            copy_settings(settings, self.settings)
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values
         self._write("model.json", {"model": encode(config), "heads": encoded, "huggingface": origin})
