@@ -47,7 +47,7 @@ def write_model(
       card: text of README.md.
 
     Raises:
-      CheckpointError: the directory holds a model, or `dtype` is none of the above.
+      CheckpointError: the directory holds a model, or `dtype` is none of the above, or cannot hold a tensor.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
@@ -62,8 +62,15 @@ def write_model(
         described[file_name], by_file_name[file_name] = (chosen, tensor.shape), tensor
 
     def value(file_name: str) -> np.ndarray:
-        array = tensor_value(by_file_name[file_name], flat)
-        return array.astype(described[file_name][0], copy=False)
+        array, wanted = tensor_value(by_file_name[file_name], flat), described[file_name][0]
+        with np.errstate(over="ignore"):
+            converted = array.astype(wanted, copy=False)
+        if wanted == np.float16 and np.isinf(converted).any() and np.isfinite(array).all():
+            raise CheckpointError(
+                f"{directory}: {file_name} has values up to {np.abs(array).max():.3g}, and float16 ends at 65504; "
+                "choose bfloat16 or float32"
+            )
+        return converted
 
     write_tensors(directory, described, value, shard_bytes)
     if tokenizer is not None:

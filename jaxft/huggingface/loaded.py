@@ -175,7 +175,9 @@ class LoadedModel:
         mask = None if mask is None else _flat(mask)
         positions = None
         if self.positions_skip_padding is not None:
-            real = token_ids != self.pad_token_id if self.positions_skip_padding == "pad_token_id" else mask
+            # The row of the padding token is the last before those of positions.
+            padding = self.config.position_offset - 1
+            real = token_ids != padding if self.positions_skip_padding == "pad_token_id" else mask
             if real is not None:
                 real = real.astype(np.int32)
                 positions = jnp.asarray(np.cumsum(real, axis=1) * real - 1, jnp.int32)
