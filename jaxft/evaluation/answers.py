@@ -12,13 +12,9 @@ import numpy as np
 
 from jaxft.errors import DataError
 from jaxft.evaluation.paired import check_paired
+from jaxft.evaluation.scripts import WITHOUT_SPACES
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-# Scripts that write no spaces between words: Han, kana, and those of Thailand, Laos, Burma and Cambodia.
-_WITHOUT_SPACES = re.compile(
-    "[\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
-)
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
 
 
@@ -33,7 +29,7 @@ def normalized_answer(text: str, without_spaces: bool = False) -> str:
     kept = text.lower()
     if without_spaces:
         kept = "".join(c for c in kept if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
-        kept = _WITHOUT_SPACES.sub(r" \g<0> ", kept)
+        kept = WITHOUT_SPACES.sub(r" \g<0> ", kept)
     else:
         kept = "".join(c for c in kept if c not in string.punctuation)
     return " ".join(_ARTICLES.sub(" ", kept).split())
@@ -63,7 +59,7 @@ def answer_scores(references: Sequence[Sequence[str]], predictions: Sequence[str
 
 
 def _compared(reference: str, predicted: str) -> tuple[float, float]:
-    without_spaces = _WITHOUT_SPACES.search(reference + predicted) is not None
+    without_spaces = WITHOUT_SPACES.search(reference + predicted) is not None
     first, second = (normalized_answer(text, without_spaces) for text in (reference, predicted))
     return float(first == second), _word_f1(first.split(), second.split())
 

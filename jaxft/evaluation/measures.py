@@ -143,8 +143,11 @@ def _stemmed_rouge_scores(evaluated: Evaluated) -> np.ndarray:
     return rouge.rouge_scores(*_texts(evaluated), porter_stem)
 
 
-def _bleu_counts(evaluated: Evaluated) -> np.ndarray:
-    return bleu_counts(*_texts(evaluated))
+def _bleu(tokenization: str) -> Measure:
+    def counts(evaluated: Evaluated) -> np.ndarray:
+        return bleu_counts(*_texts(evaluated), tokenization)
+
+    return lambda evaluated: bleu(evaluated.scores(counts))
 
 
 def _mean_of(scores: Callable[[Evaluated], np.ndarray], column: int = 0) -> Measure:
@@ -198,7 +201,9 @@ _OWN: dict[str, Measure] = {
     "final_number": _mean_of(_final_numbers),
     **{name: _mean_of(_rouge_scores, column) for column, name in enumerate(rouge.KINDS)},
     **{f"{name}_stemmed": _mean_of(_stemmed_rouge_scores, column) for column, name in enumerate(rouge.KINDS)},
-    "bleu": lambda evaluated: bleu(evaluated.scores(_bleu_counts)),
+    "bleu": _bleu("13a"),
+    "bleu_zh": _bleu("zh"),
+    "bleu_char": _bleu("char"),
     "chrf": lambda evaluated: chrf(*_texts(evaluated)),
     **{name: _mean_of(_retrieval_scores, column) for column, name in enumerate(retrieval.SCORES)},
     "alignment": lambda evaluated: alignment(evaluated.outputs["vectors"]),

@@ -10,8 +10,10 @@ import numpy as np
 
 from jaxft.errors import DataError
 from jaxft.evaluation.paired import check_paired
+from jaxft.evaluation.scripts import is_latin
 
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+_DIGITS = re.compile(r"\d+")
 _NO_WORD = re.compile(r"[^a-z0-9]+")
 
 Stem = Callable[[str], str]
@@ -42,7 +44,7 @@ def rouge_scores(
       float64 `(texts, 4)`: `rouge1`, `rouge2`, `rougeL` and `rougeLsum`, 0 to 1.
 
     Raises:
-      DataError: their numbers differ; or a reference has letters, but none of a to z.
+      DataError: their numbers differ; or the letters of a reference are mostly not Latin, or none of them of a to z.
     """
     check_paired(references, predictions)
     scores = np.zeros((len(references), len(KINDS)))
@@ -51,6 +53,9 @@ def rouge_scores(
             if not words_of(one) and any(map(str.isalnum, one)):
                 problem = f"reference {number + 1} ({one!r:.40}) has no letter of a to z; use chrf"
                 raise DataError(problem, "not_latin")
+            if not is_latin(one):
+                has = "mostly letters other than" if words_of(_DIGITS.sub("", one)) else "no letter of"
+                raise DataError(f"reference {number + 1} ({one!r:.40}) has {has} a to z; use chrf", "not_latin")
         if right:
             scores[number] = np.max([_scores(one, predicted, stem) for one in right], axis=0)
     return scores

@@ -7,6 +7,9 @@ import math
 import numpy as np
 from scipy import stats
 
+from jaxft.errors import DataError
+from jaxft.evaluation.paired import check_paired
+
 
 def spearman(scores: np.ndarray, given: np.ndarray) -> float:
     """Rank correlation, with mean ranks for ties; 0 where either is constant.
@@ -14,16 +17,43 @@ def spearman(scores: np.ndarray, given: np.ndarray) -> float:
     Args:
       scores: float `(examples,)`.
       given: float `(examples,)`.
+
+    Raises:
+      DataError: their numbers differ, or one is not finite.
     """
+    _check(scores, given)
     return pearson(stats.rankdata(scores), stats.rankdata(given))
 
 
 def pearson(scores: np.ndarray, given: np.ndarray) -> float:
-    """Linear correlation; 0 where either is constant."""
+    """Linear correlation; 0 where either is constant, but for what rounding leaves.
+
+    Args:
+      scores: float `(examples,)`.
+      given: float `(examples,)`.
+
+    Raises:
+      DataError: their numbers differ, or one is not finite.
+    """
+    _check(scores, given)
     scores, given = np.asarray(scores, np.float64), np.asarray(given, np.float64)
-    if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(given) == 0:
+    if len(scores) < 2 or _is_constant(scores) or _is_constant(given):
         return 0.0
+    # In units of their own, since squares of very small and very large numbers are none.
+    scores, given = ((values - values.mean()) / np.ptp(values) for values in (scores, given))
     return float(np.corrcoef(scores, given)[0, 1])
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 8 * np.finfo(np.float64).eps * np.abs(values).max())
+
+
+def _check(scores: np.ndarray, given: np.ndarray) -> None:
+    check_paired(scores, given)
+    for values in (np.asarray(scores), np.asarray(given)):
+        if not np.isfinite(values).all():
+            place = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise DataError(f"a correlation needs finite numbers; number {place + 1} is {values[place]}", "not_finite")
 
 
 def alignment(vectors: np.ndarray) -> float:

@@ -59,7 +59,8 @@ class Architecture:
       wrappers: prefixes that some classes put before the names of the whole trunk.
       averaged: classes whose logits are the mean of those of their heads.
       positions_skip_padding: positions count the tokens before them that are not padding (RoBERTa); `mask` counts
-        those of the attention mask, `pad_token_id` those other than that token.
+        those of the attention mask, `pad_token_id` those other than that token, the
+        last before `position_offset`.
     """
 
     model_types: tuple[str, ...]

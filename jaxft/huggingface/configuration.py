@@ -131,7 +131,12 @@ class HuggingFaceConfig:
         return len(labels) if labels else self.integer("num_labels", 2)
 
     def rotary(
-        self, layer_type: str | None = None, default_base: float = 10000.0, partial: bool = False
+        self,
+        layer_type: str | None = None,
+        default_base: float = 10000.0,
+        partial: bool = False,
+        base_key: str = "rope_theta",
+        default_original: int | None = None,
     ) -> dict[str, Any]:
         """Fields `rotary_base`, `rotary_scaling` and `rotary_fraction`, from either of Hugging Face's spellings.
 
@@ -139,39 +144,54 @@ class HuggingFaceConfig:
           layer_type: which of the nested sets to read where a config has one for each type of layer.
           default_base: base where none is written.
           partial: whether the class can rotate a part of each head.
+          base_key: of the base where it is not among the set.
+          default_original: length of pretraining that the class has by itself; None where it has none.
         """
         rope = self._rope(layer_type)
-        base = rope.positive("rope_theta", self.positive("rope_theta", default_base))
+        base = rope.positive("rope_theta", self.positive(base_key, default_base))
         fraction = rope.positive("partial_rotary_factor", self.positive("partial_rotary_factor", 1.0))
         if fraction > 1:
             raise CheckpointError(f"{self.source}: partial_rotary_factor must be at most 1, found {fraction}")
         if fraction < 1 and not partial:
             raise self.unsupported("partial_rotary_factor", fraction, [1.0])
         kind = rope.get("rope_type", rope.get("type", "default", str), str)
-        scaling = None if kind == "default" else self._scaling(kind, rope)
+        scaling = None
+        if kind != "default":
+            longest = self.integer("max_position_embeddings", least=1)
+            among = rope.integer(_ORIGINAL, longest, least=1) if default_original is None else default_original
+            # Classes with one set prefer their own key to the one in it.
+            original = among if layer_type is not None else self.integer(_ORIGINAL, among, least=1)
+            scaling = self._scaling(kind, rope, longest, original)
         return {"rotary_base": base, "rotary_fraction": fraction, "rotary_scaling": scaling}
 
     def _rope(self, layer_type: str | None) -> HuggingFaceConfig:
         """The keys about rotary positions, or about those of one type of layer."""
         name, rope = "rope_parameters", self.get("rope_parameters", None, dict)
-        if rope is not None and layer_type is not None and layer_type in rope:
-            rope = HuggingFaceConfig(rope, f"{self.source}: {name}").get(layer_type, None, dict)
+        if rope and self.get("rope_scaling", rope) != rope:
+            raise CheckpointError(f"{self.source} has both {name} and rope_scaling, and they differ")
+        if rope is not None and layer_type is not None:
+            rope = HuggingFaceConfig(rope, f"{self.source}: {name}").get(layer_type, {}, dict)
+            name = f"{name}: {layer_type}"
         if rope is None:
             name, rope = "rope_scaling", self.get("rope_scaling", {}, dict)
         return HuggingFaceConfig(rope, f"{self.source}: {name}")
 
-    def _scaling(self, kind: str, rope: HuggingFaceConfig) -> RotaryScaling:
+    def local_rotary_base(self, base_key: str) -> float:
+        """The base of layers with a window, for which no block has a scaling."""
+        local = self.rotary("sliding_attention", base_key=base_key)
+        if local["rotary_scaling"] is not None:
+            kind = local["rotary_scaling"].kind
+            raise self._rope("sliding_attention").unsupported("rope_type", kind, ["default"])
+        return local["rotary_base"]
+
+    def _scaling(self, kind: str, rope: HuggingFaceConfig, longest: int, original: int) -> RotaryScaling:
         kind = {"su": "longrope"}.get(kind, kind)
-        longest = self.integer("max_position_embeddings", least=1)
         known = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_SCALING_FIELDS}
         if kind not in _SCALING_KEYS:
             raise rope.unsupported("rope_type", kind, ("default", *_SCALING_KEYS))
         if unknown := sorted(name for name, value in rope.values.items() if value is not None and name not in known):
             raise CheckpointError(f"{rope.source}: scaling by {unknown[0]} is not supported")
-        original = rope.integer(_ORIGINAL, self.integer(_ORIGINAL, longest, least=1), least=1)
         factor = rope.positive("factor", longest / original)
-        if kind == "longrope":
-            factor = longest / original
         if kind == "dynamic":
             original = longest
         return RotaryScaling(

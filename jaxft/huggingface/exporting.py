@@ -16,13 +16,12 @@ from jaxft.errors import CheckpointError
 from jaxft.huggingface.expressing import Form
 from jaxft.huggingface.generation_settings import write_generation_settings
 from jaxft.huggingface.placing import Placed
-from jaxft.huggingface.pooling import POOLING_FILES
 from jaxft.huggingface.safetensors_files import write_tensors
+from jaxft.huggingface.sentence_modules import sentence_files
 from jaxft.models.model import flat_paths
 from jaxft.parallel.trees import Parameters
 
 SHARD_BYTES = 5 * 10**9
-TRAVELLING_FILES = ("generation_config.json", "preprocessor_config.json", *POOLING_FILES)
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 
 
@@ -50,7 +49,7 @@ def write_model(
       longest_text: tokens to which its tokenizer cuts texts where that is asked for; as its files have it where None.
 
     Raises:
-      CheckpointError: the directory holds a model, or `dtype` is none of the above.
+      CheckpointError: the directory holds a model, or `dtype` is none of the above, or cannot hold a tensor.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(_DTYPES)}, found {dtype!r}")
@@ -65,8 +64,15 @@ def write_model(
         described[file_name], by_file_name[file_name] = (chosen, tensor.shape), tensor
 
     def value(file_name: str) -> np.ndarray:
-        array = tensor_value(by_file_name[file_name], flat)
-        return array.astype(described[file_name][0], copy=False)
+        array, wanted = tensor_value(by_file_name[file_name], flat), described[file_name][0]
+        with np.errstate(over="ignore"):
+            converted = array.astype(wanted, copy=False)
+        if wanted == np.float16 and np.isinf(converted).any() and np.isfinite(array).all():
+            raise CheckpointError(
+                f"{directory}: {file_name} has values up to {np.abs(array).max():.3g}, and float16 ends at 65504; "
+                "choose bfloat16 or float32"
+            )
+        return converted
 
     write_tensors(directory, described, value, shard_bytes)
     _write_settings(directory, form, tokenizer, longest_text)
@@ -87,10 +93,8 @@ def _write_settings(directory: pathlib.Path, form: Form, tokenizer: Tokenizer | 
         tokenizer.export(directory, token_types=form.config.get("type_vocab_size", 0) > 1)
         if longest_text is not None:
             _limit_texts(directory / "tokenizer_config.json", longest_text)
-    for name in TRAVELLING_FILES:
-        if form.directory is not None and (form.directory / name).is_file():
-            (directory / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(form.directory / name, directory / name)
+    if form.directory is not None:
+        copy_settings(form.directory, directory)
     if form.generation_settings is not None:
         write_generation_settings(directory, form.generation_settings, tokenizer)
 
@@ -102,6 +106,19 @@ def _limit_texts(path: pathlib.Path, longest: int) -> None:
         own = values.get("model_max_length")
         values["model_max_length"] = min(longest, own) if isinstance(own, int) else longest
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def travelling_files(source: pathlib.Path) -> tuple[str, ...]:
+    """Names of the files of a model's settings, which travel along with its weights."""
+    own = ("generation_config.json", "preprocessor_config.json")
+    return (*(name for name in own if (source / name).is_file()), *sentence_files(source))
+
+
+def copy_settings(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies the files of a model's settings."""
+    for name in travelling_files(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def tensor_value(tensor: Placed, parameters: Mapping[str, jax.Array | np.ndarray]) -> np.ndarray:

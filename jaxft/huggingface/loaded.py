@@ -19,7 +19,8 @@ from jaxft.huggingface.description import Description, describe
 from jaxft.huggingface.exporting import SHARD_BYTES, write_model
 from jaxft.huggingface.expressing import Form, form_of
 from jaxft.huggingface.importing import load_parameters
-from jaxft.huggingface.pooling import SentencePooling, read_pooling
+from jaxft.huggingface.pooling import SentencePooling
+from jaxft.huggingface.sentence_modules import read_pooling
 from jaxft.models.config import ComputeConfig, ModelConfig, Precision
 from jaxft.models.model import Model, ModelOutput, apply_model, sharded_target
 from jaxft.models.transformer import Images, Sequences
@@ -174,7 +175,9 @@ class LoadedModel:
         mask = None if mask is None else _flat(mask)
         positions = None
         if self.positions_skip_padding is not None:
-            real = token_ids != self.pad_token_id if self.positions_skip_padding == "pad_token_id" else mask
+            # The row of the padding token is the last before those of positions.
+            padding = self.config.position_offset - 1
+            real = token_ids != padding if self.positions_skip_padding == "pad_token_id" else mask
             if real is not None:
                 real = real.astype(np.int32)
                 positions = jnp.asarray(np.cumsum(real, axis=1) * real - 1, jnp.int32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -19,6 +20,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxft.errors import CheckpointError
+
+_logger = logging.getLogger("jaxft")
 
 DTYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -89,10 +92,12 @@ def stored_tensors(directory: pathlib.Path) -> dict[str, StoredTensor]:
       CheckpointError: there are no safetensors, a shard is missing, an index names files elsewhere or tensors that its
         files do not hold, a file is damaged, or a name is there twice.
     """
+    if (directory / SINGLE).exists():
+        if (directory / INDEX).exists():
+            _logger.warning("%s has both %s and %s: the former is read, as transformers does", directory, SINGLE, INDEX)
+        return _header(directory / SINGLE)
     if (directory / INDEX).exists():
         return _indexed(directory)
-    if (directory / SINGLE).exists():
-        return _header(directory / SINGLE)
     if pickles := sorted(path.name for path in directory.glob("*") if path.suffix in _PICKLES):
         raise CheckpointError(
             f"{directory} has pickled weights ({pickles[0]}), which can run code when they are read; convert them "

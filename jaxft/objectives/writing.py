@@ -16,7 +16,10 @@ ANSWER = "answer_text"
 # What was written for each row, int32 `(rows, tokens)`, with -1 after the end.
 WRITTEN = "written"
 
-TEXT_METRICS = ("exact_match", "answer_f1", "final_number", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf")
+TEXT_METRICS = (
+    "exact_match", "answer_f1", "final_number", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "bleu_zh",
+    "bleu_char", "chrf",
+)  # fmt: skip
 
 
 class WritesAnswers(Objective):

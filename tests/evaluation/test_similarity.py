@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxft.errors import DataError
 from jaxft.evaluation.similarity import alignment, pearson, spearman, uniformity
 
 
@@ -35,6 +36,24 @@ def test_only_the_order_counts_for_ranks():
 def test_what_never_changes_is_correlated_with_nothing(metric):
     assert metric(np.ones(5), np.arange(5)) == metric(np.arange(5), np.ones(5)) == 0.0
     assert metric(np.ones(1), np.ones(1)) == 0.0
+
+
+@pytest.mark.parametrize("metric", [spearman, pearson])
+def test_a_correlation_is_a_number_whatever_the_size_of_the_values(metric):
+    scores, given = np.array([1.0, 3.0, 2.0, 5.0]), np.array([2.0, 3.0, 1.0, 4.0])
+    wanted = metric(scores, given)
+    for scale in (1e-200, 1e200):
+        assert metric(scores * scale, given * scale) == pytest.approx(wanted)
+    with pytest.raises(DataError, match="number 3 is nan"):
+        metric(np.array([1.0, 2.0, np.nan]), np.arange(3.0))
+    with pytest.raises(DataError, match="there must be as many"):
+        metric(scores, given[:3])
+
+
+def test_what_changes_by_rounding_alone_is_constant():
+    values = 0.1 + np.array([0.0, 1.0, 0.0, -1.0]) * 2**-56
+    assert np.ptp(values) > 0
+    assert pearson(values, np.arange(4.0)) == 0.0
 
 
 def vectors_of(count: int, seed: int = 0) -> np.ndarray:

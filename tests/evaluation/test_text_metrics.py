@@ -98,6 +98,18 @@ def test_rouge_refuses_what_it_cannot_read():
     assert rouge_scores([["..."]], ["..."]).tolist() == [[0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("text", ["北京2008", "北京2008年奥运会 GPT", "Москва 1980", "東京都 2020 ok", "กรุงเทพ 9"])
+def test_rouge_refuses_a_reference_of_whose_words_it_sees_the_digits_alone(text):
+    with pytest.raises(DataError, match=r"reference 1 .* (no letter of|mostly letters other than) a to z; use chrf"):
+        rouge_scores([[text]], [text])
+
+
+@pytest.mark.parametrize("text", ["1980", "the word 北京", "größer über café", "π is 3.14"])
+def test_rouge_reads_numbers_and_a_few_letters_of_other_scripts_as_rouge_score_does(text):
+    assert rouge_scores([[text]], [text])[0, 0] == 1
+    assert rouge_scores([[text]], [""])[0, 0] == 0
+
+
 @pytest.mark.parametrize("pair", STEMS.split())
 def test_stems_are_those_of_nltk(pair):
     word, stem = pair.split(":")
@@ -142,6 +154,41 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(seed, references):
     drawn = sacrebleu.corpus_bleu([said[i] for i in chosen], [[column[i] for i in chosen] for column in columns])
     assert bleu(counts[chosen]) == pytest.approx(drawn.score)
     assert chrf(right, said) == pytest.approx(sacrebleu.corpus_chrf(said, columns).score)
+
+
+CHINESE = ["北京大学在北京市海淀区。", "今天天气很好，我们去公园散步。"]
+CHINESE_SAID = ["北京大学位于北京市海淀区。", "今天天气不错，我们去公园。"]
+
+
+@pytest.mark.parametrize(("tokenization", "key"), [("zh", "bleu_zh"), ("char", "bleu_char")])
+def test_bleu_of_scripts_without_spaces_has_a_tokenization_of_its_own_or_is_refused(tokenization, key, caplog):
+    with caplog.at_level("INFO", "jaxft"):
+        counts = bleu_counts([[one] for one in CHINESE], CHINESE_SAID, tokenization)
+    wanted = sacrebleu.corpus_bleu(CHINESE_SAID, [CHINESE], tokenize=tokenization).score
+    assert bleu(counts) == pytest.approx(wanted) and wanted > 20
+    assert f"tok:{tokenization}" in caplog.text and "nrefs:1" in caplog.text
+    with pytest.raises(DataError, match="use bleu_zh, or chrf"):
+        bleu_counts([[one] for one in CHINESE], CHINESE_SAID)
+    with pytest.raises(DataError, match="use bleu_char, or chrf"):
+        bleu_counts([["今日はとても良い天気です"]], ["今日は良い天気です"])
+    assert chrf([[one] for one in CHINESE], CHINESE_SAID) == pytest.approx(
+        sacrebleu.corpus_chrf(CHINESE_SAID, [CHINESE]).score
+    )
+
+
+def test_bleu_of_a_script_with_spaces_reads_a_few_words_of_another():
+    right, said = (
+        ["the word 北京 means northern capital", "서울은 대한민국의 수도 이다"],
+        ["the word 北京 means capital", "서울은 수도 이다"],
+    )
+    counts = bleu_counts([[one] for one in right], said)
+    assert bleu(counts) == pytest.approx(sacrebleu.corpus_bleu(said, [right]).score)
+
+
+@pytest.mark.parametrize("metric", [bleu_counts, chrf])
+def test_a_text_without_a_reference_is_refused(metric):
+    with pytest.raises(DataError, match="text 2 has no reference"):
+        metric([["one"], []], ["one", "two"])
 
 
 def test_references_may_be_of_different_number():

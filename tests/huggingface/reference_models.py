@@ -155,6 +155,13 @@ CASES: dict[str, Case] = {
         _MODERNBERT | {"num_hidden_layers": 4, "classifier_pooling": "mean", "norm_bias": True, "mlp_bias": True,
                        "attention_bias": True},
     ),
+    "modernbert-scaled": Case(
+        "ModernBertForMaskedLM", "ModernBertConfig",
+        _MODERNBERT | {"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 160000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        }},
+    ),
     "xlnet": Case("XLNetLMHeadModel", "XLNetConfig", _XLNET),
     "xlnet-sequence": Case("XLNetForSequenceClassification", "XLNetConfig", _XLNET | {"d_model": 40, "n_head": 5}),
     "xlnet-answers": Case("XLNetForQuestionAnsweringSimple", "XLNetConfig", _XLNET),
@@ -213,6 +220,11 @@ CASES: dict[str, Case] = {
         "Phi3ForCausalLM", "Phi3Config",
         _LLAMA | {"sliding_window": 5, "original_max_position_embeddings": 8}
         | _rope("longrope", short_factor=[1.0, 1.5], long_factor=[2.0, 3.0], original_max_position_embeddings=8),
+    ),
+    "phi3-factor": Case(
+        "Phi3ForCausalLM", "Phi3Config",
+        _LLAMA | {"original_max_position_embeddings": 8}
+        | _rope("longrope", short_factor=[1.0, 1.5], long_factor=[2.0, 3.0], factor=9.0),
     ),
     "olmo2": Case("Olmo2ForCausalLM", "Olmo2Config", _LLAMA),
     "olmo2-odd": Case("Olmo2ForCausalLM", "Olmo2Config", _LLAMA | {"hidden_size": 30, "num_attention_heads": 3,

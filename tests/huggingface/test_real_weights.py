@@ -12,7 +12,7 @@ import transformers
 
 import jaxft
 from jaxft.errors import CheckpointError
-from jaxft.huggingface.pooling import read_pooling
+from jaxft.huggingface.sentence_modules import read_pooling
 
 SENTENCES = [
     "A man is playing a guitar on the stage.",

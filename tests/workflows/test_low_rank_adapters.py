@@ -31,9 +31,22 @@ CASES = {
     ),
     "gpt2": ("GPT2LMHeadModel", "AutoModelForCausalLM", "causal_lm", "lora: {rank: 3, dora: true}"),
     "phi3": ("Phi3ForCausalLM", "AutoModelForCausalLM", "causal_lm", "lora: {rank: 3, alpha: 5.0}"),
-}
+    # Whose classifiers are modules of several.
+    "roberta": (
+        "RobertaModel", "AutoModelForSequenceClassification", "sequence_classification", "lora: {rank: 3, alpha: 5.0}",
+    ),
+    "electra": (
+        "ElectraModel", "AutoModelForSequenceClassification", "sequence_classification", "lora: {rank: 3, alpha: 5.0}",
+    ),
+}  # fmt: skip
 CONFIGS = {
     "bert": lambda: transformers.BertConfig(**SIZES, intermediate_size=40, max_position_embeddings=16),
+    "roberta": lambda: transformers.RobertaConfig(
+        **SIZES, intermediate_size=40, max_position_embeddings=20, pad_token_id=0, type_vocab_size=1
+    ),
+    "electra": lambda: transformers.ElectraConfig(
+        **SIZES, intermediate_size=40, max_position_embeddings=16, embedding_size=24
+    ),
     "gpt2": lambda: transformers.GPT2Config(
         vocab_size=len(WORDS), n_embd=24, n_layer=2, n_head=2, n_positions=16, bos_token_id=2, eos_token_id=3
     ),
@@ -157,10 +170,24 @@ def test_what_cannot_be_merged_is_refused_by_name(case, tmp_path, capsys):
         capsys.readouterr()
         assert run(["import", str(directory / "base"), str(tmp_path / f"{key}-out"), "--adapter", str(adapter)]) == 4
         assert wanted in capsys.readouterr().err
-    other = next(one for one in CASES if one != name)
+    other = "gpt2" if name != "gpt2" else "bert"
     base(tmp_path / "other", other)
     assert run(["import", str(tmp_path / "other"), str(tmp_path / "out"), "--adapter", str(directory / "adapter")]) == 4
     assert "has no layer" in capsys.readouterr().err
+
+
+def test_a_run_on_a_base_with_an_adapter_in_it_has_no_adapter_of_its_own(tmp_path, capsys):
+    base(tmp_path / "base", "bert")
+    peft.get_peft_model(
+        transformers.AutoModel.from_pretrained(tmp_path / "base"), peft.LoraConfig(r=2, target_modules=["query"])
+    ).save_pretrained(tmp_path / "adapter")
+    model = f"{{pretrained: {tmp_path}/base, adapter: {tmp_path}/adapter}}"
+    path = recipe(tmp_path, model, "sequence_classification", "lora: {rank: 3}")
+    assert run(["train", str(path), "--run-dir", str(tmp_path / "run"), "training.steps=1", "--quiet"]) == 0
+    capsys.readouterr()
+    assert run(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--adapter"]) == 4
+    assert f"with the adapter {tmp_path}/adapter merged into it" in capsys.readouterr().err
+    assert run(["export", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
 
 
 def test_an_adapter_of_pefts_own_is_merged_as_peft_does(tmp_path):

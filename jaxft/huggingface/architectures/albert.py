@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from jaxft.errors import CheckpointError
 from jaxft.huggingface.architecture import Architecture, Head
 from jaxft.huggingface.architectures import bert
 from jaxft.huggingface.architectures.heads import (
@@ -13,7 +16,7 @@ from jaxft.huggingface.architectures.heads import (
     token_labels,
     untied_vocabulary,
 )
-from jaxft.huggingface.configuration import Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, into_heads, linear, norm
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
@@ -48,6 +51,15 @@ def _masked_lm(model: ModelConfig) -> tuple[Tensor, ...]:
     )
 
 
+def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    if fields["embedding_dim"] == fields["embed_dim"]:
+        raise CheckpointError(
+            f"{config.source}: embedding_size = {fields['embedding_dim']} is not supported where hidden_size is the "
+            "same: no block projects between equal widths"
+        )
+    return {}
+
+
 POOLER = "{trunk}pooler"
 MASKED_LM = Head("masked_lm", HeadConfig("masked_lm"), _masked_lm)
 SENTENCE_ORDER = sequence_labels("sop_classifier.classifier", POOLER, of="sentence_order", labels=2)
@@ -64,6 +76,7 @@ ARCHITECTURE = Architecture(
     },
     fixed=bert.FIXED | {"share_layers": True},
     supported={"position_embedding_type": ("absolute",), "num_hidden_groups": (1,), "inner_group_num": (1,)},
+    more=_more,
     trunk=_trunk,
     classes={
         "AlbertModel": (pooled(POOLER),),

@@ -34,6 +34,11 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
         distance = fields["max_length"]
     if buckets < 4:
         raise CheckpointError(f"{config.source}: position_buckets must be at least 4, found {buckets}")
+    if distance - 1 <= buckets // 2:
+        raise CheckpointError(
+            f"{config.source}: max_relative_positions must be above {buckets // 2 + 1} with position_buckets = "
+            f"{buckets}, found {distance}"
+        )
     return {
         "relative_buckets": buckets,
         "relative_max_distance": distance,

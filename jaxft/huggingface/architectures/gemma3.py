@@ -15,10 +15,10 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     pattern = config.integer("sliding_window_pattern", 6, least=1)
     types = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(fields["num_layers"])]
     windows = config.windows(config.window_width("sliding_window", 4096), types)
-    rope = config.get("rope_parameters", {}, dict)
-    local = config.number("rope_local_base_freq", 10000.0)
-    if "sliding_attention" in rope:
-        local = config.rotary("sliding_attention")["rotary_base"]
+    local = config.positive("rope_local_base_freq", 10000.0)
+    if config.get("rope_parameters", None, dict) is not None:
+        # The one set of older files is that of the other layers.
+        local = config.local_rotary_base("rope_local_base_freq")
     return (
         gemma2.scales(config, fields)
         | config.rotary("full_attention", 1000000.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxft.huggingface.architecture import Architecture, Head
 from jaxft.huggingface.architectures.heads import bias, untied_vocabulary
-from jaxft.huggingface.configuration import HuggingFaceConfig, Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key, rotary_keys
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, joint, linear, norm, table
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig, HeadKind, PoolingKind
@@ -48,18 +48,10 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
     every = config.integer("global_attn_every_n_layers", 3, least=1)
     types = ["sliding_attention" if i % every else "full_attention" for i in range(fields["num_layers"])]
-    bases = {
-        name: config.rotary(name)["rotary_base"] if config.values.get("rope_parameters") else config.number(key, value)
-        for name, key, value in (
-            ("full_attention", "global_rope_theta", 160000.0),
-            ("sliding_attention", "local_rope_theta", 10000.0),
-        )
-    }
     # The width counts both sides.
     windows = config.windows(config.integer("local_attention", 128, least=2) // 2, types)
-    return {
-        "rotary_base": bases["full_attention"],
-        "local_rotary_base": bases["sliding_attention"] if windows else None,
+    return config.rotary("full_attention", 160000.0, base_key="global_rope_theta") | {
+        "local_rotary_base": config.local_rotary_base("local_rope_theta") if windows else None,
         "windows": windows,
         "dropout": config.shared_number("embedding_dropout", "mlp_dropout", 0.0),
     }
@@ -68,11 +60,12 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
 def _less(model: ModelConfig) -> dict[str, Any]:
     windows = [(model.windows or (0,))[i % len(model.windows or (0,))] for i in range(model.num_layers)]
     local = model.rotary_base if model.local_rotary_base is None else model.local_rotary_base
+    scaling = rotary_keys(model).get("rope_scaling", {})
     return {
         "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
         "local_attention": 2 * max(windows) or 128,
         "rope_parameters": {
-            "full_attention": {"rope_type": "default", "rope_theta": model.rotary_base},
+            "full_attention": {"rope_type": "default", **scaling, "rope_theta": model.rotary_base},
             "sliding_attention": {"rope_type": "default", "rope_theta": local},
         },
         "embedding_dropout": model.dropout,

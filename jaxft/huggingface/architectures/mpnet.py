@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxft.huggingface.architecture import Architecture
 from jaxft.huggingface.architectures import bert, roberta
 from jaxft.huggingface.architectures.heads import (
@@ -11,7 +13,7 @@ from jaxft.huggingface.architectures.heads import (
     sequence_labels,
     token_labels,
 )
-from jaxft.huggingface.configuration import Key
+from jaxft.huggingface.configuration import HuggingFaceConfig, Key
 from jaxft.huggingface.layout import Layers, Tensor, from_heads, into_heads, linear, norm, table, tensor
 from jaxft.models.config import ModelConfig
 
@@ -37,6 +39,11 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
     )
 
 
+def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    # Where positions begin is written into the class, whatever pad_token_id says.
+    return {"position_offset": 2, "max_length": fields["max_length"] - 2}
+
+
 _KEYS = {field: key for field, key in bert.KEYS.items() if field != "token_types"}
 
 ARCHITECTURE = Architecture(
@@ -44,7 +51,7 @@ ARCHITECTURE = Architecture(
     prefix="mpnet.",
     keys=_KEYS | {"relative_buckets": Key("relative_attention_num_buckets", default=32)},
     fixed=bert.FIXED | {"position": "relative_bias", "learned_positions": True, "relative_max_distance": 128},
-    more=roberta.offset_positions,
+    more=_more,
     less=roberta.table_rows,
     trunk=_trunk,
     classes={

@@ -31,7 +31,7 @@ def _trunk(model: ModelConfig) -> tuple[Tensor | Layers, ...]:
 
 
 def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    rotary = config.rotary(partial=True)
+    rotary = config.rotary(partial=True, default_original=4096)
     scaling = rotary["rotary_scaling"]
     if scaling is not None and scaling.kind != "longrope":
         # The class knows no other; by "yarn" it means longrope too, as early files of Phi-3 did.

@@ -67,6 +67,9 @@ def _more(config: HuggingFaceConfig, fields: dict[str, Any]) -> dict[str, Any]:
         raise config.unsupported("feed_forward_proj", name, [f"{g}{a}" for g in ("", "gated-") for a in ACTIVATIONS])
     # A gated GELU is the approximate one.
     activation = "gelu_tanh" if name == "gated-gelu" else ACTIVATIONS[activation]
+    # Transformers writes these two besides, and goes by them where a file has them.
+    gated = config.flag("is_gated_act", gated)
+    activation = config.activation("dense_act_fn", activation) if "dense_act_fn" in config.values else activation
     # The first T5 ties and scales; 1.1 and mT5 do neither. Later files of transformers always say tied, and tell by
     # a key of their own whether to scale.
     tied = config.get("model_type") == "t5" and config.flag("tie_word_embeddings", True)

@@ -21,7 +21,7 @@ import jax
 from jaxft.checkpoint.checkpoints import Checkpoints
 from jaxft.errors import CheckpointError, RecipeError
 from jaxft.huggingface.configuration import HuggingFaceConfig
-from jaxft.huggingface.exporting import TRAVELLING_FILES
+from jaxft.huggingface.exporting import copy_settings, travelling_files
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.parallel.platform import usable_cores
@@ -223,12 +223,9 @@ class RunDirectory:
           settings: directory with further files that came with it.
           use: how it is used; None for one that was trained elsewhere.
         """
-        travelling = [name for name in TRAVELLING_FILES if settings is not None and (settings / name).is_file()]
-        if settings is not None and travelling:
+        if settings is not None and travelling_files(settings):
             with directory_written_whole(self.settings) as directory:
-                for name in travelling:
-                    (directory / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(settings / name, directory / name)
+                copy_settings(settings, directory)
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values
         said = {"model": encode(config), "heads": encoded, "huggingface": origin}

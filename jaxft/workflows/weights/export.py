@@ -17,7 +17,7 @@ from jaxft.huggingface.expressing import Form, form_for
 from jaxft.huggingface.generation_settings import GenerationSettings
 from jaxft.huggingface.image_preprocessing import write_preprocessing
 from jaxft.huggingface.loaded import LoadedModel
-from jaxft.huggingface.pooling import write_pooling
+from jaxft.huggingface.sentence_modules import write_pooling
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import flat_paths
 from jaxft.objectives.denoising import decoder_start_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -56,6 +56,11 @@ def write_run_adapter(
             f"{location.directory} trained {', '.join(recipe.finetuning.train_only)} beside its low-rank update, which "
             "an adapter cannot hold; export the merged model, without --adapter"
         )
+    if recipe.model.adapter is not None:
+        raise CheckpointError(
+            f"{location.directory} began from {recipe.model.pretrained} with the adapter {recipe.model.adapter} merged "
+            "into it, which no adapter can name as its base; export the merged model, without --adapter"
+        )
     lora = recipe.finetuning.lora
     trunk = {path: leaf for path, leaf in flat_paths(_live(location, lora)).items() if path.startswith("trunk/")}
     modules, transposed = modules_of(_of_trunk(form), trunk, lora.scale)
@@ -68,7 +73,7 @@ def write_run_adapter(
         BASE_KEY: _base(trunk),
         "lora_dropout": lora.dropout,
     }
-    write_adapter(output, modules, saved, config)
+    write_adapter(output, modules, saved, config | {"modules_to_save": _saved_modules(saved, form) or None})
     count = sum(update.a.size + update.b.size for update in modules.values())
     return {"modules": len(modules), "parameters": count + sum(array.size for array in saved.values())}
 
@@ -106,6 +111,16 @@ def _head_tensors(form: Form, parameters: Mapping[str, jax.Array]) -> dict[str, 
             "export the merged model, without --adapter"
         )
     return {name: tensor_value(form.placed[name], parameters) for name in names}
+
+
+def _saved_modules(saved: Iterable[str], form: Form) -> list[str]:
+    """The modules that PEFT keeps whole: the outermost of one that the head has for itself, as PEFT's tasks name it."""
+    modules = set()
+    for name in saved:
+        inner, outer = name.rpartition(".")[0], name.partition(".")[0]
+        own = all(other in saved for other in form.placed if other.partition(".")[0] == outer)
+        modules.add(outer if own else inner)
+    return sorted(modules)
 
 
 def _task_type(kind: str | None, model: ModelConfig) -> str | None:

@@ -15,7 +15,7 @@ from jaxft.huggingface.architectures import architecture_of
 from jaxft.huggingface.exporting import SHARD_BYTES
 from jaxft.huggingface.expressing import Form, form_for
 from jaxft.huggingface.loaded import LoadedModel, loaded_from, save_model, tokenizer_of
-from jaxft.huggingface.pooling import read_pooling
+from jaxft.huggingface.sentence_modules import read_pooling
 from jaxft.models.config import ComputeConfig, Precision
 from jaxft.models.model import Model, flat_paths, sharded_target
 from jaxft.parallel.mesh import MeshConfig

@@ -11,7 +11,7 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import JaxftError, RecipeError
 from jaxft.generation.config import SpecialTokens
 from jaxft.generation.text_layout import TextLayout
-from jaxft.huggingface.pooling import longest_sentence
+from jaxft.huggingface.sentence_modules import longest_sentence
 from jaxft.models.config import ModelConfig
 from jaxft.objectives.denoising import decoder_start_id, seq2seq_template
 from jaxft.workflows.weights.location import ModelLocation
