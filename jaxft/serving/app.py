@@ -37,7 +37,7 @@ def make_app(model: ServedModel, limits: Limits, token: str | None = None, host:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service.engine.start()
         yield
-        service.engine.close()
+        service.close()
 
     posts: dict[str, tuple[Endpoint, tuple[str, ...]]] = {
         "completions": (service.completions, parsing.COMPLETION_KEYS),

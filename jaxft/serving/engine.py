@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.generation.automaton import Automaton
 from jaxft.generation.config import GenerationConfig, PromptOptions
 from jaxft.generation.generator import Generator
 from jaxft.generation.texts import TextDelta
@@ -202,10 +203,12 @@ class GenerationRequest:
     Attributes:
       prompts: int32 `(length,)` each.
       config: of all of them.
+      automaton: of its constraint, or None.
     """
 
     prompts: Sequence[np.ndarray]
     config: GenerationConfig
+    automaton: Automaton | None = None
 
 
 def writes(generator: Generator, parameters: Parameters) -> Runner:
@@ -220,7 +223,8 @@ def writes(generator: Generator, parameters: Parameters) -> Runner:
         longest = max(options.max_new_tokens for options in prompt_options)
         config = dataclasses.replace(jobs[0].work.config, max_new_tokens=longest)
         prompts = [prompt for job in jobs for prompt in job.work.prompts]
-        for pieces in generator.stream(parameters, prompts, config, _STEPS, prompt_options):
+        automaton = jobs[0].work.automaton
+        for pieces in generator.stream(parameters, prompts, config, _STEPS, prompt_options, automaton):
             for piece in pieces:
                 job, number = owners[piece.prompt]
                 job.tell(dataclasses.replace(piece, prompt=number))
@@ -235,7 +239,8 @@ def searches(generator: Generator, parameters: Parameters) -> Runner:
     def run(jobs: Sequence[Job]) -> Iterator[None]:
         for job in jobs:
             copies: dict[int, int] = {}
-            for one in generator.generate(parameters, job.work.prompts, job.work.config):
+            work = job.work
+            for one in generator.generate(parameters, work.prompts, work.config, automaton=work.automaton):
                 copy = copies[one.prompt] = copies.get(one.prompt, -1) + 1
                 unknown = np.full(len(one.token_ids), np.nan, np.float32)
                 job.tell(TextDelta(one.prompt, copy, one.token_ids, one.text, unknown, one.finished_by))

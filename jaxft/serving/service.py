@@ -20,7 +20,8 @@ from jaxft.generation.config import common_options
 from jaxft.generation.prompts import context_of
 from jaxft.generation.talking import chat_prompt, ends_of_answers
 from jaxft.serving import parsing
-from jaxft.serving.delivery import EventStream, told
+from jaxft.serving.constraints import Constraints
+from jaxft.serving.delivery import EventStream, late, told
 from jaxft.serving.engine import Engine, GenerationRequest, Job, Runner, reads, searches, writes
 from jaxft.serving.errors import ApiError, of_user
 from jaxft.serving.limits import Limits
@@ -45,6 +46,7 @@ class Service:
         self._created = int(time.time())
         # Tokenizers are not made to be used by several threads.
         self._encoder = ThreadPoolExecutor(1, "jaxft-tokenizer")
+        self._constraints = None if model.generator is None else Constraints(model.generator)
         self._runners: dict[str, Runner] = {}
         if model.generator is not None:
             assert model.parameters is not None
@@ -63,12 +65,17 @@ class Service:
                 body = parsing.parse_body(await self._body(request))
                 parsing.check_keys(body, keys)
                 self._check_model(body.get("model"))
-                response = await answer(request, body, arrived + self._limits.time_limit)
+                deadline = arrived + self._limits.time_limit
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    response = await answer(request, body, deadline)
                 status = response.status_code
                 return response
             except ApiError as error:
                 status = error.status
                 raise
+            except TimeoutError:
+                status = 408
+                raise late(self._limits) from None
             except JaxftError as error:
                 refused = of_user(error)
                 status = refused.status
@@ -82,6 +89,12 @@ class Service:
                 self._metrics.seconds.labels(name).observe(time.monotonic() - arrived)
 
         return respond
+
+    def close(self) -> None:
+        """Ends what works for it."""
+        self.engine.close()
+        if self._constraints is not None:
+            self._constraints.close()
 
     async def completions(self, request: Request, body: dict[str, Any], deadline: float) -> Response:
         """`/v1/completions`"""
@@ -258,10 +271,12 @@ class Service:
                     f"prompt {number} has {len(prompt)} tokens, at most {most} are read here",
                     code="context_length_exceeded",
                 )
-        await asyncio.to_thread(generator.check, prompts, config)
+        assert self._constraints is not None  # of a model that writes
+        automaton = await self._constraints.automaton(config, deadline)
+        await asyncio.to_thread(generator.check, prompts, config, automaton)
         texts = len(prompts) * max(config.num_return_sequences, config.beams)
         kind, key = ("search", object()) if config.beams > 1 else ("write", common_options(config))
-        job = Job((kind, key), texts, self._runners[kind], GenerationRequest(prompts, config), deadline)
+        job = Job((kind, key), texts, self._runners[kind], GenerationRequest(prompts, config, automaton), deadline)
         answer = Answer(self._model.name, is_chat, wanted, [len(one) for one in prompts], generator.tokenizer)
         self.engine.submit(job)
         self._metrics.read.inc(sum(map(len, prompts)))
