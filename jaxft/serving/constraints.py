@@ -48,6 +48,7 @@ class Constraints:
 
         Raises:
           ApiError: too many are waiting for theirs.
+          TimeoutError: the time is up.
           RecipeError: it can't be followed.
         """
         if not config.is_constrained:
@@ -61,7 +62,8 @@ class Constraints:
             made = asyncio.get_running_loop().run_in_executor(self._threads, self._made, key, deadline)
             # Counted until it is done, also where the request's time is up before.
             made.add_done_callback(self._one_less)
-            self._keep(key, await asyncio.shield(made))
+            async with asyncio.timeout(deadline - time.monotonic()):
+                self._keep(key, await asyncio.shield(made))
         return self._kept[key]
 
     def close(self) -> None:
@@ -84,7 +86,7 @@ class Constraints:
         """In a thread of its own, with a worker of its own."""
         seconds = min(_SECONDS, deadline - time.monotonic())
         if seconds <= 0:
-            raise ApiError(408, "the request's time was up before its constraint was made", code="time_limit")
+            raise TimeoutError
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:

@@ -29,6 +29,9 @@ _COMPANY_SECONDS = 0.004
 # Tokens between two looks at who has left, at other batches and at new requests.
 _STEPS = 4
 
+# So long the end of the server waits for the device: a step is short, but a program may just be compiled for it.
+_CLOSING_SECONDS = 5.0
+
 # Does jobs of one key, and gives others a turn at each `yield`.
 Runner = Callable[[Sequence["Job"]], Iterator[None]]
 
@@ -95,7 +98,8 @@ class Engine:
         self._waiting: list[Job] = []
         self._working: list[_Batch] = []
         self._changed = threading.Condition()
-        self._is_closed = False
+        self._is_closed = self._is_draining = False
+        self._open: set[Job] = set()
         self._thread = threading.Thread(target=self._work, name="jaxft-device", daemon=True)
 
     def start(self) -> None:
@@ -103,10 +107,23 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it after the step that is being computed."""
+        """Ends it after the step that is being computed, for which it waits a while."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+        if self.is_alive:
+            self._thread.join(_CLOSING_SECONDS)
+
+    def drain(self) -> None:
+        """Does what it has, and takes no more."""
+        self._is_draining = True
+
+    def abandon(self) -> None:
+        """Tells all that is not done that the server ends; the device goes no further than its next look."""
+        with self._changed:
+            for job in self._open:
+                job.leave()
+                job.tell(_ending())
 
     @property
     def is_alive(self) -> bool:
@@ -120,8 +137,8 @@ class Engine:
           ApiError: too many wait already.
         """
         with self._changed:
-            if self._is_closed or not self.is_alive:
-                raise ApiError(503, "the server is ending", retry=True)
+            if self._is_closed or self._is_draining or not self.is_alive:
+                raise _ending()
             waiting = sum(one.texts for one in self._waiting)
             if waiting + job.texts > self._limits.queue:
                 raise ApiError(
@@ -131,6 +148,7 @@ class Engine:
                     retry=True,
                 )
             self._waiting.append(job)
+            self._open.add(job)
             self._metrics.waiting.set(waiting + job.texts)
             self._changed.notify()
 
@@ -138,6 +156,7 @@ class Engine:
         """Frees the place of a job whose client has left or whose time is up."""
         job.leave()
         with self._changed:
+            self._open.discard(job)
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._metrics.waiting.set(sum(one.texts for one in self._waiting))
@@ -157,7 +176,7 @@ class Engine:
                 self._step(batch)
             self._metrics.working.set(sum(batch.texts for batch in self._working))
         for job in [*self._waiting, *(job for batch in self._working for job in batch.jobs)]:
-            job.tell(ApiError(503, "the server is ending", retry=True))
+            job.tell(_ending())
 
     def _admit(self) -> None:
         """Begins batches of the jobs that have waited longest, and of others like them."""
@@ -194,6 +213,10 @@ class Engine:
         self._working.remove(batch)
         for job in batch.jobs:
             job.tell(end)
+
+
+def _ending() -> ApiError:
+    return ApiError(503, "the server is ending; ask again later", code="server_ending", retry=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,9 @@ from jaxft.serving.metrics import Metrics
 from jaxft.serving.model import ServedModel
 from jaxft.serving.written import Answer, as_event
 
+# Seconds beyond a request's time for what comes before its work, which can't be interrupted in the middle.
+_GRACE = 1.0
+
 # From a request, what it holds, and the time of `time.monotonic` at which it must be answered.
 Endpoint = Callable[[Request, dict[str, Any], float], Awaitable[Response]]
 
@@ -66,7 +69,8 @@ class Service:
                 parsing.check_keys(body, keys)
                 self._check_model(body.get("model"))
                 deadline = arrived + self._limits.time_limit
-                async with asyncio.timeout(deadline - time.monotonic()):
+                # Writing and constraints look at the time themselves, and a stream tells of it as an event.
+                async with asyncio.timeout(deadline - time.monotonic() + _GRACE):
                     response = await answer(request, body, deadline)
                 status = response.status_code
                 return response
@@ -89,6 +93,11 @@ class Service:
                 self._metrics.seconds.labels(name).observe(time.monotonic() - arrived)
 
         return respond
+
+    def end_within(self, seconds: float) -> None:
+        """Takes nothing new; what is not done after so many seconds is told that the server ends."""
+        self.engine.drain()
+        asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
 
     def close(self) -> None:
         """Ends what works for it."""
