@@ -48,6 +48,7 @@ class GenerationConfig:
       stop_token_ids: further ids that end the text, as the end token does.
       regex: a regular expression that the whole text matches.
       json_schema: a JSON schema, as JSON, that the text follows.
+      top_logprobs: the log-probabilities of so many of the likeliest tokens are kept at each place.
       prefix: text that every text begins with, of which it is a part.
       seed: of what is drawn.
     """
@@ -77,12 +78,13 @@ class GenerationConfig:
     regex: str | None = None
     json_schema: str | None = None
     prefix: str = ""
+    top_logprobs: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "beams", "beam_groups", "num_return_sequences", "draft_tokens"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty"):
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty", "top_logprobs"):
             _check(self, name, getattr(self, name) >= 0, "must not be negative")
         _check(self, "seed", self.seed < 2**32, "must be below 2**32")
         for name in (
@@ -133,6 +135,7 @@ class GenerationConfig:
         _check(self, "diversity_penalty", alone, "is for beam_groups above 1")
         if self.beams > 1:
             _check(self, "temperature", self.temperature == 0, "must be 0 with beams: beam search draws nothing")
+            _check(self, "top_logprobs", self.top_logprobs == 0, "must be 0 with beams")
             _check(self, "contrastive_alpha", self.contrastive_alpha == 0, "must be 0 with beams")
             enough = self.num_return_sequences <= self.beams
             _check(self, "num_return_sequences", enough, f"must be at most beams ({self.beams})")
@@ -141,6 +144,7 @@ class GenerationConfig:
                 "num_return_sequences", "above 1 needs a temperature above 0 or beams: greedy texts are all the same"
             )
         if self.contrastive_alpha:
+            _check(self, "top_logprobs", self.top_logprobs == 0, "must be 0 for contrastive search")
             _check(self, "top_k", self.top_k >= 2, "must be at least 2 for contrastive search (4 to 8 are usual)")
             _check(self, "temperature", self.temperature == 0, "must be 0 for contrastive search, which draws nothing")
 

@@ -170,7 +170,11 @@ class Generator:
                     yield pieces
 
     def score(
-        self, parameters: Parameters, contexts: Sequence[np.ndarray], continuations: Sequence[np.ndarray]
+        self,
+        parameters: Parameters,
+        contexts: Sequence[np.ndarray],
+        continuations: Sequence[np.ndarray],
+        top: int = 0,
     ) -> list[Score]:
         """How likely each continuation is after its context.
 
@@ -178,13 +182,14 @@ class Generator:
           parameters: of the model.
           contexts: int `(length,)` each: the text before, or the source of an encoder-decoder.
           continuations: int `(tokens,)` each.
+          top: how many of the likeliest tokens are told at each place.
 
         Raises:
           DataError: an empty one, one that is too long, or an id outside of the vocabulary.
         """
         with self._on_mesh():
             return score_pairs(
-                self.decoder, parameters, contexts, continuations, self.special, self.batch_size, self._mesh
+                self.decoder, parameters, contexts, continuations, self.special, self.batch_size, self._mesh, top
             )
 
     def _written(

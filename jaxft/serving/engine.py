@@ -272,6 +272,22 @@ def searches(generator: Generator, parameters: Parameters) -> Runner:
     return run
 
 
+def scores(generator: Generator, parameters: Parameters, top: int) -> Runner:
+    """What says how likely the tokens of prompts are; it tells a list of `Score`s, None of a prompt of one token."""
+
+    def run(jobs: Sequence[Job]) -> Iterator[None]:
+        prompts = [prompt for job in jobs for prompt in job.work.prompts]
+        longer = [prompt for prompt in prompts if len(prompt) > 1]
+        found = iter(
+            generator.score(parameters, [one[:1] for one in longer], [one[1:] for one in longer], top) if longer else ()
+        )
+        for job in jobs:
+            job.tell([next(found) if len(prompt) > 1 else None for prompt in job.work.prompts])
+        yield
+
+    return run
+
+
 def reads(read: Callable[[Sequence[Any]], Sequence[Any]]) -> Runner:
     """What reads texts all at once; it tells a list of what it says of them.
 
