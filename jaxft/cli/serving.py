@@ -14,6 +14,8 @@ _LIMITS: dict[str, tuple[type, str]] = {
     "max_body": (int, "most bytes of a request"),
     "queue": (int, "most texts that wait; more are turned away"),
     "time_limit": (float, "most seconds for a request, from its arrival"),
+    "drain_seconds": (float, "most seconds for requests to end when the server is told to"),
+    "connections_per_address": (int, "most open connections of one address; a proxy's clients are one"),
     "batch_size": (int, "most texts that are worked on at once"),
 }
 

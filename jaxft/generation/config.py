@@ -9,6 +9,9 @@ from typing import Literal
 
 from jaxft.errors import InvalidField
 
+# Logits are float32: what multiplies or divides them stays far from where that ends, and so do powers of lengths.
+_MOST, _LEAST, _MOST_POWER = 1e6, 1e-6, 8
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
@@ -45,6 +48,7 @@ class GenerationConfig:
       stop_token_ids: further ids that end the text, as the end token does.
       regex: a regular expression that the whole text matches.
       json_schema: a JSON schema, as JSON, that the text follows.
+      top_logprobs: the log-probabilities of so many of the likeliest tokens are kept at each place.
       prefix: text that every text begins with, of which it is a part.
       seed: of what is drawn.
     """
@@ -74,12 +78,13 @@ class GenerationConfig:
     regex: str | None = None
     json_schema: str | None = None
     prefix: str = ""
+    top_logprobs: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "beams", "beam_groups", "num_return_sequences", "draft_tokens"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty"):
+        for name in ("min_new_tokens", "top_k", "no_repeat_ngram", "seed", "diversity_penalty", "top_logprobs"):
             _check(self, name, getattr(self, name) >= 0, "must not be negative")
         _check(self, "seed", self.seed < 2**32, "must be below 2**32")
         for name in (
@@ -90,26 +95,37 @@ class GenerationConfig:
             "length_penalty",
             "diversity_penalty",
         ):
-            _check(self, name, math.isfinite(getattr(self, name)), "must be a finite number")
+            value = getattr(self, name)
+            _check(self, name, not isinstance(value, float) or math.isfinite(value), "must be a finite number")
+            _check(self, name, abs(value) <= _MOST, f"must be from -{_MOST:g} to {_MOST:g}")
+        _check(self, "length_penalty", abs(self.length_penalty) <= _MOST_POWER, f"must be at most {_MOST_POWER}")
         _check(self, "logit_bias", all(math.isfinite(bias) for _, bias in self.logit_bias), "must be finite numbers")
         once = len(dict(self.logit_bias)) == len(self.logit_bias)
         _check(self, "logit_bias", once, "must name each token once")
         _check(self, "temperature", self.temperature >= 0, "must not be negative (0 takes the likeliest token)")
+        is_divisor = self.temperature == 0 or self.temperature >= _LEAST
+        _check(self, "temperature", is_divisor, f"must be 0 or at least {_LEAST:g}")
         for name in ("top_p", "typical_p"):
             _check(self, name, 0 < getattr(self, name) <= 1, "must be above 0 and at most 1")
         for name in ("min_p", "contrastive_alpha"):
             _check(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         _check(self, "repetition_penalty", self.repetition_penalty > 0, "must be above 0 (1 is no penalty)")
+        _check(self, "repetition_penalty", self.repetition_penalty >= _LEAST, f"must be at least {_LEAST:g}")
         _check(self, "early_stopping", self.early_stopping in (True, False, "never"), "must be true, false or 'never'")
         _check(self, "stop", all(self.stop), "must not hold an empty text")
         if self.min_new_tokens > self.max_new_tokens:
             raise InvalidField("min_new_tokens", f"{self.min_new_tokens} is more than max_new_tokens")
         self._check_combinations()
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether an expression or a schema says what is written."""
+        return self.regex is not None or self.json_schema is not None
+
     def _check_combinations(self) -> None:
         if self.regex is not None and self.json_schema is not None:
             raise InvalidField("regex", "and json_schema exclude each other; give one of them")
-        if self.prefix and (self.regex is not None or self.json_schema is not None):
+        if self.prefix and self.is_constrained:
             raise InvalidField(
                 "prefix", "can't be used with a regex or json_schema, which says how a text begins itself"
             )
@@ -119,6 +135,7 @@ class GenerationConfig:
         _check(self, "diversity_penalty", alone, "is for beam_groups above 1")
         if self.beams > 1:
             _check(self, "temperature", self.temperature == 0, "must be 0 with beams: beam search draws nothing")
+            _check(self, "top_logprobs", self.top_logprobs == 0, "must be 0 with beams")
             _check(self, "contrastive_alpha", self.contrastive_alpha == 0, "must be 0 with beams")
             enough = self.num_return_sequences <= self.beams
             _check(self, "num_return_sequences", enough, f"must be at most beams ({self.beams})")
@@ -127,6 +144,7 @@ class GenerationConfig:
                 "num_return_sequences", "above 1 needs a temperature above 0 or beams: greedy texts are all the same"
             )
         if self.contrastive_alpha:
+            _check(self, "top_logprobs", self.top_logprobs == 0, "must be 0 for contrastive search")
             _check(self, "top_k", self.top_k >= 2, "must be at least 2 for contrastive search (4 to 8 are usual)")
             _check(self, "temperature", self.temperature == 0, "must be 0 for contrastive search, which draws nothing")
 

@@ -99,6 +99,7 @@ class Generator:
         prompts: Sequence[np.ndarray],
         config: GenerationConfig | None = None,
         allowed_tokens: AllowedTokens | None = None,
+        automaton: Automaton | None = None,
     ) -> list[Generated]:
         """Texts for prompts.
 
@@ -107,6 +108,7 @@ class Generator:
           prompts: int `(length,)` each, as `encode` gives them: used as they are.
           config: how to write; greedily where None.
           allowed_tokens: a function that says before each token which may come, after all other rules but `prefix`.
+          automaton: of the configuration's constraint, where it is there already.
 
         Returns:
           `num_return_sequences` texts for each prompt, in the prompts' order; of beam search the best first.
@@ -119,7 +121,7 @@ class Generator:
         result: list[Generated] = []
         every = _STEPS_BETWEEN_LOOKS if config.stop else config.max_new_tokens
         with callable_by_number(allowed_tokens) as chosen_by:
-            controls = self._controls(prompts, config, chosen_by)
+            controls = self._controls(prompts, config, chosen_by, automaton)
             prompt_options = [PromptOptions.of(config, number) for number in range(len(prompts))]
             laid_out = self._layout(parameters)
             for batch in self._batches(prompts, config, prompt_options):
@@ -138,6 +140,7 @@ class Generator:
         config: GenerationConfig | None = None,
         every: int = 4,
         prompt_options: Sequence[PromptOptions] | None = None,
+        automaton: Automaton | None = None,
     ) -> Iterator[list[TextDelta]]:
         """Writes as `generate` does, and tells what is new after every few steps.
 
@@ -147,6 +150,7 @@ class Generator:
           config: how to write.
           every: so many tokens at a time.
           prompt_options: what each prompt has of its own, in place of what the configuration says of all.
+          automaton: as for `generate`.
 
         Yields:
           A piece for each row that has written something; the last of a row says what ended it.
@@ -157,7 +161,7 @@ class Generator:
         config = config or GenerationConfig()
         if config.beams > 1:
             raise RecipeError("beam search knows its text only at its end; stream with beams = 1")
-        controls = self._controls(prompts, config, None)
+        controls = self._controls(prompts, config, None, automaton)
         prompt_options = prompt_options or [PromptOptions.of(config, number) for number in range(len(prompts))]
         laid_out = self._layout(parameters)
         for batch in self._batches(prompts, config, prompt_options):
@@ -166,7 +170,11 @@ class Generator:
                     yield pieces
 
     def score(
-        self, parameters: Parameters, contexts: Sequence[np.ndarray], continuations: Sequence[np.ndarray]
+        self,
+        parameters: Parameters,
+        contexts: Sequence[np.ndarray],
+        continuations: Sequence[np.ndarray],
+        top: int = 0,
     ) -> list[Score]:
         """How likely each continuation is after its context.
 
@@ -174,13 +182,14 @@ class Generator:
           parameters: of the model.
           contexts: int `(length,)` each: the text before, or the source of an encoder-decoder.
           continuations: int `(tokens,)` each.
+          top: how many of the likeliest tokens are told at each place.
 
         Raises:
           DataError: an empty one, one that is too long, or an id outside of the vocabulary.
         """
         with self._on_mesh():
             return score_pairs(
-                self.decoder, parameters, contexts, continuations, self.special, self.batch_size, self._mesh
+                self.decoder, parameters, contexts, continuations, self.special, self.batch_size, self._mesh, top
             )
 
     def _written(
@@ -242,11 +251,19 @@ class Generator:
         is_cut = int(batch.limits[row] - batch.prompts.lengths[row]) < options.max_new_tokens
         return Transcript(self.tokenizer, [*self.special.end, *config.stop_token_ids], options.stop, is_cut)
 
-    def check(self, prompts: Sequence[np.ndarray], config: GenerationConfig) -> None:
+    def check(
+        self, prompts: Sequence[np.ndarray], config: GenerationConfig, automaton: Automaton | None = None
+    ) -> None:
         """Raises what `generate` would raise of these prompts and this configuration, and computes nothing else."""
-        self._controls(prompts, config, None)
+        self._controls(prompts, config, None, automaton)
 
-    def _controls(self, prompts: Sequence[np.ndarray], config: GenerationConfig, chosen_by: int | None) -> Controls:
+    def _controls(
+        self,
+        prompts: Sequence[np.ndarray],
+        config: GenerationConfig,
+        chosen_by: int | None,
+        automaton: Automaton | None,
+    ) -> Controls:
         """How tokens are chosen, after a look at what was asked for."""
         vocab = self.decoder.model.config.vocab_size
         check_prompts(prompts, self.decoder.model.config, self.special)
@@ -259,11 +276,11 @@ class Generator:
         for name, token_ids in (("stop_token_ids", config.stop_token_ids), ("logit_bias", biased)):
             if wrong := [token_id for token_id in token_ids if not 0 <= token_id < vocab]:
                 raise RecipeError(f"{name}: {wrong[0]} is outside of the vocabulary of {vocab}")
-        automaton = None
-        if config.regex is not None or config.json_schema is not None:
+        if config.is_constrained:
             if not self.special.end:
                 raise RecipeError("a constraint needs a model with an end token")
-            automaton = self._automaton(config)
+            automaton = automaton or self._automaton(config)
+            check_length(config, automaton)
             check_room(prompts, self.decoder.model.config, self.special, int(automaton.remaining[0]))
         return make_controls(config, self.special, vocab, automaton, self._forced(config), chosen_by)
 
@@ -276,7 +293,6 @@ class Generator:
             for old in list(self._automata)[: max(0, len(self._automata) - _AUTOMATA + 1)]:
                 self._automata.pop(old, None)
             self._automata[key] = automaton
-        check_length(config, automaton)
         return automaton
 
     def _forced(self, config: GenerationConfig) -> list[int]:

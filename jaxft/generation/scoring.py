@@ -14,6 +14,7 @@ import numpy as np
 from jaxft.errors import DataError
 from jaxft.generation.config import SpecialTokens
 from jaxft.generation.decoder import Decoder
+from jaxft.generation.loop import Likeliest
 from jaxft.generation.prompts import bucket, context_of, padded
 from jaxft.models.model import apply_model
 from jaxft.models.transformer import Sequences
@@ -29,10 +30,13 @@ class Score:
     Attributes:
       log_probabilities: float32 `(tokens,)`: of each token after those before it, natural logarithms.
       greedy: bool `(tokens,)`: whether the token was the likeliest.
+      likeliest: the likeliest tokens at each place, int32 `(tokens, count)`, and their log-probabilities, float32
+        `(tokens, count)`; None where nobody asked.
     """
 
     log_probabilities: np.ndarray
     greedy: np.ndarray
+    likeliest: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def log_probability(self) -> float:
@@ -59,6 +63,7 @@ def score_pairs(
     special: SpecialTokens,
     batch_size: int,
     mesh: jax.sharding.Mesh | None,
+    top: int = 0,
 ) -> list[Score]:
     """Scores each continuation after its context; see `Generator.score`."""
     pairs = list(zip(contexts, continuations, strict=True))
@@ -70,10 +75,11 @@ def score_pairs(
         numbers = [int(number) for number in order[start : start + batch_size]]
         arrays = _arrays([pairs[number] for number in numbers], decoder, special, mesh)
         placed = arrays if mesh is None else put_whole_batch(arrays, mesh)
-        logs, greedy = host_copies(_score(decoder, parameters, placed))
+        logs, greedy, *likely = host_copies(_score(decoder, parameters, placed, top))
         for row, number in enumerate(numbers):
             length = len(pairs[number][1])
-            scores[number] = Score(logs[row, :length], greedy[row, :length])
+            likeliest = (likely[0][row, :length], likely[1][row, :length]) if top else None
+            scores[number] = Score(logs[row, :length], greedy[row, :length], likeliest)
     return [scores[number] for number in range(len(pairs))]
 
 
@@ -125,9 +131,9 @@ def _arrays(
     return arrays
 
 
-@functools.partial(jax.jit, static_argnames="decoder")
-def _score(decoder: Decoder, parameters: Parameters, arrays: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities and whether they are the highest, both `(batch, asked)`."""
+@functools.partial(jax.jit, static_argnames=("decoder", "top"))
+def _score(decoder: Decoder, parameters: Parameters, arrays: dict[str, jax.Array], top: int) -> tuple[jax.Array, ...]:
+    """Log-probabilities and whether they are the highest, `(batch, asked)`; and the `top` likeliest with theirs."""
     read = Sequences(
         arrays["token_ids"], _real(arrays["token_ids"], arrays["lengths"]), causal=None if decoder.has_encoder else True
     )
@@ -137,8 +143,13 @@ def _score(decoder: Decoder, parameters: Parameters, arrays: dict[str, jax.Array
         inputs, targets = Sequences(source, _real(source, arrays["source_lengths"])), read
     output = apply_model(decoder.model, parameters, inputs, targets, decoder.head, arrays["places"])
     wanted = arrays["targets"][..., None]
-    logs = jnp.take_along_axis(jax.nn.log_softmax(output.logits), wanted, axis=-1)[..., 0]
-    return logs, jnp.argmax(output.logits, axis=-1) == arrays["targets"]
+    by_model = jax.nn.log_softmax(output.logits)
+    logs = jnp.take_along_axis(by_model, wanted, axis=-1)[..., 0]
+    found = logs, jnp.argmax(output.logits, axis=-1) == arrays["targets"]
+    if not top:
+        return found
+    likeliest = Likeliest.of(by_model, top)
+    return *found, likeliest.token_ids, likeliest.log_probabilities
 
 
 def _real(token_ids: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -175,6 +175,7 @@ def check_drafting(config: GenerationConfig, special: SpecialTokens, chosen_by: 
         "regex",
         "json_schema",
         "prefix",
+        "top_logprobs",
     )
     for name in names:
         if getattr(config, name) != getattr(plain, name):

@@ -44,6 +44,8 @@ class TextDelta:
       text: new characters; those that are not complete yet, or may be the beginning of a stop text, come later.
       log_probabilities: float32 `(tokens,)`: of these tokens by the model.
       finished_by: as in `Generated`, or None where there is more to come.
+      likeliest: the likeliest tokens at each place, int32 `(tokens, count)`, and their log-probabilities, float32
+        `(tokens, count)`; None where nobody asked.
     """
 
     prompt: int
@@ -52,6 +54,7 @@ class TextDelta:
     text: str
     log_probabilities: np.ndarray
     finished_by: Ending | None
+    likeliest: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def generated(prompt: int, transcript: Transcript, log_probability: float) -> Generated:
@@ -85,7 +88,13 @@ class GrowingText:
         """Whether nothing more is to be written."""
         return self.transcript.finished_by is not None or self.options.is_withdrawn()
 
-    def read(self, token_ids: np.ndarray, log_probabilities: np.ndarray, is_finished: bool) -> None:
+    def read(
+        self,
+        token_ids: np.ndarray,
+        log_probabilities: np.ndarray,
+        is_finished: bool,
+        likeliest: Sequence[np.ndarray] | None = None,
+    ) -> None:
         """Takes all that the row has written."""
         if self.is_done:
             self.piece = None
@@ -94,8 +103,10 @@ class GrowingText:
         # Tokens after a stop text are not the row's.
         count = len(self.transcript.token_ids)
         self.log_probability = float(log_probabilities[:count].sum(dtype=np.float64))
-        logs = log_probabilities[count - len(new) : count]
-        self.piece = TextDelta(self.prompt, self.copy, new, text, logs, self.transcript.finished_by)
+        news = slice(count - len(new), count)
+        likely = None if likeliest is None else (likeliest[0][news], likeliest[1][news])
+        ending = self.transcript.finished_by
+        self.piece = TextDelta(self.prompt, self.copy, new, text, log_probabilities[news], ending, likely)
 
     def generated(self) -> Generated:
         """What it wrote."""
@@ -108,6 +119,9 @@ def read_rows(rows: Sequence[GrowingText], state: Decoding) -> None:
     token_ids, starts, lengths, finished, logs = host_copies(
         (written.token_ids, written.prompt_lengths, written.lengths, state.finished, state.log_probabilities)
     )
+    likely = state.likeliest
+    kept = None if likely is None else host_copies((likely.token_ids, likely.log_probabilities))
     for i, row in enumerate(rows):
         text = slice(starts[i], lengths[i])
-        row.read(token_ids[i, text], logs[i, text], bool(finished[i]))
+        likeliest = None if kept is None else [part[i, text] for part in kept]
+        row.read(token_ids[i, text], logs[i, text], bool(finished[i]), likeliest)

@@ -49,7 +49,8 @@ def begin_loop(
         contrasting = begin_contrasting(decoder, parameters, prompts, batch.limits, keys, slots=batch.slots)
         return contrasting, lambda state, until: go_on_contrasting(decoder, parameters, state, controls, alpha, until)
     if draft is None:
-        decoding = begin(decoder, parameters, prompts, controls, batch.limits, keys, slots=batch.slots, copies=copies)
+        more = {"slots": batch.slots, "copies": copies, "likeliest": config.top_logprobs}
+        decoding = begin(decoder, parameters, prompts, controls, batch.limits, keys, **more)
         return decoding, lambda state, until: go_on(decoder, parameters, state, controls, until)
     drafter, of_drafter = draft
     ahead = config.draft_tokens

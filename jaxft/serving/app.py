@@ -31,13 +31,17 @@ def make_app(model: ServedModel, limits: Limits, token: str | None = None, host:
       token: that clients must show, or None.
       host: address that is listened on.
     """
-    service = Service(model, limits)
+    return app_of(Service(model, limits), token, host)
+
+
+def app_of(service: Service, token: str | None, host: str) -> ASGIApp:
+    """The same of what does the work."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service.engine.start()
         yield
-        service.engine.close()
+        service.close()
 
     posts: dict[str, tuple[Endpoint, tuple[str, ...]]] = {
         "completions": (service.completions, parsing.COMPLETION_KEYS),

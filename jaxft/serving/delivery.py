@@ -32,20 +32,20 @@ async def told(request: Request, job: Job, engine: Engine, limits: Limits) -> As
       ClientDisconnect: nobody waits any more.
     """
     left = asyncio.create_task(_departure(request))
+    event: asyncio.Task[Any] | None = None
     try:
         while True:
             event = asyncio.create_task(job.events.get())
             rest = max(0.0, job.deadline - time.monotonic())
             done, _ = await asyncio.wait({event, left}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
             if event not in done:
-                event.cancel()
                 if left in done:
                     raise ClientDisconnect
-                raise _late(limits)
+                raise late(limits)
             found = event.result()
             if found is None:
                 if job.is_withdrawn():
-                    raise _late(limits)
+                    raise late(limits)
                 return
             if isinstance(found, JaxftError):
                 raise of_user(found)
@@ -56,6 +56,8 @@ async def told(request: Request, job: Job, engine: Engine, limits: Limits) -> As
             yield found
     finally:
         left.cancel()
+        if event is not None:
+            event.cancel()
         engine.withdraw(job)
 
 
@@ -78,7 +80,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def _late(limits: Limits) -> ApiError:
+def late(limits: Limits) -> ApiError:
+    """The answer to a request that took too long."""
     return ApiError(408, f"the request took longer than the {limits.time_limit:g} s that it may", code="time_limit")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxft.generation.automaton import Automaton
 from jaxft.generation.config import GenerationConfig, PromptOptions
 from jaxft.generation.generator import Generator
 from jaxft.generation.texts import TextDelta
@@ -27,6 +28,9 @@ _logger = logging.getLogger("jaxft")
 _COMPANY_SECONDS = 0.004
 # Tokens between two looks at who has left, at other batches and at new requests.
 _STEPS = 4
+
+# So long the end of the server waits for the device: a step is short, but a program may just be compiled for it.
+_CLOSING_SECONDS = 5.0
 
 # Does jobs of one key, and gives others a turn at each `yield`.
 Runner = Callable[[Sequence["Job"]], Iterator[None]]
@@ -94,7 +98,8 @@ class Engine:
         self._waiting: list[Job] = []
         self._working: list[_Batch] = []
         self._changed = threading.Condition()
-        self._is_closed = False
+        self._is_closed = self._is_draining = False
+        self._open: set[Job] = set()
         self._thread = threading.Thread(target=self._work, name="jaxft-device", daemon=True)
 
     def start(self) -> None:
@@ -102,10 +107,23 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it after the step that is being computed."""
+        """Ends it after the step that is being computed, for which it waits a while."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+        if self.is_alive:
+            self._thread.join(_CLOSING_SECONDS)
+
+    def drain(self) -> None:
+        """Does what it has, and takes no more."""
+        self._is_draining = True
+
+    def abandon(self) -> None:
+        """Tells all that is not done that the server ends; the device goes no further than its next look."""
+        with self._changed:
+            for job in self._open:
+                job.leave()
+                job.tell(_ending())
 
     @property
     def is_alive(self) -> bool:
@@ -119,8 +137,8 @@ class Engine:
           ApiError: too many wait already.
         """
         with self._changed:
-            if self._is_closed or not self.is_alive:
-                raise ApiError(503, "the server is ending", retry=True)
+            if self._is_closed or self._is_draining or not self.is_alive:
+                raise _ending()
             waiting = sum(one.texts for one in self._waiting)
             if waiting + job.texts > self._limits.queue:
                 raise ApiError(
@@ -130,6 +148,7 @@ class Engine:
                     retry=True,
                 )
             self._waiting.append(job)
+            self._open.add(job)
             self._metrics.waiting.set(waiting + job.texts)
             self._changed.notify()
 
@@ -137,6 +156,7 @@ class Engine:
         """Frees the place of a job whose client has left or whose time is up."""
         job.leave()
         with self._changed:
+            self._open.discard(job)
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._metrics.waiting.set(sum(one.texts for one in self._waiting))
@@ -156,7 +176,7 @@ class Engine:
                 self._step(batch)
             self._metrics.working.set(sum(batch.texts for batch in self._working))
         for job in [*self._waiting, *(job for batch in self._working for job in batch.jobs)]:
-            job.tell(ApiError(503, "the server is ending", retry=True))
+            job.tell(_ending())
 
     def _admit(self) -> None:
         """Begins batches of the jobs that have waited longest, and of others like them."""
@@ -195,6 +215,10 @@ class Engine:
             job.tell(end)
 
 
+def _ending() -> ApiError:
+    return ApiError(503, "the server is ending; ask again later", code="server_ending", retry=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class GenerationRequest:
     """Prompts that are written on, with one configuration.
@@ -202,10 +226,12 @@ class GenerationRequest:
     Attributes:
       prompts: int32 `(length,)` each.
       config: of all of them.
+      automaton: of its constraint, or None.
     """
 
     prompts: Sequence[np.ndarray]
     config: GenerationConfig
+    automaton: Automaton | None = None
 
 
 def writes(generator: Generator, parameters: Parameters) -> Runner:
@@ -220,7 +246,8 @@ def writes(generator: Generator, parameters: Parameters) -> Runner:
         longest = max(options.max_new_tokens for options in prompt_options)
         config = dataclasses.replace(jobs[0].work.config, max_new_tokens=longest)
         prompts = [prompt for job in jobs for prompt in job.work.prompts]
-        for pieces in generator.stream(parameters, prompts, config, _STEPS, prompt_options):
+        automaton = jobs[0].work.automaton
+        for pieces in generator.stream(parameters, prompts, config, _STEPS, prompt_options, automaton):
             for piece in pieces:
                 job, number = owners[piece.prompt]
                 job.tell(dataclasses.replace(piece, prompt=number))
@@ -235,11 +262,28 @@ def searches(generator: Generator, parameters: Parameters) -> Runner:
     def run(jobs: Sequence[Job]) -> Iterator[None]:
         for job in jobs:
             copies: dict[int, int] = {}
-            for one in generator.generate(parameters, job.work.prompts, job.work.config):
+            work = job.work
+            for one in generator.generate(parameters, work.prompts, work.config, automaton=work.automaton):
                 copy = copies[one.prompt] = copies.get(one.prompt, -1) + 1
                 unknown = np.full(len(one.token_ids), np.nan, np.float32)
                 job.tell(TextDelta(one.prompt, copy, one.token_ids, one.text, unknown, one.finished_by))
             yield
+
+    return run
+
+
+def scores(generator: Generator, parameters: Parameters, top: int) -> Runner:
+    """What says how likely the tokens of prompts are; it tells a list of `Score`s, None of a prompt of one token."""
+
+    def run(jobs: Sequence[Job]) -> Iterator[None]:
+        prompts = [prompt for job in jobs for prompt in job.work.prompts]
+        longer = [prompt for prompt in prompts if len(prompt) > 1]
+        found = iter(
+            generator.score(parameters, [one[:1] for one in longer], [one[1:] for one in longer], top) if longer else ()
+        )
+        for job in jobs:
+            job.tell([next(found) if len(prompt) > 1 else None for prompt in job.work.prompts])
+        yield
 
     return run
 

@@ -12,6 +12,10 @@ _OUTSIDE = {
 }  # fmt: skip
 
 
+# Characters of a message, which may tell what was found.
+_LONGEST = 1000
+
+
 class ApiError(Exception):
     """An answer with a status of its own.
 
@@ -26,6 +30,10 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, parameter: str | None = None, code: str | None = None, retry: bool = False
     ):
+        # Halves of characters, which a request can spell, can't be sent.
+        message = message.encode("utf-8", "backslashreplace").decode()
+        if len(message) > _LONGEST:
+            message = f"{message[:_LONGEST]}..."
         super().__init__(message)
         self.status, self.message, self.parameter, self.code, self.retry = status, message, parameter, code, retry
 

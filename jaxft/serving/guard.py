@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jaxft.serving.errors import ApiError
+
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
 # What anyone may see: that the server is there, and the page, which asks for the token itself.
 _OPEN = ("/", "/health")
@@ -43,12 +46,20 @@ class Guard:
             try:
                 self._check(scope["path"], Headers(scope=scope))
             except ApiError as error:
-                await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
+                # Nothing of its body is read, so that nothing may follow it.
+                headers = {**error.headers, "connection": "close"}
+                await JSONResponse(error.body(), error.status, headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
-        if self._hosts is not None and _name(headers.get("host", "")) not in self._hosts:
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Where it ends is read differently by different programs on its way.
+            raise ApiError(400, "a request has either content-length or transfer-encoding")
+        host = headers.get("host", "")
+        if host and _HOST.fullmatch(host) is None:
+            raise ApiError(400, "the request's host is neither a name nor an address, with a port or without")
+        if self._hosts is not None and _name(host) not in self._hosts:
             raise ApiError(403, "this server answers requests to its own address only", code="wrong_host")
         if self._token is None or path in _OPEN:
             return
@@ -61,5 +72,6 @@ class Guard:
 def _name(host: str) -> str:
     """A host without its port."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        return host[1:].partition("]")[0].lower()
+    host = host.lower()
     return host.rpartition(":")[0] if host.count(":") == 1 else host

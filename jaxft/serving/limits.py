@@ -19,6 +19,10 @@ class Limits:
       queue: most texts that wait; requests beyond are turned away.
       time_limit: seconds for a request, from its arrival to its last word.
       body_seconds: seconds for a request to arrive.
+      header_seconds: seconds for a connection to say what it wants.
+      drain_seconds: seconds for requests to end when the server is told to.
+      connections: most that are open.
+      connections_per_address: most of one address; as many as texts may wait, and few enough to leave others room.
       batch_size: most texts that are worked on together.
       batches: most groups of texts with different options that are written side by side.
     """
@@ -30,6 +34,10 @@ class Limits:
     queue: int = 256
     time_limit: float = 300.0
     body_seconds: float = 30.0
+    header_seconds: float = 10.0
+    drain_seconds: float = 10.0
+    connections: int = 768
+    connections_per_address: int = 256
     batch_size: int = 16
     batches: int = 4
 

@@ -32,11 +32,15 @@ _OPTIONS: dict[str, tuple[str, tuple[type, ...]]] = {
     "stop": ("stop", (str, list)), "stop_token_ids": ("stop_token_ids", (list,)), "logit_bias": ("logit_bias", (dict,)),
 }  # fmt: skip
 _OF_WRITING = ("model", "stream", "stream_options", "logprobs", *_OPTIONS)
+# Most of the likeliest tokens that are told at a place, and how many the device keeps: few programs are compiled.
+_MOST_LOGPROBS, _KEPT_LOGPROBS = {"completion": 5, "chat": 20}, (0, 5, 20)
+# Continuations that contrastive search computes at each place.
+_MOST_COMPARED = 64
 # What may be there as long as it asks for nothing.
 _IDLE: dict[str, tuple[Any, ...]] = {
     "user": (), "metadata": (), "store": (None, False), "best_of": (None, 1),
-    "echo": (None, False), "suffix": (None, ""), "tools": (None, []), "tool_choice": (None, "none", "auto"),
-    "functions": (None, []), "top_logprobs": (None, 0), "service_tier": (None, "auto", "default"),
+    "suffix": (None, ""), "tools": (None, []), "tool_choice": (None, "none", "auto"),
+    "functions": (None, []), "service_tier": (None, "auto", "default"),
     "parallel_tool_calls": (None, True, False), "modalities": (None, ["text"]),
 }  # fmt: skip
 # Its tokens are compared one by one in a program that is compiled for their number.
@@ -44,8 +48,8 @@ _LONGEST_NGRAM = 64
 _MOST_BIASED, _MOST_BIAS = 1024, 100
 # Any object, as OpenAI's `json_object`.
 _ANY_OBJECT = json.dumps({"type": "object", "additionalProperties": True})
-COMPLETION_KEYS = ("prompt", *_OF_WRITING)
-CHAT_KEYS = ("messages", "max_completion_tokens", "response_format", *_OF_WRITING)
+COMPLETION_KEYS = ("prompt", "echo", *_OF_WRITING)
+CHAT_KEYS = ("messages", "max_completion_tokens", "response_format", "top_logprobs", *_OF_WRITING)
 EMBEDDING_KEYS = ("model", "input", "encoding_format", "dimensions", "truncate")
 CLASSIFY_KEYS = ("model", "input", "truncate")
 FILL_KEYS = ("model", "input", "top_k", "truncate")
@@ -60,12 +64,18 @@ class Wanted:
       is_stream: whether pieces are sent as they come.
       tells_usage: whether a stream ends with the numbers of tokens.
       tells_logs: whether the tokens' log-probabilities are told.
+      likeliest: of how many of the likeliest tokens at each place they are told too.
+      echoes: whether the prompt stands before what is written.
+      writes: whether anything is written after it.
     """
 
     config: GenerationConfig
     is_stream: bool
     tells_usage: bool
     tells_logs: bool
+    likeliest: int = 0
+    echoes: bool = False
+    writes: bool = True
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -123,6 +133,12 @@ def wanted(body: Mapping[str, Any], is_chat: bool, longest: int) -> Wanted:
     options = dict(body)
     if options.get("max_completion_tokens") is not None:
         options["max_tokens"] = options["max_completion_tokens"]
+    tells_logs, likeliest = _logprobs(options, is_chat)
+    echoes = _flag(options, "echo")
+    # So the log-probabilities of a text are asked for, without another.
+    writes = not (echoes and _is_int(options.get("max_tokens")) and options["max_tokens"] == 0)
+    if not writes:
+        options["max_tokens"] = 1
     if (schema := _schema(options.pop("response_format", None))) is not None:
         options["json_schema"] = schema
     given = {}
@@ -133,28 +149,40 @@ def wanted(body: Mapping[str, Any], is_chat: bool, longest: int) -> Wanted:
     searches = given.get("beams", 1) > 1 or given.get("contrastive_alpha", 0) > 0
     given.setdefault("temperature", 0.0 if searches else 1.0)
     given.setdefault("max_new_tokens", longest if is_chat else min(16, longest))
+    given["top_logprobs"] = min(kept for kept in _KEPT_LOGPROBS if kept >= likeliest)
     given.setdefault("seed", secrets.randbelow(2**32))
     if given["max_new_tokens"] > longest:
         raise ApiError(400, f"max_tokens: at most {longest} here, found {given['max_new_tokens']}", "max_tokens")
     if given.get("no_repeat_ngram", 0) > _LONGEST_NGRAM:
         raise ApiError(400, f"no_repeat_ngram: at most {_LONGEST_NGRAM} here", "no_repeat_ngram")
+    if given.get("contrastive_alpha", 0) > 0 and given.get("top_k", 0) > _MOST_COMPARED:
+        raise ApiError(400, f"top_k: at most {_MOST_COMPARED} with contrastive_alpha", "top_k")
     try:
         config = GenerationConfig(**given)
     except InvalidField as error:
         name = outside_name(error.field)
         raise ApiError(400, f"{name}: {error.problem}", name) from None
-    logs = options.get("logprobs")
-    if logs not in ((None, False, True) if is_chat else (None, 0)) or (not is_chat and isinstance(logs, bool)):
-        right = "true or false" if is_chat else "0 (of the tokens that are written, without others)"
-        raise ApiError(400, f"logprobs: must be {right}, found {logs!r}", "logprobs")
     stream = _flag(options, "stream")
     if stream and config.beams > 1:
         raise ApiError(400, "stream: beam search knows its text only at its end; leave out stream or beams", "stream")
     told = options.get("stream_options") or {}
     if not isinstance(told, dict) or set(told) - {"include_usage", "include_obfuscation"}:
         raise ApiError(400, "stream_options: must be an object with include_usage", "stream_options")
-    tells_logs = logs is True if is_chat else logs is not None
-    return Wanted(config, stream, told.get("include_usage") is True, tells_logs)
+    tells_usage = told.get("include_usage") is True
+    return Wanted(config, stream, tells_usage, tells_logs, likeliest, echoes, writes)
+
+
+def _logprobs(options: Mapping[str, Any], is_chat: bool) -> tuple[bool, int]:
+    """Whether log-probabilities are told, and of how many of the likeliest tokens at each place."""
+    most = _MOST_LOGPROBS["chat" if is_chat else "completion"]
+    name = "top_logprobs" if is_chat else "logprobs"
+    count = options.get(name)
+    if count is not None and not (_is_int(count) and 0 <= count <= most):
+        raise ApiError(400, f"{name}: must be a whole number from 0 to {most}, found {_kind(count)}", name)
+    tells = _flag(options, "logprobs") if is_chat else count is not None
+    if count and not tells:
+        raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs")
+    return tells, count or 0
 
 
 def prompts_of(body: Mapping[str, Any]) -> list[str] | list[np.ndarray]:
@@ -178,7 +206,7 @@ def prompts_of(body: Mapping[str, Any]) -> list[str] | list[np.ndarray]:
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a conversation, in our terms; roles and order are judged elsewhere.
+    """The messages of a conversation, in our terms, with several of one side in a row as one; judged elsewhere.
 
     Raises:
       ApiError: there are none.
@@ -188,7 +216,16 @@ def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ApiError(
             400, f"messages: must be a list of messages with role and content, found {_kind(value)}", "messages"
         )
-    return [_message(one) for one in value]
+    messages: list[dict[str, Any]] = []
+    for one in map(_message, value):
+        last = messages[-1] if messages else {}
+        are_texts = isinstance(one["content"], str) and isinstance(last.get("content"), str)
+        # As people write who think of something more; templates know turns alone.
+        if are_texts and one["role"] == last["role"]:
+            messages[-1] = {**last, "content": f"{last['content']}\n\n{one['content']}"}
+        else:
+            messages.append(one)
+    return messages
 
 
 def texts_of(body: Mapping[str, Any], pairs: bool = False) -> list[Text]:

@@ -16,17 +16,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from jaxft.errors import JaxftError
-from jaxft.generation.config import common_options
+from jaxft.generation.config import GenerationConfig, common_options
 from jaxft.generation.prompts import context_of
 from jaxft.generation.talking import chat_prompt, ends_of_answers
 from jaxft.serving import parsing
-from jaxft.serving.delivery import EventStream, told
-from jaxft.serving.engine import Engine, GenerationRequest, Job, Runner, reads, searches, writes
+from jaxft.serving.arrival import body_of
+from jaxft.serving.constraints import Constraints
+from jaxft.serving.delivery import EventStream, late, told
+from jaxft.serving.engine import Engine, GenerationRequest, Job, Runner, reads, scores, searches, writes
 from jaxft.serving.errors import ApiError, of_user
 from jaxft.serving.limits import Limits
+from jaxft.serving.logprobs import NO_TOKENS, Logged, TokenWords, logged
 from jaxft.serving.metrics import Metrics
 from jaxft.serving.model import ServedModel
-from jaxft.serving.written import Answer, as_event
+from jaxft.serving.written import Answer, Echo, as_event
+
+# Seconds beyond a request's time for what comes before its work, which can't be interrupted in the middle.
+_GRACE = 1.0
 
 # From a request, what it holds, and the time of `time.monotonic` at which it must be answered.
 Endpoint = Callable[[Request, dict[str, Any], float], Awaitable[Response]]
@@ -45,6 +51,9 @@ class Service:
         self._created = int(time.time())
         # Tokenizers are not made to be used by several threads.
         self._encoder = ThreadPoolExecutor(1, "jaxft-tokenizer")
+        self._constraints = None if model.generator is None else Constraints(model.generator)
+        tokenizer = None if model.generator is None else model.generator.tokenizer
+        self._words = None if tokenizer is None else TokenWords(tokenizer)
         self._runners: dict[str, Runner] = {}
         if model.generator is not None:
             assert model.parameters is not None
@@ -60,15 +69,21 @@ class Service:
         async def respond(request: Request) -> Response:
             arrived, status = time.monotonic(), 500
             try:
-                body = parsing.parse_body(await self._body(request))
+                body = parsing.parse_body(await body_of(request, self._limits))
                 parsing.check_keys(body, keys)
                 self._check_model(body.get("model"))
-                response = await answer(request, body, arrived + self._limits.time_limit)
+                deadline = arrived + self._limits.time_limit
+                # Writing and constraints look at the time themselves, and a stream tells of it as an event.
+                async with asyncio.timeout(deadline - time.monotonic() + _GRACE):
+                    response = await answer(request, body, deadline)
                 status = response.status_code
                 return response
             except ApiError as error:
                 status = error.status
                 raise
+            except TimeoutError:
+                status = 408
+                raise late(self._limits) from None
             except JaxftError as error:
                 refused = of_user(error)
                 status = refused.status
@@ -83,6 +98,17 @@ class Service:
 
         return respond
 
+    def end_within(self, seconds: float) -> None:
+        """Takes nothing new; what is not done after so many seconds is told that the server ends."""
+        self.engine.drain()
+        asyncio.get_running_loop().call_later(seconds, self.engine.abandon)
+
+    def close(self) -> None:
+        """Ends what works for it."""
+        self.engine.close()
+        if self._constraints is not None:
+            self._constraints.close()
+
     async def completions(self, request: Request, body: dict[str, Any], deadline: float) -> Response:
         """`/v1/completions`"""
         self._need("completions")
@@ -92,9 +118,17 @@ class Service:
             raise ApiError(400, "prompt: must not be empty; give it some text", "prompt")
         self._check_count(len(given), wanted)
         prompts: Any = given
+        generator, own = self._model.need_generator(), 0
         if isinstance(given[0], str):
-            prompts = await self._encoded(self._model.need_generator().encode, given)
-        return await self._write(request, wanted, prompts, False, deadline)
+            prompts = await self._encoded(generator.encode, given)
+            # What the model reads before the text is no part of it.
+            own = len(generator.special.start)
+        if not wanted.echoes:
+            return await self._write(request, wanted, prompts, False, deadline)
+        if generator.decoder.has_encoder:
+            raise ApiError(400, "echo: an encoder-decoder's prompt is the source, not the text's beginning", "echo")
+        echoes = await self._echoes(request, wanted, given, prompts, own, deadline)
+        return await self._write(request, wanted, prompts, False, deadline, echoes)
 
     async def chat(self, request: Request, body: dict[str, Any], deadline: float) -> Response:
         """`/v1/chat/completions`"""
@@ -198,33 +232,6 @@ class Service:
             (described["mask"],) = reader.tokenizer.tokens([reader.need_mask()])
         return described
 
-    async def _body(self, request: Request) -> bytes:
-        """What a request holds.
-
-        Raises:
-          ApiError: it is too large, comes too slowly, or is no JSON by its own words.
-        """
-        most = self._limits.max_body
-        # A form of another site's page can't be of this kind without asking first (CORS), and is never allowed to.
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise ApiError(415, "the request's content-type must be application/json")
-        large = ApiError(413, f"the request has more than {most} bytes", code="body_too_large")
-        if (
-            request.headers.get("content-length", "0").isdigit()
-            and int(request.headers.get("content-length", 0)) > most
-        ):
-            raise large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > most:
-                        raise large
-        except TimeoutError:
-            raise ApiError(408, f"the request took longer than {self._limits.body_seconds:g} s to arrive") from None
-        return bytes(body)
-
     def _check_model(self, name: Any) -> None:
         if name is not None and name != self._model.name:
             raise ApiError(
@@ -248,21 +255,26 @@ class Service:
             raise ApiError(400, f"{texts} texts (prompts times n or beams) are more than the {most} of a request", "n")
 
     async def _write(
-        self, request: Request, wanted: parsing.Wanted, prompts: Sequence[np.ndarray], is_chat: bool, deadline: float
+        self,
+        request: Request,
+        wanted: parsing.Wanted,
+        prompts: Sequence[np.ndarray],
+        is_chat: bool,
+        deadline: float,
+        echoes: Sequence[Echo] = (),
     ) -> Response:
-        generator, config, most = self._model.need_generator(), wanted.config, self._limits.max_prompt_tokens
-        for number, prompt in enumerate(prompts, 1):
-            if len(prompt) > most:
-                raise ApiError(
-                    400,
-                    f"prompt {number} has {len(prompt)} tokens, at most {most} are read here",
-                    code="context_length_exceeded",
-                )
-        await asyncio.to_thread(generator.check, prompts, config)
+        generator, config = self._model.need_generator(), wanted.config
+        self._check_lengths(prompts)
+        assert self._constraints is not None  # of a model that writes
+        automaton = await self._constraints.automaton(config, deadline)
+        await asyncio.to_thread(generator.check, prompts, config, automaton)
         texts = len(prompts) * max(config.num_return_sequences, config.beams)
         kind, key = ("search", object()) if config.beams > 1 else ("write", common_options(config))
-        job = Job((kind, key), texts, self._runners[kind], GenerationRequest(prompts, config), deadline)
-        answer = Answer(self._model.name, is_chat, wanted, [len(one) for one in prompts], generator.tokenizer)
+        job = Job((kind, key), texts, self._runners[kind], GenerationRequest(prompts, config, automaton), deadline)
+        lengths = [len(one) for one in prompts]
+        answer = Answer(self._model.name, is_chat, wanted, lengths, self._words, echoes)
+        if not wanted.writes:
+            return self._nothing_more(wanted, answer)
         self.engine.submit(job)
         self._metrics.read.inc(sum(map(len, prompts)))
         if wanted.is_stream:
@@ -271,6 +283,59 @@ class Service:
             answer.take(piece)
         self._metrics.written.inc(answer.written_tokens)
         return JSONResponse(answer.whole())
+
+    def _check_lengths(self, prompts: Sequence[np.ndarray]) -> None:
+        most = self._limits.max_prompt_tokens
+        for number, prompt in enumerate(prompts, 1):
+            if len(prompt) > most:
+                raise ApiError(
+                    400,
+                    f"prompt {number} has {len(prompt)} tokens, at most {most} are read here",
+                    code="context_length_exceeded",
+                )
+
+    async def _echoes(
+        self,
+        request: Request,
+        wanted: parsing.Wanted,
+        given: Sequence[Any],
+        prompts: Sequence[np.ndarray],
+        own: int,
+        deadline: float,
+    ) -> list[Echo]:
+        """Prompts as they stand before what is written; `own` of their first tokens are the model's own."""
+        generator = self._model.need_generator()
+        texts = (
+            given if own or isinstance(given[0], str) else [generator.need_tokenizer().decode(one) for one in prompts]
+        )
+        if not wanted.tells_logs:
+            return [Echo(text, NO_TOKENS) for text in texts]
+        assert self._model.parameters is not None  # of a model that writes
+        self._check_lengths(prompts)
+        await asyncio.to_thread(generator.check, prompts, GenerationConfig())
+        top = wanted.config.top_logprobs
+        runner = scores(generator, self._model.parameters, top)
+        job = Job(("score", top), len(prompts), runner, GenerationRequest(prompts, wanted.config), deadline)
+        self.engine.submit(job)
+        echoes: list[Echo] = []
+        async for found in told(request, job, self.engine, self._limits):
+            for text, prompt, score in zip(texts, prompts, found, strict=True):
+                logs = Logged([int(prompt[0])], [None], [None])
+                if score is not None:
+                    logs = logs.then(logged(prompt[1:], score.log_probabilities, score.likeliest))
+                echoes.append(Echo(text, Logged(logs.token_ids[own:], logs.logs[own:], logs.likeliest[own:])))
+        return echoes
+
+    def _nothing_more(self, wanted: parsing.Wanted, answer: Answer) -> Response:
+        """An answer of prompts alone."""
+        if not wanted.is_stream:
+            return JSONResponse(answer.whole())
+
+        async def events() -> AsyncGenerator[bytes]:
+            for event in [*answer.first_events(), *answer.last_events()]:
+                yield event
+
+        return EventStream(events())
 
     async def _events(self, request: Request, job: Job, answer: Answer) -> AsyncGenerator[bytes]:
         """The answer as a stream; what goes wrong on the way is told as an event, as the status was sent already."""

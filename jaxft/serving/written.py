@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxft.data.tokenizers import Tokenizer
 from jaxft.generation.texts import TextDelta
+from jaxft.serving.logprobs import NO_TOKENS, Logged, TokenWords, logged
 from jaxft.serving.parsing import Wanted
 
 _ENDS = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -21,9 +21,22 @@ class _Choice:
     """A text that grows."""
 
     text: str = ""
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    logs: list[float] = dataclasses.field(default_factory=list)
+    written: int = 0
+    logs: Logged = NO_TOKENS
     finished_by: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Echo:
+    """A prompt that stands before what is written.
+
+    Attributes:
+      text: of it.
+      logs: its tokens.
+    """
+
+    text: str
+    logs: Logged
 
 
 class Answer:
@@ -34,23 +47,34 @@ class Answer:
       is_chat: whether it answers a conversation.
       wanted: what was asked for.
       prompt_lengths: tokens of each prompt.
-      tokenizer: of the model, or None.
+      words: of the model's tokens, or None.
+      echoes: of each prompt, where they stand before what is written.
     """
 
     def __init__(
-        self, model: str, is_chat: bool, wanted: Wanted, prompt_lengths: Sequence[int], tokenizer: Tokenizer | None
+        self,
+        model: str,
+        is_chat: bool,
+        wanted: Wanted,
+        prompt_lengths: Sequence[int],
+        words: TokenWords | None,
+        echoes: Sequence[Echo] = (),
     ):
-        self._model, self._is_chat, self._wanted, self._tokenizer = model, is_chat, wanted, tokenizer
+        self._model, self._is_chat, self._wanted, self._words = model, is_chat, wanted, words
         self._copies = wanted.config.num_return_sequences
         self._prompt_tokens = sum(prompt_lengths)
         self._choices = [_Choice() for _ in range(len(prompt_lengths) * self._copies)]
+        for number, choice in enumerate(self._choices if echoes else ()):
+            echo = echoes[number // self._copies]
+            choice.text, choice.logs = echo.text, echo.logs
+            choice.finished_by = None if wanted.writes else "length"
         self._id = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         self._created = int(time.time())
 
     @property
     def written_tokens(self) -> int:
         """Tokens of all texts so far."""
-        return sum(len(choice.tokens) for choice in self._choices)
+        return sum(choice.written for choice in self._choices)
 
     @property
     def is_complete(self) -> bool:
@@ -62,8 +86,8 @@ class Answer:
         number = piece.prompt * self._copies + piece.copy
         choice = self._choices[number]
         choice.text += piece.text
-        choice.tokens += piece.token_ids.tolist()
-        choice.logs += piece.log_probabilities.tolist()
+        choice.written += len(piece.token_ids)
+        choice.logs = choice.logs.then(logged(piece.token_ids, piece.log_probabilities, piece.likeliest))
         choice.finished_by = piece.finished_by
         return number
 
@@ -72,7 +96,7 @@ class Answer:
         choices = []
         for number, one in enumerate(self._choices):
             content = {"message": {"role": "assistant", "content": one.text}} if self._is_chat else {"text": one.text}
-            logs = self._logs(one.tokens, one.logs)
+            logs = self._logs(one.logs)
             reason = _finish_reason(one.finished_by)
             choices.append({"index": number, **content, "logprobs": logs, "finish_reason": reason})
         kind = "chat.completion" if self._is_chat else "text_completion"
@@ -81,15 +105,17 @@ class Answer:
     def first_events(self) -> list[bytes]:
         """What a stream begins with."""
         if not self._is_chat:
-            return []
+            begun = [one for one in enumerate(self._choices) if one[1].text]
+            return [self._event(i, {"text": one.text}, self._logs(one.logs), one.finished_by) for i, one in begun]
         delta = {"role": "assistant", "content": ""}
         return [self._event(number, {"delta": delta}, None, None) for number in range(len(self._choices))]
 
     def event(self, piece: TextDelta) -> bytes:
         """A piece as an event of a stream."""
+        before = self._choices[piece.prompt * self._copies + piece.copy].logs
         number = self.take(piece)
         content = {"delta": {"content": piece.text} if piece.text else {}} if self._is_chat else {"text": piece.text}
-        logs = self._logs(piece.token_ids.tolist(), piece.log_probabilities.tolist())
+        logs = self._logs(logged(piece.token_ids, piece.log_probabilities, piece.likeliest), before)
         return self._event(number, content, logs, piece.finished_by)
 
     def last_events(self) -> list[bytes]:
@@ -117,20 +143,15 @@ class Answer:
             "total_tokens": self._prompt_tokens + written,
         }
 
-    def _logs(self, tokens: Sequence[int], logs: Sequence[float]) -> dict[str, Any] | None:
-        if not self._wanted.tells_logs or self._tokenizer is None:
+    def _logs(self, found: Logged, before: Logged = NO_TOKENS) -> dict[str, Any] | None:
+        """What is told of tokens, of which others came before."""
+        words = self._words
+        if not self._wanted.tells_logs or words is None:
             return None
-        # Beam search keeps the sum alone.
-        known = [None if log != log else log for log in logs]
-        named = self._tokenizer.tokens(tokens)
         if self._is_chat:
-            return {
-                "content": [
-                    {"token": token, "logprob": log, "bytes": None, "top_logprobs": []}
-                    for token, log in zip(named, known, strict=True)
-                ]
-            }
-        return {"tokens": named, "token_logprobs": known, "top_logprobs": None, "text_offset": None}
+            return words.of_chat(found, self._wanted.likeliest)
+        written = b"".join(map(words.bytes_of, before.token_ids))
+        return words.of_completion(found, self._wanted.likeliest, written)
 
 
 def _finish_reason(finished_by: str | None) -> str | None:

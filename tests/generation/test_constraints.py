@@ -12,6 +12,7 @@ from jaxft.errors import RecipeError
 from jaxft.generation.config import GenerationConfig
 from jaxft.generation.constraints.bytes_automaton import compile_bytes, utf8_ranges
 from jaxft.generation.constraints.json_schema import parse_schema
+from jaxft.generation.constraints.minimal import minimal
 from jaxft.generation.constraints.regex import parse
 from jaxft.generation.constraints.tokens import compile_tokens
 
@@ -70,11 +71,32 @@ def test_ranges_of_characters_are_ranges_of_bytes(first, last):
         ("a*?", "lazy"), ("(?=a)", "neither"), ("a{3,2}", "impossible repetition"),
         ("[b-a]", "impossible range"), ("a$b", "inside"),
         ("a{x}", "no repetition"), ("[a", "too early"), ("(a{900}b{900}){900}", "states"),
+        ("a{²}", "no repetition"), ("a{,3}", "no repetition"), ("a{9" + "9" * 5000 + "}", "more than 1000"),
+        ("(" * 200 + ")" * 200, "groups"), ("a" + "*" * 200, "repetitions"), ("a" * 30_000, "characters"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_followed_is_refused(pattern, said):
     with pytest.raises(RecipeError, match=re.escape(said)):
         compile_bytes(parse(pattern))
+
+
+def test_like_states_are_one():
+    """As few states as there are different sets of texts up to the length at which they differ, and the same texts."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        states = int(rng.integers(1, 12))
+        table = np.full((states, 256), -1, np.int32)
+        table[:, :2] = rng.integers(-1, states, (states, 2))
+        complete = rng.random(states) < 0.4
+        small, ends = minimal(table, complete)
+        found = complete.astype(int)
+        for _ in range(states):
+            after = np.where(table[:, :2] >= 0, found[table[:, :2]], -1)
+            _, found = np.unique(np.column_stack([found, after]), axis=0, return_inverse=True)
+        assert len(small) == len(set(found.reshape(-1).tolist()))
+        for number in range(2**8):
+            text = format(number, "b")[1:].replace("0", "\x00").replace("1", "\x01")
+            assert _matches(small, ends, text) == _matches(table, complete, text)
 
 
 def test_tokens_lead_where_their_bytes_do():
@@ -154,6 +176,33 @@ def test_any_object_is_what_json_reads_and_all_of_it_up_to_its_levels():
     assert not _matches(*numbers, '{"a": "1"}') and not _matches(*numbers, '{"a": 1,}')
 
 
+@pytest.mark.parametrize("pattern", [".*", r"[\s\S]{0,3}", r'"\\+"', r"[^a]", "[a-c]{2}", r"\u007f|\n|é|𝄞"])
+def test_a_pattern_is_of_the_text_that_json_spells(pattern):
+    """What matches is JSON, and what it says matches; whatever matches is there in one spelling or another."""
+    rng = np.random.default_rng(0)
+    automaton = compile_bytes(parse_schema(json.dumps({"type": "string", "pattern": pattern})))
+    signs = list('ab"\\\n\t\x7f\x01é𝄞 u0')
+    for _ in range(2000):
+        said = "".join(rng.choice(signs, rng.integers(0, 5)))
+        is_right = re.fullmatch(pattern, said) is not None
+        assert _matches(*automaton, json.dumps(said, ensure_ascii=False).replace("\x7f", "\\u007f")) == is_right
+        raw = f'"{said}"'
+        if _matches(*automaton, raw):
+            assert re.fullmatch(pattern, json.loads(raw))
+
+
+def test_strings_have_characters_not_halves():
+    automaton = compile_bytes(parse_schema('{"type": "string", "maxLength": 1}'))
+    for text, right in (
+        (r"\ud834\udd1e", True),
+        (r"\ud834", False),
+        (r"\udd1e", False),
+        (r"\u00e9", True),
+        ("𝄞", True),
+    ):
+        assert _matches(*automaton, f'"{text}"') == right
+
+
 @pytest.mark.parametrize(
     "schema,said",
     [
@@ -163,6 +212,17 @@ def test_any_object_is_what_json_reads_and_all_of_it_up_to_its_levels():
         ('{"type": "array", "items": {"$ref": "#"}}', "there is no #"),
         ('{"$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}', "itself"),
         ('{"type": "object", "properties": {}, "required": ["a"]}', "'a' is not among"),
+        ('{"type": "string", "minLength": "a"}', "minLength"), ('{"type": "string", "maxLength": -1}', "maxLength"),
+        ('{"type": "string", "maxLength": 2.5}', "maxLength"), ('{"type": "string", "pattern": 3}', "pattern"),
+        ('{"type": "string", "pattern": "a{²}"}', "no repetition"), ('{"type": []}', "json_schema.type"),
+        ('{"type": [{}]}', "needs a type"), ('{"type": {}}', "needs a type"), ('{"enum": 3}', "json_schema.enum"),
+        ('{"enum": []}', "json_schema.enum"), ('{"anyOf": {}}', "anyOf"), ('{"anyOf": [3]}', "anyOf[0]"),
+        ('{"$ref": 3}', "$ref"), ('{"type": "object", "properties": [1]}', "properties"),
+        ('{"type": "object", "required": 3}', "required"), ('{"type": "object", "required": [{}]}', "required"),
+        ('{"type": "array", "items": true}', "items"), ('{"type": "object", "additionalProperties": 3}', "additional"),
+        ('{"type": "array", "items": {"type": "null"}, "maxItems": true}', "maxItems"),
+        ('{"const": 1e999}', "too large"), ('{"const": NaN}', "no number"), ("[" * 100_000, "too deep"),
+        ('{"type": "array", "items": ' * 200 + '{"type": "null"}' + "}" * 200, "in each other"),
     ],
 )  # fmt: skip
 def test_what_a_schema_can_not_ask_for_is_refused(schema, said):

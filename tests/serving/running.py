@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-import uvicorn
-
-from jaxft.serving.app import make_app
 from jaxft.serving.limits import Limits
 from jaxft.serving.model import ServedModel
+from jaxft.serving.server import Server
 
 TOKEN = "a-token-of-these-tests"
 
@@ -19,8 +17,7 @@ TOKEN = "a-token-of-these-tests"
 @contextlib.contextmanager
 def running(model: ServedModel, limits: Limits, token: str | None = None) -> Iterator[str]:
     """The address of a server."""
-    config = uvicorn.Config(make_app(model, limits, token), port=0, log_level="error", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    server = Server(model, limits, token)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -66,7 +66,7 @@ def test_what_is_asked_for_is_followed(name, served, address):
             .choices[0]
             .logprobs
         )
-        tokens = model.generator.tokenizer.tokens([unliked, liked])
+        tokens = [model.generator.tokenizer.decode(np.asarray([token])) for token in (unliked, liked)]
         assert tokens[0] not in logs.tokens and (logs.tokens == [tokens[1]] * 3) == expected
     forced = asked(model=name, prompt="a", max_tokens=9, seed=1, extra_body={"prefix": "the mat"})
     assert forced.choices[0].text.startswith("the mat")
@@ -138,7 +138,7 @@ def test_pairs_are_read_as_torch_reads_them(directories):
     np.testing.assert_allclose(list(found.scores.values()), expected.numpy(), atol=1e-5)
 
 
-USER = [{"role": "user", "content": "a"}]
+USER, SYSTEM = ([{"role": role, "content": "a"}] for role in ("user", "system"))
 WRONG = [
     ("completions", {}, 400, "prompt"),
     ("completions", b"{", 400, "not JSON"),
@@ -161,14 +161,19 @@ WRONG = [
     ("completions", {"prompt": "a", "regex": "\u3042", "max_tokens": 1}, 400, "regex"),
     ("completions", {"prompt": "a", "stop_token_ids": [99999]}, 400, "vocabulary"),
     ("completions", {"prompt": "a", "tools": [{}]}, 400, "tools"),
-    ("completions", {"prompt": "a", "logprobs": 5}, 400, "logprobs"),
+    ("completions", {"prompt": "a", "logprobs": 6}, 400, "logprobs"),
     ("completions", {"prompt": ""}, 400, "empty"),
     ("completions", {"prompt": "cat " * 200}, 400, "context is 128"),
     ("completions", {"prompt": [[5, 99999]]}, 400, "vocabulary"),
     ("completions", {"prompt": "a", "model": "other"}, 404, "no model 'other'"),
     ("chat/completions", {"messages": []}, 400, "messages"),
     ("chat/completions", {"messages": [{"role": "assistant", "content": "a"}]}, 400, "user's"),
-    ("chat/completions", {"messages": [*USER, *USER]}, 400, "message 2: must be the assistant's"),
+    (
+        "chat/completions",
+        {"messages": [*USER, {"role": "system", "content": "b"}]},
+        400,
+        "message 2: must be the assistant's",
+    ),
     ("chat/completions", {"messages": [{"role": "robot", "content": "a"}]}, 400, "role must be one of"),
     ("chat/completions", {"messages": [{"role": "user", "content": " "}]}, 400, "empty"),
     ("chat/completions", {"messages": [*USER, {"role": "assistant", "content": "b"}]}, 400, "must be the user's"),

@@ -8,9 +8,15 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from jaxft.errors import RecipeError
+from jaxft.generation.constraints.minimal import minimal
 from jaxft.generation.constraints.regex import Characters, Choice, Node, Ranges, Repeat, Separated, Sequence
 
+# Of the deterministic automaton: a table of 20 MB.
 _MOST_STATES = 20_000
+# Of the machine that it is made from, each of some 300 bytes; a schema with any values has 3,000.
+_MOST_PARTS = 10 * _MOST_STATES
+# States of the machine in all states of the automaton together, each of some 100 bytes in a set.
+_MOST_MEMBERS = 25 * _MOST_STATES
 
 # Characters with as many bytes each; those between the surrogates' neighbours are none.
 _LENGTHS = ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF))
@@ -27,9 +33,10 @@ class _Machine:
     def __init__(self) -> None:
         self.moves: list[list[tuple[int, int, int]]] = []
         self.free: list[list[int]] = []
+        self._built = 0
 
     def state(self) -> int:
-        if len(self.moves) > 50 * _MOST_STATES:
+        if len(self.moves) >= _MOST_PARTS:
             raise _too_large()
         self.moves.append([])
         self.free.append([])
@@ -37,6 +44,10 @@ class _Machine:
 
     def build(self, node: Node, start: int) -> int:
         """Adds what matches a node from a state on, and returns the state after it."""
+        # Counted too, as repetitions of nothing need no states.
+        self._built += 1
+        if self._built > _MOST_PARTS:
+            raise _too_large()
         if isinstance(node, Characters):
             end = self.state()
             for path in utf8_ranges(node.ranges):
@@ -140,19 +151,21 @@ def compile_bytes(tree: Node) -> tuple[np.ndarray, np.ndarray]:
     accepting = machine.build(tree, start)
     first = machine.closed([start])
     numbers, waiting = {first: 0}, [first]
+    members = len(first)
     rows: list[np.ndarray] = []
     while len(rows) < len(waiting):
         row = np.full(256, -1, np.int32)
         for low, high, targets in _steps(machine, waiting[len(rows)]):
             following = machine.closed(targets)
             if following not in numbers:
-                if len(numbers) >= _MOST_STATES:
+                members += len(following)
+                if len(numbers) >= _MOST_STATES or members > _MOST_MEMBERS:
                     raise _too_large()
                 numbers[following] = len(numbers)
                 waiting.append(following)
             row[low : high + 1] = numbers[following]
         rows.append(row)
-    return _minimal(np.stack(rows), np.asarray([accepting in states for states in waiting]))
+    return minimal(np.stack(rows), np.asarray([accepting in states for states in waiting]))
 
 
 def _steps(machine: _Machine, states: frozenset[int]) -> Iterator[tuple[int, int, set[int]]]:
@@ -162,28 +175,6 @@ def _steps(machine: _Machine, states: frozenset[int]) -> Iterator[tuple[int, int
     for low, after in itertools.pairwise(edges):
         if targets := {target for first, last, target in moves if first <= low <= last}:
             yield low, after - 1, targets
-
-
-def _minimal(table: np.ndarray, complete: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same with like states made one (Moore's refinement)."""
-    groups = complete.astype(np.int64)
-    count = 0
-    while True:
-        # Of each state its own group and those that its bytes lead to.
-        following = np.where(table >= 0, groups[table], -1)
-        _, first, renumbered = np.unique(
-            np.column_stack([groups, following]), axis=0, return_index=True, return_inverse=True
-        )
-        groups = renumbered.reshape(-1)
-        if len(first) == count:
-            break
-        count = len(first)
-    # The first state keeps the number 0.
-    swap = np.arange(count)
-    swap[[0, groups[0]]] = swap[[groups[0], 0]]
-    groups, first = swap[groups], first[swap]
-    small = table[first]
-    return np.where(small >= 0, groups[small], -1).astype(np.int32), complete[first]
 
 
 def _too_large() -> RecipeError:

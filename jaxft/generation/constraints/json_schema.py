@@ -8,9 +8,10 @@ What a tree can't say (recursion, bounds of numbers) is refused rather than pass
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxft.errors import RecipeError
+from jaxft.generation.constraints.json_text import CHARACTER, within_string
 from jaxft.generation.constraints.regex import Choice, Node, Repeat, Separated, Sequence, literal, parse
 
 _NOTES = frozenset(
@@ -25,16 +26,21 @@ _KEYS = {
     "boolean": set(),
     "null": set(),
 }
-_CHARACTER = parse(r'[^"\\\x00-\x1f\x7f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}')
 _SIMPLE = {
     "integer": parse(r"-?(?:0|[1-9]\d*)"),
     "number": parse(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"),
     "boolean": parse("true|false"),
     "null": parse("null"),
 }
-_STRING = Sequence((literal('"'), Repeat(_CHARACTER, 0, None), literal('"')))
+_STRING = Sequence((literal('"'), Repeat(CHARACTER, 0, None), literal('"')))
 # Levels of arrays and objects inside of an object with any values.
-_DEEPEST = 3
+_ANY_LEVELS = 3
+# Schemas in each other, references among them: more than Python's stack holds otherwise.
+_DEEPEST = 80
+# Characters of a schema: one that is longer has more states than an automaton may have.
+_LONGEST = 200_000
+# Of a value or name, in messages.
+_SHOWN = 60
 _SPACE = Repeat(literal(" "), 0, 1)
 _COMMA, _COLON = Sequence((literal(","), _SPACE)), Sequence((literal(":"), _SPACE))
 
@@ -45,11 +51,19 @@ def parse_schema(text: str) -> Node:
     Raises:
       RecipeError: it is no JSON, or asks for what a regular language can't say.
     """
+    if len(text) > _LONGEST:
+        raise RecipeError(f"json_schema has {len(text)} characters, at most {_LONGEST} are followed")
     try:
-        schema = json.loads(text)
+        schema = json.loads(text, parse_constant=_no_constant)
+        return _Schema(schema).tree(schema, "json_schema", ())
     except ValueError as error:
         raise RecipeError(f"json_schema is not JSON: {error}") from error
-    return _Schema(schema).tree(schema, "json_schema", ())
+    except RecursionError:
+        raise RecipeError("json_schema: its values are too deep in each other to be followed") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 class _Schema:
@@ -57,26 +71,38 @@ class _Schema:
 
     def __init__(self, root: Any):
         self.root = root
+        self._referred: dict[str, Node] = {}
+        self._depth = 0
 
     def tree(self, schema: Any, where: str, within: tuple[str, ...]) -> Node:
         if not isinstance(schema, dict):
-            raise RecipeError(f"{where}: must be an object with a type, found {json.dumps(schema)}")
+            raise RecipeError(f"{where}: must be an object with a type, found {_shown(schema)}")
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise RecipeError(f"json_schema: more than {_DEEPEST} schemas in each other are not followed")
+        found = self._tree(schema, where, within)
+        self._depth -= 1
+        return found
+
+    def _tree(self, schema: dict[str, Any], where: str, within: tuple[str, ...]) -> Node:
         if "$ref" in schema:
             return self._reference(schema["$ref"], where, within)
         for key in ("anyOf", "oneOf"):
             if key in schema:
                 self._only(schema, {key, "type"}, where)
-                return Choice(tuple(self.tree(one, f"{where}.{key}[{i}]", within) for i, one in enumerate(schema[key])))
+                several = _list(schema, key, where)
+                return Choice(tuple(self.tree(one, f"{where}.{key}[{i}]", within) for i, one in enumerate(several)))
         if "const" in schema or "enum" in schema:
             self._only(schema, {"const", "enum", "type"}, where)
-            values = [schema["const"]] if "const" in schema else schema["enum"]
-            return Choice(tuple(literal(json.dumps(value, ensure_ascii=False)) for value in values))
+            values = [schema["const"]] if "const" in schema else _list(schema, "enum", where)
+            return Choice(tuple(_value(value, where) for value in values))
         kinds = schema.get("type")
         if isinstance(kinds, list):
-            keys = {key for kind in kinds for key in _KEYS.get(kind, ())}
+            kinds = _list(schema, "type", where)
+            keys = {key for kind in kinds if isinstance(kind, str) for key in _KEYS.get(kind, ())}
             self._only(schema, {"type", *keys}, where)
             return Choice(tuple(self._typed(kind, schema, where, within) for kind in kinds))
-        if kinds in _KEYS:
+        if isinstance(kinds, str) and kinds in _KEYS:
             self._only(schema, {"type", *_KEYS[kinds]}, where)
         return self._typed(kinds, schema, where, within)
 
@@ -84,7 +110,11 @@ class _Schema:
         if unknown := [key for key in schema if key not in known | _NOTES]:
             raise RecipeError(f"{where}.{unknown[0]}: not understood here; understood are {', '.join(sorted(known))}")
 
-    def _reference(self, path: str, where: str, within: tuple[str, ...]) -> Node:
+    def _reference(self, path: Any, where: str, within: tuple[str, ...]) -> Node:
+        if not isinstance(path, str):
+            raise RecipeError(f"{where}.$ref: must be text like #/$defs/name, found {_shown(path)}")
+        if path in self._referred:
+            return self._referred[path]
         if path in within:
             raise RecipeError(f"{where}: {path} refers to itself, so its texts have no bound; write out some levels")
         found = self.root
@@ -92,10 +122,11 @@ class _Schema:
             if not path.startswith("#/") or not isinstance(found, dict) or name not in found:
                 raise RecipeError(f"{where}: there is no {path}; references are like #/$defs/name")
             found = found[name]
-        return self.tree(found, path, (*within, path))
+        self._referred[path] = self.tree(found, path, (*within, path))
+        return self._referred[path]
 
     def _typed(self, kind: Any, schema: dict[str, Any], where: str, within: tuple[str, ...]) -> Node:
-        if kind in _SIMPLE:
+        if isinstance(kind, str) and kind in _SIMPLE:
             return _SIMPLE[kind]
         if kind == "string":
             return self._string(schema, where)
@@ -103,14 +134,17 @@ class _Schema:
             return self._array(schema, where, within)
         if kind == "object":
             return self._object(schema, where, within)
-        raise RecipeError(f"{where}: needs a type, one of {', '.join(_KEYS)}; found {json.dumps(kind)}")
+        raise RecipeError(f"{where}: needs a type, one of {', '.join(_KEYS)}; found {_shown(kind)}")
 
     def _string(self, schema: dict[str, Any], where: str) -> Node:
         if "pattern" in schema:
             self._only(schema, {"type", "pattern"}, where)
-            inner = parse(schema["pattern"])
+            pattern = schema["pattern"]
+            if not isinstance(pattern, str):
+                raise RecipeError(f"{where}.pattern: must be text, found {_shown(pattern)}")
+            inner = within_string(parse(pattern))
         else:
-            inner = Repeat(_CHARACTER, *_bounds(schema, "minLength", "maxLength", where))
+            inner = Repeat(CHARACTER, *_bounds(schema, "minLength", "maxLength", where))
         return Sequence((literal('"'), inner, literal('"')))
 
     def _array(self, schema: dict[str, Any], where: str, within: tuple[str, ...]) -> Node:
@@ -126,16 +160,20 @@ class _Schema:
 
     def _object(self, schema: dict[str, Any], where: str, within: tuple[str, ...]) -> Node:
         properties, required = schema.get("properties", {}), schema.get("required", [])
+        if not isinstance(properties, dict):
+            raise RecipeError(f"{where}.properties: must be an object of schemas, found {_shown(properties)}")
+        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+            raise RecipeError(f"{where}.required: must be a list of names, found {_shown(required)}")
         more = schema.get("additionalProperties", False)
         if more is not False:
             if properties or required:
                 found = f"{where}.additionalProperties: must be false beside properties, which are in their order"
                 raise RecipeError(found)
             return _any_object(
-                _anything(_DEEPEST) if more is True else self.tree(more, f"{where}.additionalProperties", within)
+                _anything(_ANY_LEVELS) if more is True else self.tree(more, f"{where}.additionalProperties", within)
             )
         if missing := [name for name in required if name not in properties]:
-            raise RecipeError(f"{where}.required: {missing[0]!r} is not among the properties")
+            raise RecipeError(f"{where}.required: {missing[0][:_SHOWN]!r} is not among the properties")
         pairs: list[tuple[Node, bool]] = [
             (
                 Sequence(
@@ -182,6 +220,32 @@ def _in_order(pairs: list[tuple[Node, bool]]) -> Node:
 
 def _bounds(schema: dict[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:
     least, most = schema.get(low, 0), schema.get(high)
+    for name, bound in ((low, least), (high, most)):
+        is_number = isinstance(bound, int) and not isinstance(bound, bool) and bound >= 0
+        if not is_number and (name, bound) != (high, None):
+            raise RecipeError(f"{where}.{name}: must be a whole number from 0, found {_shown(bound)}")
     if most is not None and most < least:
         raise RecipeError(f"{where}: {high} {most} is less than {low} {least}")
     return least, most
+
+
+def _list(schema: dict[str, Any], key: str, where: str) -> list[Any]:
+    """What a key lists."""
+    value = schema[key]
+    if not isinstance(value, list) or not value:
+        raise RecipeError(f"{where}.{key}: must be a list with something in it, found {_shown(value)}")
+    return value
+
+
+def _value(value: Any, where: str) -> Node:
+    """One value as JSON writes it."""
+    try:
+        return literal(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except ValueError:
+        raise RecipeError(f"{where}: holds a number that is too large for JSON") from None
+
+
+def _shown(value: Any) -> str:
+    """A value for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

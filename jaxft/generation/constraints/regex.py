@@ -8,6 +8,7 @@ characters so far (references, looking ahead or behind, anchors inside) is refus
 from __future__ import annotations
 
 import dataclasses
+import re
 import string
 from collections.abc import Iterable
 
@@ -59,6 +60,10 @@ class Separated:
 Node = Characters | Sequence | Choice | Repeat | Separated
 
 _MOST_REPEATS = 1000
+# An expression that is longer has more states than an automaton may have; deeper, it is more than Python's stack holds.
+_LONGEST, _DEEPEST = 20_000, 100
+# Of an expression, in messages.
+_SHOWN = 60
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -91,6 +96,7 @@ _CLASSES |= {name.upper(): _others(ranges) for name, ranges in _CLASSES.items()}
 _CONTROL = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
 _ANY = _others(_of("\n"))
 _NUMBERS = {"x": 2, "u": 4}
+_BOUNDS = re.compile(r"([0-9]+)(,)?((?<=,)[0-9]+)?\}")
 
 
 def parse(pattern: str) -> Node:
@@ -99,6 +105,8 @@ def parse(pattern: str) -> Node:
     Raises:
       RecipeError: it can't be read, or asks for what an automaton can't do.
     """
+    if len(pattern) > _LONGEST:
+        raise RecipeError(f"regex has {len(pattern)} characters, at most {_LONGEST} are followed")
     parser = _Parser(pattern)
     tree = parser.choice()
     if parser.at < len(parser.text):
@@ -119,9 +127,11 @@ class _Parser:
         end = len(pattern) - (pattern.endswith("$") and not pattern.endswith("\\$"))
         self.text = pattern[pattern.startswith("^") : end]
         self.at = 0
+        self.depth = 0
 
     def wrong(self, problem: str) -> RecipeError:
-        return RecipeError(f"regex {self.pattern!r} {problem}, at {self.text[max(0, self.at - 1) :][:10]!r}")
+        shown = self.pattern if len(self.pattern) <= _SHOWN else f"{self.pattern[:_SHOWN]}..."
+        return RecipeError(f"regex {shown!r} {problem}, at {self.text[max(0, self.at - 1) :][:10]!r}")
 
     def peek(self) -> str:
         return self.text[self.at : self.at + 1]
@@ -146,8 +156,12 @@ class _Parser:
         return Sequence(tuple(parts))
 
     def repeated(self, part: Node) -> Node:
+        signs = 0
         while self.peek() and self.peek() in "*+?{":
             sign = self.take()
+            signs += 1
+            if self.depth + signs > _DEEPEST:
+                raise self.wrong(f"has more than {_DEEPEST} repetitions in each other")
             least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(sign) or self.bounds()
             if self.peek() == "?":
                 raise self.wrong("has a lazy repetition, which means nothing where the whole text matches")
@@ -155,11 +169,13 @@ class _Parser:
         return part
 
     def bounds(self) -> tuple[int, int | None]:
-        inside, brace, _ = self.text[self.at :].partition("}")
-        least, comma, most = inside.partition(",")
-        if not brace or not least.isdigit() or not (most.isdigit() or not most):
+        found = _BOUNDS.match(self.text, self.at)
+        if found is None:
             raise self.wrong("has a { that is no repetition; write \\{ for the character")
-        self.at += len(inside) + 1
+        self.at = found.end()
+        inside, least, comma, most = found[0][:-1], found[1], found[2], found[3]
+        if max(len(least), len(most or "")) > len(str(_MOST_REPEATS)):
+            raise self.wrong(f"repeats more than {_MOST_REPEATS} times")
         low, high = int(least), (int(most) if most else None) if comma else int(least)
         if high is not None and high < low:
             raise self.wrong(f"has the impossible repetition {{{inside}}}")
@@ -188,9 +204,13 @@ class _Parser:
             self.at += 2
         elif self.peek() == "?":
             raise self.wrong("has a group that is neither ( ) nor (?: )")
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self.wrong(f"has more than {_DEEPEST} groups in each other")
         tree = self.choice()
         if self.peek() != ")":
             raise self.wrong("has a ( without its )")
+        self.depth -= 1
         self.take()
         return tree
 

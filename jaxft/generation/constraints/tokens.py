@@ -12,16 +12,11 @@ from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
 from jaxft.generation.automaton import Automaton
 from jaxft.generation.config import GenerationConfig
-from jaxft.generation.constraints.bytes_automaton import compile_bytes
-from jaxft.generation.constraints.json_schema import parse_schema
-from jaxft.generation.constraints.regex import parse
+from jaxft.generation.constraints.token_table import NEVER, TokenTable, constraint_table, token_table
 from jaxft.generation.prompts import bucket
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "▁"
-
-# More tokens than any text has: no complete text can be reached.
-NEVER = 2**30
 
 
 def compile_constraint(config: GenerationConfig, tokenizer: Tokenizer, vocab: int) -> Automaton:
@@ -35,22 +30,27 @@ def compile_constraint(config: GenerationConfig, tokenizer: Tokenizer, vocab: in
     Raises:
       RecipeError: it can't be followed, by itself or by the vocabulary.
     """
-    name = "regex" if config.regex is not None else "json_schema"
-    tree = parse(config.regex) if config.regex is not None else parse_schema(config.json_schema or "")
-    spelled = token_bytes(tokenizer)
-    automaton = compile_tokens(*compile_bytes(tree), spelled + [None] * (vocab - len(spelled)))
-    if int(automaton.remaining[0]) >= NEVER:
-        raise RecipeError(f"{name}: no text that this vocabulary can write matches")
-    return automaton
+    return as_automaton(constraint_table(*constraint_of(config), spelled_tokens(tokenizer, vocab)))
+
+
+def constraint_of(config: GenerationConfig) -> tuple[str, str]:
+    """The name of a configuration's constraint, and the constraint."""
+    return ("regex", config.regex) if config.regex is not None else ("json_schema", config.json_schema or "")
 
 
 def check_length(config: GenerationConfig, automaton: Automaton) -> None:
     """Raises RecipeError where no text that a configuration's constraint allows is short enough for it."""
-    name, needed = "regex" if config.regex is not None else "json_schema", int(automaton.remaining[0])
+    (name, _), needed = constraint_of(config), int(automaton.remaining[0])
     if needed > config.max_new_tokens:
         raise RecipeError(
             f"{name}: the shortest text that matches has {needed} tokens, max_new_tokens is {config.max_new_tokens}"
         )
+
+
+def spelled_tokens(tokenizer: Tokenizer, vocab: int) -> list[bytes | None]:
+    """What each of a model's `vocab` tokens writes, of which it may have more than its tokenizer; see `token_bytes`."""
+    spelled = token_bytes(tokenizer)
+    return spelled + [None] * (vocab - len(spelled))
 
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes | None]:
@@ -91,56 +91,15 @@ def _of_bytes(token: str) -> bytes | None:
 
 
 def compile_tokens(table: np.ndarray, complete: np.ndarray, tokens: Sequence[bytes | None]) -> Automaton:
-    """An automaton over tokens out of one over bytes.
+    """An automaton over tokens out of one over bytes; see `token_table`."""
+    return as_automaton(token_table(table, complete, tokens))
 
-    Args:
-      table: int32 `(states, 256)`: the state after a byte, -1 for none.
-      complete: bool `(states,)`: whether a text may end there.
-      tokens: what each of the vocabulary writes; None or nothing for those that may not come.
-    """
-    lengths = np.asarray([len(token or b"") for token in tokens])
-    spelled = np.zeros((len(tokens), max(1, int(lengths.max()))), np.uint8)
-    for i, token in enumerate(tokens):
-        spelled[i, : lengths[i]] = np.frombuffer(token or b"", np.uint8)
-    whole = np.stack([_after_tokens(table, state, spelled, lengths) for state in range(len(table))])
-    # Tokens that lead to the same states from everywhere share a column; told apart by a random sum of 64 bits.
-    factors = np.random.default_rng(0).integers(1, 2**63, len(table), dtype=np.uint64)
-    sums = np.zeros(len(tokens), np.uint64)
-    for factor, row in zip(factors, whole, strict=True):
-        sums += factor * (row + 2).astype(np.uint64)
-    _, first, classes = np.unique(sums, return_index=True, return_inverse=True)
-    narrow, remaining = whole[:, first], _remaining(whole[:, first], complete)
-    # Filled up to few shapes, so that another constraint seldom compiles the decoding loop anew.
-    more = tuple((0, bucket(size) - size) for size in narrow.shape)
+
+def as_automaton(found: TokenTable) -> Automaton:
+    """A table as compiled code follows it, filled up to few shapes so that another seldom compiles anything."""
+    more = tuple((0, bucket(size) - size) for size in found.table.shape)
     return Automaton(
-        jnp.asarray(np.pad(narrow, more, constant_values=-1)),
-        jnp.asarray(classes.reshape(-1), jnp.int32),
-        jnp.asarray(np.pad(remaining, more[0], constant_values=NEVER)),
+        jnp.asarray(np.pad(found.table, more, constant_values=-1)),
+        jnp.asarray(found.classes),
+        jnp.asarray(np.pad(found.remaining, more[0], constant_values=NEVER)),
     )
-
-
-def _after_tokens(table: np.ndarray, state: int, spelled: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The state after each token from one state, int32 `(vocab,)`."""
-    result = np.full(len(lengths), -1, np.int32)
-    tokens = np.flatnonzero(lengths)
-    states = np.full(len(tokens), state, np.int32)
-    for place in range(spelled.shape[1]):
-        states = table[states, spelled[tokens, place]]
-        ends = lengths[tokens] == place + 1
-        result[tokens[ends]] = states[ends]
-        goes_on = ~ends & (states >= 0)
-        tokens, states = tokens[goes_on], states[goes_on]
-        if not len(tokens):
-            break
-    return result
-
-
-def _remaining(table: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    """Fewest tokens from each state to one where a text may end, int32 `(states,)`."""
-    remaining = np.where(complete, 0, NEVER).astype(np.int32)
-    while True:
-        following = np.where(table >= 0, remaining[table], NEVER).min(axis=1)
-        nearer = np.minimum(remaining, np.minimum(following + 1, NEVER)).astype(np.int32)
-        if (nearer == remaining).all():
-            return remaining
-        remaining = nearer

@@ -57,10 +57,8 @@ def serve(
       CheckpointError: the model can't be loaded.
     """
     try:
-        import uvicorn
-
-        from jaxft.serving.app import make_app
         from jaxft.serving.guard import is_loopback
+        from jaxft.serving.server import Server
     except ImportError as error:
         raise RecipeError(f"serving needs {error.name}; install it with: pip install 'jaxft[serving]'") from None
     bounds = make_limits(limits or {})
@@ -77,13 +75,7 @@ def serve(
         where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         if ready is not None:
             ready(f"{model.name} answers at {where} ({', '.join(model.abilities)}); Ctrl-C ends")
-        app = make_app(model, bounds, token, host)
-        # Beyond these, connections are turned away before anything of them is read.
-        most = 4 * bounds.queue + 64
-        config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=5, limit_concurrency=most, server_header=False
-        )
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(model, bounds, token, host).run(sockets=[listening])
 
 
 def open_served(
