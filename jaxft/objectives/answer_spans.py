@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
+
+from jaxft.kernels.shapes import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Span:
     score: float
 
 
-def best_spans(starts: np.ndarray, ends: np.ndarray, longest: int, count: int) -> list[Span]:
+def best_spans(starts: Float[Array, " length"], ends: Float[Array, " length"], longest: int, count: int) -> list[Span]:
     """The spans with the largest sums, out of all that are possible.
 
     Args:

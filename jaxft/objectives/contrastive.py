@@ -9,12 +9,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.shapes import Array
 from jaxft.models.heads import HeadConfig, pool
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.config import Pooling, SentenceConfig
@@ -104,7 +106,9 @@ class SentenceVectors(Objective):
         """The sentences of an example."""
         return ShownRow(side_tokens(row, self.tokenizer))
 
-    def vectors(self, apply: Apply, batch: Mapping[str, jax.Array], head: str | None = None) -> jax.Array:
+    def vectors(
+        self, apply: Apply, batch: Mapping[str, jax.Array], head: str | None = None
+    ) -> Float[Array, "batch sentences embed"]:
         """Unit vectors, float32 `(batch, sentences, embed)`."""
         ids, segments = (batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids"))
         output = apply(Sequences(ids, segments, padded=True), head=head)
@@ -160,7 +164,9 @@ class Contrastive(SentenceVectors):
         weight, tokens = weights.sum(), count_tokens(batch["segment_ids"])
         return StreamLoss((losses * weights).sum(), weight, tokens, {"accuracy": Ratio((hits * weights).sum(), weight)})
 
-    def _candidates(self, vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _candidates(
+        self, vectors: Float[Array, "batch sentences embed"], weights: Float[Array, " batch"]
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
         """Loss and whether the partner is first, of each row; `vectors` `(batch, 2 or 3, embed)`."""
         candidates = vectors[:, 1:].swapaxes(0, 1).reshape(-1, vectors.shape[-1])
         scores = vectors[:, 0] @ candidates.T / self._config.temperature
@@ -169,7 +175,9 @@ class Contrastive(SentenceVectors):
         labels = jnp.arange(len(scores))
         return cross_entropy(scores, labels), is_first(scores, labels)
 
-    def _triplets(self, vectors: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _triplets(
+        self, vectors: Float[Array, "batch 3 embed"], weights: Float[Array, " batch"]
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
         """As `_candidates`; the only candidates are a row's own."""
         near, far = (jnp.einsum("be,be->b", vectors[:, 0], vectors[:, other]) for other in (1, 2))
         return jnp.maximum(far - near + self._config.margin, 0.0), (near > far).astype(jnp.float32)
@@ -183,6 +191,6 @@ class Contrastive(SentenceVectors):
         return [{"vector": [round(float(x), 6) for x in vectors[0]]} for vectors in outputs["vectors"]]
 
 
-def unit(vectors: jax.Array) -> jax.Array:
+def unit(vectors: Float[Array, "*places embed"]) -> Float[Array, "*places embed"]:
     """Vectors of length 1; that of zeros stays, and has a finite gradient."""
     return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(-1, keepdims=True), 1e-24))

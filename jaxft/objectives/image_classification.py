@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.pixels import cropped, erased, flipped, prepared
@@ -18,6 +19,7 @@ from jaxft.data.sources.config import Column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.shapes import Array
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Images
 from jaxft.objectives.config import LabelConfig, Normalization
@@ -215,10 +217,12 @@ class ImageClassification(Objective):
         """`label`, and the `probabilities` of all labels."""
         return [label_and_probabilities(logits, self.labels) for logits in outputs["logits"]]
 
-    def _normalized(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def _normalized(self, batch: Mapping[str, jax.Array]) -> Float[Array, "batch channels height width"]:
         """float32 `(batch, channels, height, width)`."""
         mean, deviation = (jnp.asarray(one)[:, None, None] for one in (self._mean, self._deviation))
         return (batch["pixels"].astype(jnp.float32) / 255 - mean) / deviation
 
-    def _logits(self, apply: Apply, pixels: jax.Array) -> jax.Array:
+    def _logits(
+        self, apply: Apply, pixels: Float[Array, "batch channels height width"]
+    ) -> Float[Array, "batch classes"]:
         return apply(Images(pixels), head=self.head_name).logits

@@ -10,10 +10,12 @@ from typing import NewType
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from jaxft.data.sources import Row
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import symmetric_divergence
+from jaxft.kernels.shapes import Array
 
 # Of one label of several, and those of them that are reported where a recipe names none.
 LABEL_METRICS = (
@@ -109,7 +111,7 @@ def balanced_weights(labels: Sequence[str], targets: Iterable[str]) -> dict[Labe
     return {Label(label): round(total / (len(labels) * max(counts[label], 1)), 6) for label in labels}
 
 
-def disagreement(logits: jax.Array) -> jax.Array:
+def disagreement(logits: Float[Array, "batch 2 classes"]) -> Float[Array, " batch"]:
     """Symmetric divergence of the distributions of two views (R-Drop, Liang et al. 2021, arXiv 2106.14448).
 
     Args:
@@ -122,7 +124,7 @@ def disagreement(logits: jax.Array) -> jax.Array:
     return symmetric_divergence(log_p[:, 0], log_p[:, 1])
 
 
-def binary_disagreement(logits: jax.Array) -> jax.Array:
+def binary_disagreement(logits: Float[Array, "batch 2 labels"]) -> Float[Array, " batch"]:
     """As `disagreement`, of the mean over labels that each hold or do not."""
     log_p = jnp.stack([jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)], axis=-1)
     return symmetric_divergence(log_p[:, 0], log_p[:, 1]).mean(-1)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from jaxft.kernels.shapes import Array, Scalar
 from jaxft.objectives.objective import Ratio, StreamLoss
 
 
 def token_loss(
-    sums: tuple[jax.Array, jax.Array], weight: jax.Array, tokens: jax.Array, text_bytes: jax.Array | None = None
+    sums: tuple[Scalar, Scalar], weight: Scalar, tokens: Scalar, text_bytes: Float[Array, " batch"] | None = None
 ) -> StreamLoss:
     """What tokens' losses sum up to.
 

@@ -9,7 +9,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
+from jaxft.kernels.shapes import Array, OfTokens, Places
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
@@ -61,12 +63,12 @@ class MaskedLM(MaskedObjective):
         return {"pseudo_log_likelihood": scores, "scored_tokens": text.sum(1, dtype=scores.dtype)}
 
 
-def restored(batch: Mapping[str, jax.Array]) -> jax.Array:
+def restored(batch: Mapping[str, jax.Array]) -> OfTokens:
     """The token ids of masked rows as they were, int32 `(batch, length)`."""
     return put_tokens(batch["token_ids"], batch, batch["labels"])
 
 
-def put_tokens(ids: jax.Array, batch: Mapping[str, jax.Array], tokens: jax.Array) -> jax.Array:
+def put_tokens(ids: OfTokens, batch: Mapping[str, jax.Array], tokens: Places) -> OfTokens:
     """Rows `(batch, length)` with tokens `(batch, budget)` in the predicted places."""
 
     def one(row: jax.Array, places: jax.Array, new: jax.Array, weights: jax.Array) -> jax.Array:
@@ -76,6 +78,6 @@ def put_tokens(ids: jax.Array, batch: Mapping[str, jax.Array], tokens: jax.Array
     return jax.vmap(one)(ids, batch["gather"], tokens, batch["label_weights"])
 
 
-def is_special(ids: jax.Array, special_ids: frozenset[int]) -> jax.Array:
+def is_special(ids: OfTokens, special_ids: frozenset[int]) -> Bool[Array, "batch length"]:
     """Which of the tokens are no text."""
     return jnp.isin(ids, np.array(sorted(special_ids), np.int32))

@@ -11,12 +11,14 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy
+from jaxft.kernels.shapes import Array, OfTokens
 from jaxft.models.heads import HeadConfig, HeadKind
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.config import ObjectiveConfig
@@ -94,7 +96,7 @@ class MinimalPairs(Objective):
         tokens = count_tokens(batch["segment_ids"])
         return StreamLoss((-good * weights).sum(), weights.sum(), tokens, {"accuracy": accuracy})
 
-    def _scores(self, apply: Apply, ids: jax.Array, segments: jax.Array) -> jax.Array:
+    def _scores(self, apply: Apply, ids: OfTokens, segments: OfTokens) -> Float[Array, " batch"]:
         """Log-likelihoods `(rows,)` of rows `(rows, length)`."""
         sequences = Sequences(ids, segments, padded=True)
         if self._mask_id is not None:

@@ -11,7 +11,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.special import betaincinv
+
+from jaxft.kernels.shapes import Array, RandomKey
 
 # Places of the table by which shares are drawn.
 _QUANTILES = 4097
@@ -26,10 +29,12 @@ class Mixing:
       partner: int32 `(batch,)`, row of the other one.
     """
 
-    share: jax.Array
-    partner: jax.Array
+    share: Float[Array, " batch"]
+    partner: Int[Array, " batch"]
 
-    def __call__(self, own: jax.Array, others: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, own: Float[Array, "batch ..."], others: Float[Array, "batch ..."] | None = None
+    ) -> Float[Array, "batch ..."]:
         """The mixture of what belongs to each example with what belongs to its partner.
 
         Args:
@@ -41,7 +46,7 @@ class Mixing:
         return share * own + (1 - share) * others
 
 
-def draw_mixing(key: jax.Array, alpha: float, count: int) -> Mixing:
+def draw_mixing(key: RandomKey, alpha: float, count: int) -> Mixing:
     """Random partners and shares for the rows of a batch, a pure function of the key.
 
     Args:

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.shapes import Array
 from jaxft.objectives.config import ObjectiveConfig
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, Ratio, StreamLoss, count_tokens
 from jaxft.objectives.shown import ShownRow, side_tokens
@@ -194,12 +196,12 @@ class MultipleChoice(TextTask):
             predictions.append({"label": int(logits.argmax()), "probabilities": shown})
         return predictions
 
-    def _scores(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def _scores(self, apply: Apply, batch: Mapping[str, jax.Array]) -> Float[Array, "batch choices"]:
         rows = {name: batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids", "token_types")}
         scores = self.logits(apply, rows).reshape(batch["token_ids"].shape[:2])
         return jnp.where(_there(batch), scores, _NEVER)
 
 
-def _there(batch: Mapping[str, jax.Array]) -> jax.Array:
+def _there(batch: Mapping[str, jax.Array]) -> Bool[Array, "batch choices"]:
     """Which of the places hold a choice, bool `(batch, choices)`."""
     return jnp.arange(batch["token_ids"].shape[1]) < batch["choices"][:, None]

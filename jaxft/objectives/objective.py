@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, text_column
@@ -19,6 +20,7 @@ from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.errors import RecipeError
 from jaxft.kernels.cross_entropy import weighted_sums
+from jaxft.kernels.shapes import Array, Scalar
 from jaxft.models.config import ModelConfig
 from jaxft.models.heads import HeadConfig
 from jaxft.models.model import ModelOutput
@@ -306,7 +308,7 @@ class ReadsText:
         return f"text={self._config.text}"
 
 
-def count_tokens(*segment_ids: jax.Array) -> jax.Array:
+def count_tokens(*segment_ids: Int[Array, "..."]) -> Scalar:
     """Tokens that are not padding, float32 scalar."""
     first, *others = ((ids > 0).sum(dtype=jnp.float32) for ids in segment_ids)
     return sum(others, first)

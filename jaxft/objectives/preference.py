@@ -9,12 +9,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, text_column
 from jaxft.data.store import TOKENS, Fields, Record
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy
+from jaxft.kernels.shapes import Array
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.config import ObjectiveConfig
@@ -137,7 +139,7 @@ class Preference(Objective):
         }
         return StreamLoss((losses * weights).sum(), weight, count_tokens(batch["segment_ids"]), ratios)
 
-    def log_probabilities(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def log_probabilities(self, apply: Apply, batch: Mapping[str, jax.Array]) -> Float[Array, "batch 2"]:
         """Of the better and the other answer, each after the prompt, in nats; float32 `(batch, 2)`."""
         ids, segments, answer = (
             batch[name].reshape(-1, self.length) for name in ("token_ids", "segment_ids", "answer")
@@ -147,7 +149,7 @@ class Preference(Objective):
         return -(losses * answer[:, 1:]).sum(1).reshape(-1, 2)
 
 
-def preference_loss(difference: jax.Array, beta: float, kind: str) -> jax.Array:
+def preference_loss(difference: Float[Array, " batch"], beta: float, kind: str) -> Float[Array, " batch"]:
     """The loss of each pair, float32 `(batch,)`.
 
     Args:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from jaxft.kernels.cross_entropy import cross_entropy
+from jaxft.kernels.shapes import Array
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply
 
 
-def pseudo_log_likelihood(apply: Apply, sequences: Sequences, scored: jax.Array, head: str, mask_id: int) -> jax.Array:
+def pseudo_log_likelihood(
+    apply: Apply, sequences: Sequences, scored: Bool[Array, "batch length"], head: str, mask_id: int
+) -> Float[Array, " batch"]:
     """Sum over tokens of the log-probability of each where it alone is masked; as many passes as a row has places.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from scipy import special
 
 from jaxft.data.batches import Batch
@@ -17,6 +18,7 @@ from jaxft.data.sources import Row, required_column, text_column
 from jaxft.data.store import SPAN_ENDS, SPAN_STARTS, TOKENS, Fields, Record, Value
 from jaxft.errors import DataError, InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.shapes import Array
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.answer_spans import Span, best_spans
@@ -190,7 +192,9 @@ class QuestionAnswering(Objective):
         start, end = self._logits(apply, batch)
         return {"start": start, "end": end}
 
-    def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def _logits(
+        self, apply: Apply, batch: Mapping[str, jax.Array]
+    ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
         types = batch["token_types"]
         sequences = Sequences(batch["token_ids"], batch["segment_ids"], token_types=types, padded=True)
         logits = apply(sequences, head=self.head_name).logits

@@ -8,9 +8,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from jaxft.errors import InvalidField, RecipeError
 from jaxft.kernels.cross_entropy import weighted_sums
+from jaxft.kernels.shapes import Array, RandomKey
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.language_loss import token_loss
@@ -112,6 +114,6 @@ class ReplacedToken(MaskedObjective):
         return means["generator_loss"] + self._config.discriminator_weight * means["discriminator_loss"]
 
 
-def sample(logits: jax.Array, key: jax.Array | None) -> jax.Array:
+def sample(logits: Float[Array, "*places vocab"], key: RandomKey | None) -> Int[Array, "*places"]:
     """Ids drawn from the softmax, int32 `(...)`, without a gradient; the same ones every time where there is no key."""
     return jax.random.categorical(jax.random.key(0) if key is None else key, jax.lax.stop_gradient(logits))

@@ -9,11 +9,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row
 from jaxft.data.store import Fields, Record
 from jaxft.errors import DataError, InvalidField
+from jaxft.kernels.shapes import Array, Scalar
 from jaxft.objectives.config import Pooling, SentenceConfig
 from jaxft.objectives.contrastive import SentenceVectors
 from jaxft.objectives.objective import Apply, FoundInData, ObjectiveContext, StreamLoss, count_tokens
@@ -120,12 +122,14 @@ class SentenceSimilarity(SentenceVectors):
         """`similarity` of the two sentences, a cosine."""
         return [{"similarity": round(float(similarity), 6)} for similarity in outputs["similarity"]]
 
-    def _similarity(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def _similarity(self, apply: Apply, batch: Mapping[str, jax.Array]) -> Float[Array, " batch"]:
         vectors = self.vectors(apply, batch)
         return (vectors[:, 0] * vectors[:, 1]).sum(-1)
 
 
-def cosent(similarity: jax.Array, score: jax.Array, weights: jax.Array, scale: float) -> jax.Array:
+def cosent(
+    similarity: Float[Array, " batch"], score: Float[Array, " batch"], weights: Float[Array, " batch"], scale: float
+) -> Scalar:
     """Logarithm of 1 plus the sum, over all two rows of different scores, of `exp(scale * excess)`, where the excess is
     by how much the row of the lower score is the more similar one.
 

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column
 from jaxft.data.store import Fields, Record
 from jaxft.errors import InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.shapes import Array
 from jaxft.objectives.config import LabelConfig, TextPairConfig
 from jaxft.objectives.label_loss import (
     DEFAULT_LABEL_METRICS,
@@ -168,7 +170,9 @@ class SequenceClassification(TextTask):
         tokens = count_tokens(batch["segment_ids"])
         return StreamLoss((losses * weights).sum(), (by_label * weights).sum(), tokens, {"accuracy": accuracy})
 
-    def _weighted(self, logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _weighted(
+        self, logits: Float[Array, "batch views labels"], label: Int[Array, " batch"]
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
         """Losses `(batch,)` of logits `(batch, views, labels)`, times the weights of their labels, and these."""
         config = self._config
         labels = jnp.broadcast_to(label[:, None], logits.shape[:2])

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, text_column
@@ -15,6 +16,7 @@ from jaxft.data.store import TOKENS, Record
 from jaxft.data.tokenizers import Tokenizer
 from jaxft.data.tokenizers.template import cut_pair
 from jaxft.errors import InvalidField, RecipeError
+from jaxft.kernels.shapes import Array
 from jaxft.models.heads import HeadConfig, HeadKind
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.objective import Apply, Objective, ObjectiveContext
@@ -78,7 +80,9 @@ class TextTask(Objective):
         """One text or pair: `token_ids`, `segment_ids`, `token_types` int32 `(length,)`."""
         return lay_pair(record[TOKENS], record.get(_PAIR), self.length, self.tokenizer)
 
-    def logits(self, apply: Apply, batch: Mapping[str, jax.Array], views: int = 1) -> jax.Array:
+    def logits(
+        self, apply: Apply, batch: Mapping[str, jax.Array], views: int = 1
+    ) -> Float[Array, "batch {views} outputs"]:
         """What the head gives, float32 `(batch, views, outputs)`.
 
         Args:

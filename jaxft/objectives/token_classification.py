@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from jaxft.data.batches import Batch
 from jaxft.data.sources import Row, required_column
@@ -16,6 +17,7 @@ from jaxft.data.store import SPAN_ENDS, SPAN_STARTS, TOKENS, Fields, Record, Val
 from jaxft.data.tags import OUTSIDE, TagSet
 from jaxft.errors import DataError, InvalidField
 from jaxft.kernels.cross_entropy import cross_entropy, is_first
+from jaxft.kernels.shapes import Array
 from jaxft.models.heads import HeadConfig
 from jaxft.models.transformer import Sequences
 from jaxft.objectives.config import LabelConfig
@@ -276,5 +278,5 @@ class TokenClassification(Objective):
         """The right `tags` of each sentence."""
         return [{"tags": [self.labels[tag] for tag in records[rows[0]][_TAGS]]} for rows in examples_of(records)]
 
-    def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def _logits(self, apply: Apply, batch: Mapping[str, jax.Array]) -> Float[Array, "batch length labels"]:
         return apply(Sequences(batch["token_ids"], batch["segment_ids"], padded=True), head=self.head_name).logits

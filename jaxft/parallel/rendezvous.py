@@ -157,15 +157,15 @@ class _Callers:
         link.close()
 
 
-def _member(said: Any) -> Member:
+def _member(received: Any) -> Member:
     """A member as `dataclasses.astuple` gives it.
 
     Raises:
       ValueError: it is none.
     """
-    if not isinstance(said, list) or [type(value) for value in said] != [int, int, str, int]:
+    if not isinstance(received, list) or [type(value) for value in received] != [int, int, str, int]:
         raise ValueError("no member of a run")
-    return Member(*said)
+    return Member(*received)
 
 
 @contextlib.contextmanager

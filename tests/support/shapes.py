@@ -9,7 +9,13 @@ from beartype import beartype
 from jaxtyping import install_import_hook
 
 # Modules whose annotations are checked.
-CHECKED = ("jaxft.kernels", "jaxft.models", "jaxft.training.loss_parts", "jaxft.training.start_divergence")
+CHECKED = (
+    "jaxft.kernels",
+    "jaxft.models",
+    "jaxft.objectives",
+    "jaxft.training.loss_parts",
+    "jaxft.training.start_divergence",
+)
 
 
 def check_shapes() -> None:

@@ -228,9 +228,9 @@ class RunDirectory:
                 copy_settings(settings, directory)
         encoded = {name: encode(head) for name, head in heads.items()}
         origin = None if huggingface is None else huggingface.values
-        said = {"model": encode(config), "heads": encoded, "huggingface": origin}
-        said |= {} if use is None else {"use": encode(use)}
-        self._write("model.json", sealed(said, self.path, (self.tokenizer.name, self.settings.name)))
+        described = {"model": encode(config), "heads": encoded, "huggingface": origin}
+        described |= {} if use is None else {"use": encode(use)}
+        self._write("model.json", sealed(described, self.path, (self.tokenizer.name, self.settings.name)))
 
     def has_model(self) -> bool:
         """Whether a model was written here."""
