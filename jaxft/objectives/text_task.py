@@ -82,7 +82,7 @@ class TextTask(Objective):
 
     def logits(
         self, apply: Apply, batch: Mapping[str, jax.Array], views: int = 1
-    ) -> Float[Array, "batch {views} outputs"]:
+    ) -> Float[Array, "batch views outputs"]:
         """What the head gives, float32 `(batch, views, outputs)`.
 
         Args:
