@@ -11,6 +11,7 @@ import numpy as np
 from jaxft.data.tags import TagSet
 from jaxft.evaluation import answers, calibration, entities, multi_label, ranking, regression, retrieval, rouge
 from jaxft.evaluation.classification import CLASSIFICATION_METRICS, confusion_matrix
+from jaxft.evaluation.cmrc import cmrc_scores
 from jaxft.evaluation.evaluated import Evaluated
 from jaxft.evaluation.similarity import alignment, pearson, spearman, uniformity
 from jaxft.evaluation.stemming import porter_stem
@@ -131,6 +132,10 @@ def _answer_scores(evaluated: Evaluated) -> np.ndarray:
     return answers.answer_scores(*_texts(evaluated))
 
 
+def _cmrc_scores(evaluated: Evaluated) -> np.ndarray:
+    return cmrc_scores(*_texts(evaluated))
+
+
 def _final_numbers(evaluated: Evaluated) -> np.ndarray:
     return answers.final_number_matches(*_texts(evaluated))
 
@@ -197,6 +202,8 @@ _OWN: dict[str, Measure] = {
     "repaired_tags": _repaired_tags,
     "exact_match": _mean_of(_answer_scores, 0),
     "answer_f1": _mean_of(_answer_scores, 1),
+    "cmrc_exact_match": _mean_of(_cmrc_scores, 0),
+    "cmrc_f1": _mean_of(_cmrc_scores, 1),
     "best_null_threshold": _best_null_threshold,
     "final_number": _mean_of(_final_numbers),
     **{name: _mean_of(_rouge_scores, column) for column, name in enumerate(rouge.KINDS)},

@@ -64,15 +64,8 @@ def write_model(
         described[file_name], by_file_name[file_name] = (chosen, tensor.shape), tensor
 
     def value(file_name: str) -> np.ndarray:
-        array, wanted = tensor_value(by_file_name[file_name], flat), described[file_name][0]
-        with np.errstate(over="ignore"):
-            converted = array.astype(wanted, copy=False)
-        if wanted == np.float16 and np.isinf(converted).any() and np.isfinite(array).all():
-            raise CheckpointError(
-                f"{directory}: {file_name} has values up to {np.abs(array).max():.3g}, and float16 ends at 65504; "
-                "choose bfloat16 or float32"
-            )
-        return converted
+        array = tensor_value(by_file_name[file_name], flat)
+        return _converted(array, described[file_name][0], f"{directory}: {file_name}")
 
     write_tensors(directory, described, value, shard_bytes)
     _write_settings(directory, form, tokenizer, longest_text)
@@ -85,6 +78,16 @@ def write_model(
         config["dtype"] = next(name for name, value in _DTYPES.items() if value in dtypes)
     # Last, since it is what says that a model is here.
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _converted(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype, copy=False)
+    if dtype == np.float16 and np.isinf(converted).any() and np.isfinite(array).all():
+        raise CheckpointError(
+            f"{what} has values up to {np.abs(array).max():.3g}, and float16 ends at 65504; choose bfloat16 or float32"
+        )
+    return converted
 
 
 def _write_settings(directory: pathlib.Path, form: Form, tokenizer: Tokenizer | None, longest_text: int | None) -> None:

@@ -89,8 +89,8 @@ class QuestionAnswering(Objective):
     families = frozenset({"encoder", "decoder"})
     pack = False
     predicts = True
-    metrics: tuple[str, ...] = ("loss", "exact_match", "answer_f1", "accuracy")
-    default_metrics = metrics
+    default_metrics = ("loss", "exact_match", "answer_f1", "accuracy")
+    metrics: tuple[str, ...] = (*default_metrics, "cmrc_exact_match", "cmrc_f1")
     lower_is_better = frozenset({"loss"})
 
     def __init__(self, config: QuestionAnsweringConfig, context: ObjectiveContext):

@@ -18,7 +18,7 @@ WRITTEN = "written"
 
 TEXT_METRICS = (
     "exact_match", "answer_f1", "final_number", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "bleu_zh",
-    "bleu_char", "chrf",
+    "bleu_char", "chrf", "cmrc_exact_match", "cmrc_f1",
 )  # fmt: skip
 
 
