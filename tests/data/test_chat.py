@@ -287,3 +287,23 @@ def test_conversations_and_texts_are_read():
     assert read_messages(row, "chat") == (Message("user", "Why?"), Message("assistant", "So."))
     assert texts_of(row, "chat") == ("Why?", "So.") and texts_of(row, "text") == ("Why?",)
     assert checked_messages([USER], "prompt") == (Message("user", "Why?"),)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set n = namespace(t='a') %}{% for a in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}{{ n.t }}",
+        "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}",
+        "{% for a in range(10 ** 9) %}a{% endfor %}",
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{{ " + "9" * 5000 + " }}",
+        "{# " + "a" * 300_000 + " #}",
+    ],
+)
+def test_a_template_that_takes_too_much_is_refused(template, monkeypatch):
+    """Time, memory, depth and numbers of what came with a model are bounded, and told in one short message."""
+    monkeypatch.setattr("jaxft.data.chat.own_template._SECONDS", 0.5)
+    with pytest.raises(RecipeError, match="own template") as refused:
+        OwnTemplate(template, {})
+    assert len(str(refused.value)) < 1000

@@ -121,6 +121,7 @@ def test_a_server_that_is_told_to_end_says_so_and_exits_with_0(directories, drai
         while " answers at " not in line:
             assert line, "it ended"
             line = server.stderr.readline()
+        assert "common shapes compiled" in line
         address = line.split(" answers at ")[1].split()[0]
         body = {"prompt": "a", "max_tokens": 100, "temperature": 1.0, "seed": 1, "stream": True, "n": 4}
         sent = json.dumps(body | {"no_repeat_ngram": 3}).encode()  # compiled first, which takes longer than a moment

@@ -24,9 +24,13 @@ def check_shapes() -> None:
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that checks its arguments and its result, where any of them is an array with a shape.
+    """A function that checks those of its arguments that are arrays with a shape, and its result if it is one.
 
-    What `jax.tree` puts into trees in the place of arrays has no shape, so making one of our trees checks nothing.
+    Nothing else, since a test may give it something that stands in for a model. What `jax.tree` puts into trees in the
+    place of arrays has no shape, so making one of our trees checks nothing.
     """
-    names_shapes = "jaxtyping." in repr(function.__annotations__)
-    return beartype(function) if names_shapes and function.__name__ != "__init__" else function
+    shapes = {name: hint for name, hint in function.__annotations__.items() if "jaxtyping." in repr(hint)}
+    if not shapes or function.__name__ == "__init__":
+        return function
+    function.__annotations__ = shapes
+    return beartype(function)

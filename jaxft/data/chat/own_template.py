@@ -7,12 +7,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from jaxft.data.chat.bounded import TooMuch, bounded
 from jaxft.data.chat.messages import CLOSE, OPEN, Message
 from jaxft.data.chat.templates import Turns
 from jaxft.data.tokenizers import Part
 from jaxft.errors import DataError, RecipeError
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Characters of a template: the longest in use have 20,000.
+_LONGEST = 200_000
+# That one rendering may take; one takes milliseconds and little more than its text.
+_SECONDS, _MEMORY = 5.0, 512 << 20
+# What Jinja says its code is from.
+_CODE = "<template>"
+# Characters of what a template says in an error.
+_SHOWN = 500
 _PROBE = (Message("user", "Why?"), Message("assistant", "So."))
 
 
@@ -44,6 +53,9 @@ class OwnTemplate:
     """
 
     def __init__(self, jinja: str, names: Mapping[str, str]):
+        if len(jinja) > _LONGEST:
+            problem = f"has {len(jinja)} characters, at most {_LONGEST} are read"
+            raise RecipeError(f"chat_template: the tokenizer's own template {problem}")
         self.jinja = jinja
         self._names: dict[str, Any] = dict(names)
         self._marks = _GENERATION.search(jinja) is not None
@@ -114,17 +126,21 @@ class OwnTemplate:
 
         said = [{"role": message.role, "content": text} for message, text in zip(messages, contents, strict=True)]
         try:
-            # A pair, whatever its annotation says.
-            rendered: Any = render_jinja_template(
-                conversations=[said],
-                chat_template=self.jinja,
-                add_generation_prompt=prompt,
-                return_assistant_tokens_mask=self._marks,
-                **self._names,
-            )
+            with bounded(_SECONDS, _MEMORY, _CODE):
+                # A pair, whatever its annotation says.
+                rendered: Any = render_jinja_template(
+                    conversations=[said],
+                    chat_template=self.jinja,
+                    add_generation_prompt=prompt,
+                    return_assistant_tokens_mask=self._marks,
+                    **self._names,
+                )
         # A template computes with what it is given, and may fail as any program.
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            _fail(f"the chat template refuses this conversation: {error}", "template_refused")
+        except (
+            jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+            MemoryError, TooMuch,
+        ) as error:  # fmt: skip
+            _fail(f"the chat template refuses this conversation: {str(error)[:_SHOWN]}", "template_refused")
         (text,), learned = rendered
         return _Rendered(text, tuple((first, last) for first, last in learned[0]) if self._marks else ())
 

@@ -16,6 +16,7 @@ from jaxft.generation.talking import form_for_chat
 from jaxft.parallel.mesh import MeshConfig, make_mesh
 from jaxft.serving.limits import Limits
 from jaxft.serving.model import ServedModel
+from jaxft.serving.warming import warm_up
 from jaxft.workflows.inference.read_texts import reader_of
 from jaxft.workflows.runs.compilation_cache import keep_compiled
 from jaxft.workflows.weights.location import locate
@@ -72,9 +73,10 @@ def serve(
     listening = _listen(host, port)
     with listening:
         model = open_served(source, name, chat_template, dtype, bounds)
+        warmed = warm_up(model, bounds)
         where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         if ready is not None:
-            ready(f"{model.name} answers at {where} ({', '.join(model.abilities)}); Ctrl-C ends")
+            ready(f"{model.name} answers at {where} ({', '.join(model.abilities)}; {warmed}); Ctrl-C ends")
         Server(model, bounds, token, host).run(sockets=[listening])
 
 
