@@ -24,8 +24,8 @@ from jaxtyping import Float, Int, Key
 if TYPE_CHECKING:
     from jax import Array
 else:
-    # Outside of compiled functions numpy's arrays do as well, as they do for all of JAX.
-    Array = jax.Array | np.ndarray
+    # Outside of compiled functions those of numpy do as well, and its numbers as scalars, as they do for all of JAX.
+    Array = jax.Array | np.ndarray | np.generic
 
 Queries = Float[Array, "batch query_length heads head_dim"]
 # Values too.
