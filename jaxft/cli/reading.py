@@ -112,7 +112,8 @@ def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
     if options.continuation is not None:
         return [(options.prompt, continuation) for continuation in options.continuation]
     pairs = []
-    for number, line in enumerate(text_of(options.file).splitlines(), 1):
+    # Not `splitlines`, which also ends a line at characters that JSON may hold.
+    for number, line in enumerate(text_of(options.file).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{options.file}, line {number}"

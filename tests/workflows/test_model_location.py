@@ -151,6 +151,18 @@ def test_a_model_of_hugging_face_is_not_exported_again(model, tmp_path):
 _opened: collections.Counter[str] | None = None
 
 
+def test_weights_in_a_directory_of_their_own_are_part_of_a_model(model, tmp_path):
+    """A sentence encoder's `Dense`: what is made with the model is made again when that changes alone."""
+    copy = shutil.copytree(model, tmp_path / "model")
+    assert locate(copy).fingerprint() == locate(model).fingerprint()
+    (copy / "2_Dense").mkdir()
+    found = {locate(copy).fingerprint()}
+    for content in (b"one", b"other"):
+        (copy / "2_Dense" / "model.safetensors").write_bytes(content)
+        found.add(locate(copy).fingerprint())
+    assert len(found) == 3
+
+
 def _note(event: str, arguments: tuple) -> None:
     if _opened is not None and event == "open" and isinstance(arguments[0], (str, os.PathLike)):
         _opened[os.fspath(arguments[0])] += 1

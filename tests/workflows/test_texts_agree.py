@@ -12,6 +12,7 @@ import transformers
 from support.tiny_models import bert, llama, t5
 
 import jaxft
+from jaxft.cli.main import run
 from jaxft.workflows.weights.export import export_model
 from jaxft.workflows.weights.opened_model import open_model
 
@@ -120,6 +121,18 @@ def test_a_decoder_finds_texts_as_likely_as_transformers_does(tmp_path):
         with torch.no_grad():
             theirs = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
         assert begun.token_ids.tolist() == theirs.tolist()
+
+
+def test_pairs_in_a_file_may_hold_whatever_ends_a_line_elsewhere(tmp_path, capsys):
+    plain_llama(tmp_path / "model")
+    pairs = [("a good\u2028film", "\u0085is good"), ("a bad\x0bfilm", " is bad")]
+    lines = (json.dumps({"prompt": one, "continuation": two}, ensure_ascii=False) for one, two in pairs)
+    (tmp_path / "pairs.jsonl").write_text("\r\n".join(lines), newline="", encoding="utf-8")
+    assert run(["score", str(tmp_path / "model"), "--file", str(tmp_path / "pairs.jsonl")]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
+    assert [(row["prompt"], row["continuation"]) for row in found] == pairs
+    wanted = jaxft.score(tmp_path / "model", *map(list, zip(*pairs, strict=True)))
+    assert [row["log_probability"] for row in found] == pytest.approx([one.log_probability for one in wanted], abs=1e-4)
 
 
 def test_an_encoder_decoder_reads_and_writes_alike(tmp_path):

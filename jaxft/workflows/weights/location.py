@@ -109,9 +109,10 @@ class ModelLocation:
         return self.run
 
     def fingerprint(self) -> str:
-        """Of the weights and their description."""
+        """Of the weights, those of a sentence encoder's further modules too, and their description."""
         if self.run is None:
-            files = [*sorted(self.directory.glob("*.safetensors")), self.directory / "config.json"]
+            weights = [*sorted(self.directory.glob("*.safetensors")), *sorted(self.directory.glob("*/*.safetensors"))]
+            files = [*weights, self.directory / "config.json"]
         else:
             manifest = self.run.path / "checkpoints" / str(self.step) / "manifest.json"
             files = [self.run.path / "model.json", manifest]
