@@ -110,7 +110,11 @@ def test_an_imported_model_counts_positions_as_the_original(tmp_path, capsys):
     np.testing.assert_array_equal(ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits)
 
 
-@pytest.mark.parametrize("make", [bert, pytest.param(t5, marks=pytest.mark.slow), vit])
+def multiple_choice(directory):
+    return bert(directory, "BertForMultipleChoice")
+
+
+@pytest.mark.parametrize("make", [bert, pytest.param(t5, marks=pytest.mark.slow), vit, multiple_choice])
 def test_verify_compares_every_layer_with_torch(make, tmp_path, capsys):
     source = make(tmp_path / "source")
     assert run(["verify", str(source), "--json"]) == 0

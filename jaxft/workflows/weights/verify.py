@@ -89,6 +89,8 @@ def _run_torch(description: Description, inputs: Mapping[str, np.ndarray]) -> di
     named = description.config.get("architectures", [], list)
     chosen = named[0] if named and hasattr(transformers, named[0]) and description.asked else None
     factory = getattr(transformers, chosen) if chosen else transformers.AutoModel
+    if factory.__name__.endswith("ForMultipleChoice"):
+        inputs = {name: array[:, None] for name, array in inputs.items()}  # every row is the only choice of its own
     with torch.no_grad():
         model = factory.from_pretrained(
             description.directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
