@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
-import sys
 import threading
-
-_PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
     """Ends this process, started by `multiprocessing`, with its parent, without a word.
 
-    On Linux the kernel does it at once, also while code that holds Python's lock runs; everywhere a thread waits for
-    the end of the pipe whose other side the parent alone has open, which also sees a parent that was gone before.
+    A thread waits for the end of the pipe whose other side the parent alone has open, which also sees a parent that was
+    gone before. Linux could send a signal instead, but sends it at the end of the thread that started the process.
     """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_wait, name="parent", daemon=True).start()
 
 
