@@ -28,8 +28,8 @@ class Normalization:
       deviation: by which each channel is then divided, likewise.
     """
 
-    mean: tuple[float, ...] | None
-    deviation: tuple[float, ...] | None
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
 
 
 class ObjectiveConfig:

@@ -173,7 +173,9 @@ def test_what_cannot_be_merged_is_refused_by_name(case, tmp_path, capsys):
     other = "gpt2" if name != "gpt2" else "bert"
     base(tmp_path / "other", other)
     assert run(["import", str(tmp_path / "other"), str(tmp_path / "out"), "--adapter", str(directory / "adapter")]) == 4
-    assert "has no layer" in capsys.readouterr().err
+    # The adapters of these two bring less of a head than it takes.
+    wanted = "neither the adapter nor the base has" if name in ("roberta", "electra") else "has no layer"
+    assert wanted in capsys.readouterr().err
 
 
 def test_a_run_on_a_base_with_an_adapter_in_it_has_no_adapter_of_its_own(tmp_path, capsys):
