@@ -228,7 +228,7 @@ def write_pooling(directory: pathlib.Path, pooling: SentencePooling, embed_dim: 
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(kinds)
     ]
-    modes = {key: mode == pooling.mode for key, mode in MODES.items()}
+    modes = {key: mode == pooling.mode for key, mode in MODES.items() if key.startswith("pooling_mode_")}
     written = {
         _MODULES: modules,
         "1_Pooling/config.json": {"word_embedding_dimension": embed_dim, **modes},
