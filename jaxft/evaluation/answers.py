@@ -6,7 +6,7 @@ import collections
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -51,10 +51,31 @@ def answer_scores(references: Sequence[Sequence[str]], predictions: Sequence[str
     Raises:
       DataError: their numbers differ.
     """
+    return scores_of_best(references, predictions, _compared)
+
+
+def scores_of_best(
+    references: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+    compared: Callable[[str, str], tuple[float, float]],
+) -> np.ndarray:
+    """Two scores of each answer, each the best that any of its references gives.
+
+    Args:
+      references: the right answers of each question; none where it has none, whose right answer is empty.
+      predictions: an answer for each.
+      compared: from a reference and an answer to their scores.
+
+    Returns:
+      float64 `(questions, 2)`.
+
+    Raises:
+      DataError: their numbers differ.
+    """
     check_paired(references, predictions)
     scores = np.zeros((len(references), 2))
     for number, (right, predicted) in enumerate(zip(references, predictions, strict=True)):
-        scores[number] = np.max([_compared(one, predicted) for one in (right or [""])], axis=0)
+        scores[number] = np.max([compared(one, predicted) for one in (right or [""])], axis=0)
     return scores
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxft.evaluation.paired import check_paired
+from jaxft.evaluation.answers import scores_of_best
 
 # What its scorer leaves out, beside spaces around a text; other punctuation is part of the answer.
 _LEFT_OUT = frozenset("-:_*^/\\~`+=，。：？！“”；’《》…·、「」（）－～『』")
@@ -30,11 +30,7 @@ def cmrc_scores(references: Sequence[Sequence[str]], predictions: Sequence[str])
     Raises:
       DataError: their numbers differ.
     """
-    check_paired(references, predictions)
-    scores = np.zeros((len(references), 2))
-    for number, (right, predicted) in enumerate(zip(references, predictions, strict=True)):
-        scores[number] = np.max([_compared(one, predicted) for one in (right or [""])], axis=0)
-    return scores
+    return scores_of_best(references, predictions, _compared)
 
 
 def _compared(reference: str, predicted: str) -> tuple[float, float]:
